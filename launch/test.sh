@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Runs the whole test suite on CPU (eight simulated devices). Arguments go to pytest: ./launch/test.sh tests/ops -x
+set -euo pipefail
+# shellcheck source=launch/environment.sh
+. "$(dirname "$0")/environment.sh"
+ruff check sigma_jax configs tests
+exec python -m pytest "$@"

@@ -1,0 +1,1 @@
+"""Checkpoints and weights: Orbax, published formats, reports of what was loaded."""

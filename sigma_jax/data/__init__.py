@@ -1,0 +1,1 @@
+"""Videos on disk and batches in memory; knows nothing of models."""

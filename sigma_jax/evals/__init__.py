@@ -1,0 +1,1 @@
+"""Measurement of checkpoints: evaluators yield (name, number)."""

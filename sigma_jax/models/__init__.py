@@ -1,0 +1,1 @@
+"""Flax modules: they know shapes, not losses, not devices, not config objects."""

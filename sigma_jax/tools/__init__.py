@@ -1,0 +1,1 @@
+"""Commands: python -m sigma_jax.tools.<name>."""

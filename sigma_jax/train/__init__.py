@@ -1,0 +1,1 @@
+"""One trainer for all tasks: task, state, step, loop."""
