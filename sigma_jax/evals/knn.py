@@ -1,0 +1,89 @@
+"""Weighted k-nearest-neighbour classification of frozen features.
+
+The vote of Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination" (CVPR 2018): each of
+the k bank clips most similar to a query votes for its class with weight exp(cosine similarity / temperature).
+
+The SIGMA paper reports no k-NN number, so the bank (train split, one centre view per clip) is this project's choice.
+
+Letters: n bank clips, m queries, D feature width, C classes.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sigma_jax.evals.features import check_finite, check_labels
+
+MAX_SIMILARITIES = 2**24  # similarities held at once: 64 MiB of float32
+
+
+def knn_scores(bank, bank_labels, queries, *, k: int = 200, temperature: float = 0.07, num_classes: int,
+               leave_self_out: bool = False) -> np.ndarray:
+    """Class scores of every query from the votes of its k nearest bank clips.
+
+    Args:
+        bank: [n D] features with known labels; their scale does not matter.
+        bank_labels: int [n] in [0, num_classes).
+        queries: [m D].
+        k: neighbours that vote; the whole bank votes where it has fewer clips.
+        temperature: positive; small trusts the nearest clip only.
+        leave_self_out: the queries are the bank, in the same order, and no clip votes for itself.
+
+    Returns:
+        float32 [m C]. Scores are relative to the nearest neighbour, whose vote weighs 1, so any temperature is stable.
+
+    Raises:
+        ValueError: shapes that disagree, labels out of range, features that are not finite, k or temperature <= 0.
+    """
+    bank, queries = np.asarray(bank, np.float32), np.asarray(queries, np.float32)
+    bank_labels = np.asarray(bank_labels)
+    if bank.ndim != 2 or queries.ndim != 2 or bank.shape[1] != queries.shape[1]:
+        raise ValueError(f"bank {bank.shape} and queries {queries.shape}; expected [n D] and [m D] with the same D")
+    if leave_self_out and (bank.shape != queries.shape or len(bank) < 2):
+        raise ValueError(f"leave_self_out with bank {bank.shape} and queries {queries.shape}; "
+                         "it needs the bank itself, of two clips or more, as queries")
+    if k < 1 or temperature <= 0:
+        raise ValueError(f"k={k} and temperature={temperature}; both must be positive")
+    check_labels("bank_labels", bank_labels, len(bank), num_classes)
+    check_finite("bank", bank)
+    check_finite("queries", queries)
+    k = min(k, len(bank) - leave_self_out)
+    return np.asarray(_vote(bank, bank_labels, queries, temperature, k, num_classes, leave_self_out))
+
+
+@partial(jax.jit, static_argnames=("k", "num_classes", "leave_self_out"))
+def _vote(bank, bank_labels, queries, temperature, k, num_classes, leave_self_out):
+    bank = _to_unit_rows(bank)
+
+    def one_query(query, own_row):
+        similarities = jnp.matmul(bank, query, precision=jax.lax.Precision.HIGHEST)  # [n]
+        if leave_self_out:
+            similarities = similarities.at[own_row].set(-jnp.inf)
+        similarity, neighbour = jax.lax.top_k(similarities, k)
+        weight = jnp.exp((similarity - similarity[0]) / temperature)
+        return jnp.zeros(num_classes).at[bank_labels[neighbour]].add(weight)
+
+    chunk = max(1, MAX_SIMILARITIES // len(bank))
+    return jax.lax.map(lambda xs: one_query(*xs), (_to_unit_rows(queries), jnp.arange(len(queries))), batch_size=chunk)
+
+
+def _to_unit_rows(features):
+    return features / jnp.maximum(jnp.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+
+
+def accuracy(scores, labels, *, top: int = 1) -> float:
+    """Per cent of rows of `scores` [m C] whose label [m] is among the `top` highest; ties go to the lower class.
+
+    Raises:
+        ValueError: labels that do not fit the scores, or `top` outside [1, C].
+    """
+    scores, labels = np.asarray(scores), np.asarray(labels)
+    num_classes = scores.shape[1]
+    check_labels("labels", labels, len(scores), num_classes)
+    if not 1 <= top <= num_classes:
+        raise ValueError(f"top={top} of {num_classes} classes; expected 1..{num_classes}")
+    own = np.take_along_axis(scores, labels[:, None], axis=1)
+    is_ahead = (scores > own) | ((scores == own) & (np.arange(num_classes) < labels[:, None]))
+    return 100.0 * float((is_ahead.sum(axis=1) < top).mean())

@@ -1,0 +1,51 @@
+"""What an evaluator is, and the one that measures frozen features.
+
+An evaluator turns a network into named numbers; the training loop and the commands write them down.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from sigma_jax.evals.features import Batch, FeatureFn, extract
+from sigma_jax.evals.knn import accuracy, knn_scores
+from sigma_jax.evals.linear import linear_probe
+
+
+class Evaluator(Protocol):
+    """Measures a network; exact under padding."""
+
+    def run(self, feature_fn: FeatureFn) -> Iterator[tuple[str, float]]:
+        """Yields (name, number) pairs, e.g. ("knn/motion", 86.5), for video uint8 [B F y x 3] -> features [B D]."""
+        ...
+
+
+class Labelling(NamedTuple):
+    """One question asked of the same clips."""
+
+    labels: Callable[[np.ndarray], np.ndarray]  # stored labels [n ...] -> classes int [n]
+    num_classes: int
+
+
+class FrozenFeatures:
+    """k-NN and linear top-1, in per cent, of frozen features for several labellings of one data set.
+
+    Yields `knn/<name>` and `linear/<name>` for each labelling; features are extracted once.
+    """
+
+    def __init__(self, train_batches: Callable[[], Iterable[Batch]], test_batches: Callable[[], Iterable[Batch]],
+                 labellings: Mapping[str, tuple[Callable[[np.ndarray], np.ndarray], int]], *, k: int = 20):
+        """Args: factories of the batches that `extract` takes, and name -> (labels function, number of classes)."""
+        self.train_batches, self.test_batches, self.k = train_batches, test_batches, k
+        self.labellings = {name: Labelling(*labelling) for name, labelling in labellings.items()}
+
+    def run(self, feature_fn: FeatureFn) -> Iterator[tuple[str, float]]:
+        train_features, train_stored = extract(feature_fn, self.train_batches())
+        test_features, test_stored = extract(feature_fn, self.test_batches())
+        for name, (labels, num_classes) in self.labellings.items():
+            train_labels, test_labels = labels(train_stored), labels(test_stored)
+            scores = knn_scores(train_features, train_labels, test_features, k=self.k, num_classes=num_classes)
+            yield f"knn/{name}", accuracy(scores, test_labels)
+            probe = linear_probe((train_features, train_labels), (test_features, test_labels), num_classes=num_classes)
+            yield f"linear/{name}", probe["top1"]

@@ -1,0 +1,79 @@
+"""Linear probe: what a linear classifier can and cannot separate, the optimum it must reach, determinism."""
+
+import numpy as np
+import pytest
+
+from sigma_jax.evals.linear import linear_probe
+
+
+def _blobs(num=300, width=6, num_classes=3, spread=0.3, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, num_classes, num)
+    centres = np.random.default_rng(99).normal(size=(num_classes, width))
+    return (centres[labels] + spread * rng.normal(size=(num, width))).astype(np.float32), labels
+
+
+def test_separable_classes_are_separated():
+    result = linear_probe(_blobs(), _blobs(seed=1), num_classes=3)
+    assert result["top1"] == 100 and result["train_top1"] == 100
+    assert "top5" not in result
+
+
+def test_no_relation_is_chance():
+    (x, _), (x_test, _) = _blobs(num=2000), _blobs(num=2000, seed=1)
+    y, y_test = np.random.default_rng(5).integers(0, 8, (2, 2000))
+    result = linear_probe((x, y), (x_test, y_test), num_classes=8)
+    assert abs(result["top1"] - 12.5) < 4 and abs(result["top5"] - 62.5) < 6
+
+
+def test_exclusive_or_needs_more_than_a_line():
+    x = np.random.default_rng(0).choice([-1.0, 1.0], (800, 2)) + 0.1 * np.random.default_rng(1).normal(size=(800, 2))
+    y = (x[:, 0] * x[:, 1] > 0).astype(int)
+    assert linear_probe((x[:400], y[:400]), (x[400:], y[400:]), num_classes=2)["top1"] < 75
+    product = np.concatenate([x, x[:, :1] * x[:, 1:]], axis=1)
+    assert linear_probe((product[:400], y[:400]), (product[400:], y[400:]), num_classes=2)["top1"] == 100
+
+
+def test_reaches_the_optimum_and_repeats():
+    train, test = _blobs(spread=1.0), _blobs(spread=1.0, seed=1)
+    result = linear_probe(train, test, num_classes=3)
+    assert result["gradient_norm"] <= 1e-4 and result["iterations"] < 200
+    assert result == linear_probe(train, test, num_classes=3)
+    stopped = linear_probe(train, test, num_classes=3, max_iterations=2)
+    assert stopped["iterations"] == 2 and stopped["gradient_norm"] > 1e-4
+
+
+def test_scale_shift_and_constant_columns_do_not_matter():
+    (x, y), (x_test, y_test) = _blobs(spread=1.0), _blobs(spread=1.0, seed=1)
+    expected = linear_probe((x, y), (x_test, y_test), num_classes=3)["top1"]
+
+    def changed(features):
+        constant = np.full((len(features), 1), 0.1, np.float32)
+        return np.concatenate([features * np.geomspace(1e-3, 1e3, 6, dtype=np.float32) + 5, constant], axis=1)
+
+    result = linear_probe((changed(x), y), (changed(x_test), y_test), num_classes=3)
+    assert result["top1"] == pytest.approx(expected, abs=1)
+
+
+def test_penalty_holds_the_fit_back():
+    train, test = _blobs(num=30, width=40, spread=2.0), _blobs(width=40, spread=2.0, seed=1)
+    assert linear_probe(train, test, num_classes=3, l2=1e-4)["train_top1"] == 100
+    assert linear_probe(train, test, num_classes=3, l2=1e3)["gradient_norm"] <= 1e-4
+    assert linear_probe(train, test, num_classes=3, l2=1e3)["train_top1"] < 100
+
+
+def test_more_columns_than_clips():
+    train, test = _blobs(num=50, width=500), _blobs(num=50, width=500, seed=1)
+    assert linear_probe(train, test, num_classes=3)["top1"] == 100
+
+
+@pytest.mark.parametrize("train, message", [
+    ((np.ones((5, 4)), np.zeros(5, int)), "4 wide, test features 6"),
+    ((np.ones(5), np.zeros(5, int)), r"train features have shape \(5,\)"),
+    ((np.ones((5, 6)), np.full(5, 3)), "train labels spans 3..3; expected 0..2"),
+    ((np.full((5, 6), np.inf), np.zeros(5, int)), "5 of 5 rows of train features"),
+    ((np.ones((0, 6)), np.zeros(0, int)), "train labels is empty"),
+])
+def test_bad_input_is_named(train, message):
+    with pytest.raises(ValueError, match=message):
+        linear_probe(train, _blobs(), num_classes=3)
