@@ -1,0 +1,129 @@
+"""Numbers of a run: `metrics.jsonl` and TensorBoard event files on process 0, and the clips/s meter."""
+
+import contextlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+class MetricWriter:
+    """Writes named scalars per step; does nothing where `active` is False (every process but 0).
+
+    `workdir/metrics.jsonl` holds one JSON object per line, `{"step": 120, "loss": 8.01, ...}`, flushed line by line;
+    a non-finite value is the string "nan", "inf" or "-inf" (`float()` reads it back). `workdir/tensorboard` holds the
+    same numbers. A run that continues from a checkpoint at `resume_step` repeats the steps after it: their old lines,
+    and a line cut short by a kill, are dropped first.
+    """
+
+    def __init__(self, workdir: str | Path, active: bool, resume_step: int = 0):
+        self._active = active
+        if not active:
+            return
+        from tensorboardX import SummaryWriter  # imported where it is used: process 0 only
+
+        path = Path(workdir) / "metrics.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            _drop_lines_after(path, resume_step)
+        self._file = path.open("a")
+        self._board = SummaryWriter(str(path.parent / "tensorboard"), purge_step=resume_step + 1)
+
+    def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """One line for `step`; values are scalars (Python, numpy or jax). Raises ValueError for an array."""
+        if not self._active:
+            return
+        numbers = {name: _scalar(name, value) for name, value in metrics.items()}
+        row = {name: value if math.isfinite(value) else str(value) for name, value in numbers.items()}
+        self._file.write(json.dumps({"step": int(step), **row}) + "\n")
+        self._file.flush()
+        for name, value in numbers.items():
+            self._board.add_scalar(name, value, step)
+
+    def image(self, step: int, name: str, array: np.ndarray) -> None:
+        """Picture [height width 3] to TensorBoard, uint8 or float in [0, 1]. Raises ValueError for another shape."""
+        if not self._active:
+            return
+        array = np.asarray(array)
+        if array.ndim != 3 or array.shape[-1] != 3:
+            raise ValueError(f"image {name!r} has shape {array.shape}, expected [height width 3]")
+        self._board.add_image(name, array, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Flush and close both files; the last call."""
+        if self._active:
+            self._file.close()
+            self._board.close()
+            self._active = False
+
+
+def read_metrics(path: str | Path) -> list[dict[str, float]]:
+    """The lines of a `metrics.jsonl`, in order, non-finite strings turned back into floats."""
+    rows = [json.loads(line) for line in Path(path).read_text().splitlines()]
+    return [{name: value if name == "step" else float(value) for name, value in row.items()} for row in rows]
+
+
+def _scalar(name: str, value: Any) -> int | float:
+    array = np.asarray(value)
+    if array.size != 1:
+        raise ValueError(f"metric {name!r} has shape {array.shape}, expected a scalar: reduce it in the step")
+    number = array.item()
+    return number if type(number) is int else float(number)
+
+
+def _drop_lines_after(path: Path, last_step: int) -> None:
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            step = json.loads(line)["step"]
+        except json.JSONDecodeError:
+            continue  # cut short when the process was killed
+        if step <= last_step:
+            kept.append(line + "\n")
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(kept))
+    os.replace(temporary, path)
+
+
+class Throughput:
+    """Clips per second, ms per step and ms waiting for data, averaged since the last `read`."""
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter):
+        self._clock = clock
+        self.reset()
+
+    def reset(self) -> None:
+        """Start a new interval; also call it after a pause that should not count (evaluation, first compile)."""
+        self._start = self._clock()
+        self._clips = self._steps = 0
+        self._waited = 0.0
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Context around fetching the next batch: its time counts as waiting for data."""
+        begin = self._clock()
+        yield
+        self._waited += self._clock() - begin
+
+    def count(self, clips: int) -> None:
+        """One step over `clips` clips (the global batch) was dispatched."""
+        self._clips += clips
+        self._steps += 1
+
+    def read(self) -> dict[str, float]:
+        """`clips_per_s`, `step_ms`, `data_wait_ms` (per step), then reset; {} before any step."""
+        seconds, steps = self._clock() - self._start, self._steps
+        if not steps or seconds <= 0:
+            return {}
+        result = {
+            "clips_per_s": self._clips / seconds,
+            "step_ms": 1e3 * seconds / steps,
+            "data_wait_ms": 1e3 * self._waited / steps,
+        }
+        self.reset()
+        return result
