@@ -1,0 +1,298 @@
+"""TFRecord shards of `tf.train.Example`: schema, framing with both checksums, offset index, random access.
+
+Shards are `name-split-00000-of-00064.tfrecord`; beside them lies one `name-split.index.npz` with the offset of every
+record. A record is framed as u64 length, masked CRC of it, payload, masked CRC of it (CRC-32C); both are checked on
+every read.
+"""
+
+import logging
+import os
+import re
+import struct
+import tempfile
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+
+_SHARD = re.compile(r"^(?P<name>.+)-(?P<split>[^-]+)-(?P<shard>\d{5})-of-(?P<count>\d{5})\.tfrecord$")
+_HEADER, _FOOTER = struct.Struct("<QI"), struct.Struct("<I")
+_FRAME = _HEADER.size + _FOOTER.size
+_PREPARE = "python -m sigma_jax.tools.prepare --videos=FOLDER --out={}"
+
+
+class DataSetError(ValueError):
+    """The shards of a data set are missing, incomplete or do not fit together."""
+
+
+class BadRecord(ValueError):
+    """One record cannot be read; says which shard, which record of it and why."""
+
+    def __init__(self, shard: str, record: int, reason: str):
+        super().__init__(shard, record, reason)  # args, so that it survives pickling between processes
+        self.shard, self.record, self.reason = shard, record, reason
+
+    def __str__(self) -> str:
+        return f"{self.shard}, record {self.record}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One video as stored: compressed bytes and what `prepare` found when it decoded them."""
+
+    video: bytes
+    key: str  # path relative to the folder it came from
+    label: int = -1  # -1: no class
+    label_name: str = ""
+    num_frames: int = 0
+    height: int = 0  # after rotation, pixels
+    width: int = 0
+    fps: float = 0.0
+
+
+def encode_record(record: Record) -> bytes:
+    """Serialised tf.train.Example with one feature per field of Record."""
+    from tensorflow_datasets.proto import tf_example_pb2  # half a second: only where shards are written or read
+
+    example = tf_example_pb2.Example()
+    features = example.features.feature
+    features["video"].bytes_list.value.append(record.video)
+    for name in ("key", "label_name"):
+        features[name].bytes_list.value.append(getattr(record, name).encode("utf-8", "surrogateescape"))
+    for name in ("label", "num_frames", "height", "width"):
+        features[name].int64_list.value.append(getattr(record, name))
+    features["fps"].float_list.value.append(record.fps)
+    return example.SerializeToString(deterministic=True)
+
+
+def decode_record(payload: bytes) -> Record:
+    """Inverse of encode_record; only `video` and `key` must be present.
+
+    Raises:
+      ValueError: not an Example, a feature is missing or of another kind.
+    """
+    from google.protobuf.message import DecodeError
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    try:
+        features = tf_example_pb2.Example.FromString(payload).features.feature
+    except DecodeError as error:
+        raise ValueError("not a tf.train.Example") from error
+    found = sorted(features)
+
+    def get(name, kind, default=None):
+        values = getattr(features[name], kind).value if name in found else ()
+        if len(values) == 1:
+            return values[0]
+        if default is None or name in found:
+            raise ValueError(f"expected one value of {kind} in feature {name!r}, found features {found}")
+        return default
+
+    return Record(
+        video=get("video", "bytes_list"),
+        key=get("key", "bytes_list").decode("utf-8", "surrogateescape"),
+        label=get("label", "int64_list", -1),
+        label_name=get("label_name", "bytes_list", b"").decode("utf-8", "surrogateescape"),
+        num_frames=get("num_frames", "int64_list", 0),
+        height=get("height", "int64_list", 0),
+        width=get("width", "int64_list", 0),
+        fps=get("fps", "float_list", 0.0),
+    )
+
+
+def _masked_crc(data: bytes) -> int:
+    crc = google_crc32c.value(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+class ShardWriter:
+    """Writes one shard; it appears under its name only when complete (context manager leaves without an error)."""
+
+    def __init__(self, path: str | Path):
+        self.path, self.num_records = Path(path), 0
+        self._partial = self.path.with_name(f"{self.path.name}.partial")
+        self._file = self._partial.open("wb")
+
+    def write(self, record: Record) -> None:
+        payload = encode_record(record)
+        length = struct.pack("<Q", len(payload))
+        self._file.write(length + _FOOTER.pack(_masked_crc(length)) + payload + _FOOTER.pack(_masked_crc(payload)))
+        self.num_records += 1
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(self, error_type, *_) -> None:
+        if error_type is None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        self._file.close()
+        if error_type is None:
+            os.replace(self._partial, self.path)
+        else:
+            self._partial.unlink()
+
+
+def shard_name(name: str, split: str, shard: int, count: int) -> str:
+    return f"{name}-{split}-{shard:05d}-of-{count:05d}.tfrecord"
+
+
+def find_shards(data_dir: str | Path, split: str) -> list[Path]:
+    """All shards of a split, in order.
+
+    Raises:
+      DataSetError: no folder, no shards of that split, two data sets or shard counts mixed, or shards missing.
+    """
+    data_dir, again = Path(data_dir), f"Make the shards with: {_PREPARE.format(data_dir)} --split={split}"
+    if not data_dir.is_dir():
+        raise DataSetError(f"data_dir {data_dir} does not exist or is no folder. {again}")
+    matches = [m for m in map(_SHARD.match, sorted(os.listdir(data_dir))) if m]
+    if not matches:
+        raise DataSetError(f"{data_dir} holds no shards (name-split-00000-of-00001.tfrecord). {again}")
+    of_split = [m for m in matches if m["split"] == split]
+    if not of_split:
+        raise DataSetError(f"{data_dir} has no split {split!r}, only {sorted({m['split'] for m in matches})}. {again}")
+    sets = sorted({f"{m['name']}-{split}-*-of-{m['count']}" for m in of_split})
+    if len(sets) > 1:
+        raise DataSetError(f"{data_dir} mixes shard sets {sets}: keep one of them. {again}")
+    count, have = int(of_split[0]["count"]), {int(m["shard"]) for m in of_split}
+    missing = sorted(set(range(count)) - have)
+    if missing or len(have) != count:
+        raise DataSetError(
+            f"{data_dir}: found {len(have)} of {count} shards of {sets[0]}, missing {missing[:9]}. "
+            f"Copy those or start again. {again}"
+        )
+    return [data_dir / m.string for m in of_split]
+
+
+def scan_offsets(path: Path) -> np.ndarray:
+    """Offsets int64 [n] of the records of one shard; reads 12 bytes a record.
+
+    Raises:
+      BadRecord: a length fails its checksum or leads beyond the end of the file.
+    """
+    size, offset, offsets = path.stat().st_size, 0, []
+    with open(path, "rb", buffering=0) as file:
+        while offset < size:
+            header = os.pread(file.fileno(), _HEADER.size, offset)
+            offsets.append(offset)
+            if len(header) < _HEADER.size:
+                raise BadRecord(path.name, len(offsets) - 1, "truncated: the file ends within a record header")
+            length, crc = _HEADER.unpack(header)
+            if _masked_crc(header[:8]) != crc:
+                raise BadRecord(path.name, len(offsets) - 1, "corrupt length (checksum differs)")
+            offset += _FRAME + length
+    if offset > size:
+        raise BadRecord(path.name, len(offsets) - 1, f"truncated: needs {offset} bytes, the file has {size}")
+    return np.array(offsets, np.int64)
+
+
+def build_index(data_dir: str | Path, split: str) -> Path:
+    """Scans the shards of a split and writes `name-split.index.npz` (sizes [S], counts [S], offsets [n])."""
+    shards = find_shards(data_dir, split)
+    try:
+        offsets = [scan_offsets(path) for path in shards]
+    except BadRecord as error:
+        raise DataSetError(f"cannot index {data_dir}: {error}. Copy the shard again or prepare it again.") from error
+    arrays = {
+        "sizes": np.array([path.stat().st_size for path in shards], np.int64),
+        "counts": np.array([len(o) for o in offsets], np.int64),
+        "offsets": np.concatenate(offsets),
+    }
+    path = _index_path(shards[0])
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:
+        np.savez(file, **arrays)
+    os.replace(file.name, path)
+    return path
+
+
+def _index_path(first_shard: Path) -> Path:
+    match = _SHARD.match(first_shard.name)
+    return first_shard.with_name(f"{match['name']}-{match['split']}.index.npz")
+
+
+def _load_index(data_dir: Path, split: str, shards: list[Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    path = _index_path(shards[0])
+    if not path.exists():
+        logging.info("building the index %s", path)
+        build_index(data_dir, split)
+    with np.load(path) as arrays:
+        sizes, counts, offsets = (arrays[name] for name in ("sizes", "counts", "offsets"))
+    advice = f"If the shards were replaced on purpose, delete {path}; otherwise copy or prepare them again."
+    if len(sizes) != len(shards):
+        raise DataSetError(f"{path} describes {len(sizes)} shards, found {len(shards)}. {advice}")
+    for shard, size in zip(shards, sizes, strict=True):
+        if shard.stat().st_size != size:
+            raise DataSetError(f"{shard} has {shard.stat().st_size} bytes, its index says {size}. {advice}")
+    if counts.sum() != len(offsets):
+        raise DataSetError(f"{path} counts {counts.sum()} records but has {len(offsets)} offsets. {advice}")
+    return sizes, counts, offsets
+
+
+class RecordSource:
+    """Random access to all records of a split: `len(source)`, `source[i] -> Record`. Thread-safe, picklable."""
+
+    def __init__(self, data_dir: str | Path, split: str):
+        """Raises DataSetError where the shards or their index are not in order (see find_shards)."""
+        self.data_dir, self.split = Path(data_dir), split
+        self.shards = find_shards(data_dir, split)
+        self._sizes, counts, self._offsets = _load_index(self.data_dir, split, self.shards)
+        self._ends = np.cumsum(counts)  # global number of the record behind each shard
+        self._files, self._lock = {}, threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def __getitem__(self, index: int) -> Record:
+        """Record number `index`; raises BadRecord where a checksum or the schema fails, IndexError outside."""
+        shard, record = self.locate(index)
+        payload = self._read(index, shard, record)
+        try:
+            return decode_record(payload)
+        except ValueError as error:
+            raise BadRecord(self.shards[shard].name, record, str(error)) from error
+
+    def locate(self, index: int) -> tuple[int, int]:
+        """(shard number, record number within it) of a record."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        shard = int(np.searchsorted(self._ends, index, side="right"))
+        return shard, int(index - (self._ends[shard - 1] if shard else 0))
+
+    def _read(self, index: int, shard: int, record: int) -> bytes:
+        name, start = self.shards[shard].name, int(self._offsets[index])
+        end = int(self._sizes[shard] if index + 1 == self._ends[shard] else self._offsets[index + 1])
+        data = os.pread(self._file(shard), end - start, start)
+        if len(data) != end - start or len(data) < _FRAME:
+            raise BadRecord(name, record, f"truncated: expected {end - start} bytes at {start}, got {len(data)}")
+        length, crc = _HEADER.unpack_from(data)
+        if _masked_crc(data[:8]) != crc or length != len(data) - _FRAME:
+            raise BadRecord(name, record, f"corrupt length {length}, the index says {len(data) - _FRAME}")
+        payload = data[_HEADER.size : -_FOOTER.size]
+        if _masked_crc(payload) != _FOOTER.unpack_from(data, len(data) - _FOOTER.size)[0]:
+            raise BadRecord(name, record, "corrupt payload (checksum differs)")
+        return payload
+
+    def _file(self, shard: int) -> int:
+        with self._lock:
+            if shard not in self._files:
+                self._files[shard] = os.open(self.shards[shard], os.O_RDONLY)
+            return self._files[shard]
+
+    def close(self) -> None:
+        with self._lock:
+            for file in self._files.values():
+                os.close(file)
+            self._files = {}
+
+    def __del__(self):
+        if "_lock" in self.__dict__:
+            self.close()
+
+    def __getstate__(self) -> dict:
+        return {key: value for key, value in self.__dict__.items() if key not in ("_files", "_lock")}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state, _files={}, _lock=threading.Lock())
