@@ -1,0 +1,264 @@
+"""Checkpoints of a run: asynchronous, atomic, restorable onto any mesh, with a hash of every array.
+
+One folder per step, `checkpoints/1200/`, holding `state` (arrays, Orbax), `data` (position of the input pipeline),
+`meta` (config and versions, as the caller likes) and `content_hash` (see content_hash.py), the last three as JSON. A
+folder appears under its number only when complete, so a save that was killed leaves nothing a restart could mistake.
+Paths may be relative, or gs:// and s3:// as far as etils.epath reaches.
+"""
+
+import signal
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+from orbax.checkpoint import checkpoint_managers as policies
+
+from sigma_jax.checkpoints.content_hash import changed_leaves, content_hash, named_leaves
+
+SAVE_ERRORS = (OSError, ValueError, RuntimeError)  # disk full, bucket refused, tensorstore's and jax's own
+
+
+class CheckpointError(ValueError):
+    """A checkpoint does not fit the program, is damaged, or is not where it was looked for."""
+
+
+class SaveFailed(RuntimeError):
+    """So many saves in a row failed that going on would train without a net."""
+
+
+class Checkpointer:
+    """Saves and restores the state of one run below `directory` (usually `workdir/checkpoints`).
+
+    Saves are due every `save_every_steps`; the last `keep_last` stay, and those at multiples of `keep_every_steps`.
+    A failed save is reported by `failure()` or the next `save`, keeps the earlier checkpoints, and stops the run with
+    SaveFailed after `max_save_failures` in a row. All processes of a run must make the same calls.
+    """
+
+    def __init__(
+        self,
+        directory: str | epath.Path,
+        *,
+        keep_last: int,
+        save_every_steps: int,
+        keep_every_steps: int | None = None,
+        max_save_failures: int = 3,
+    ):
+        for name, value in (("keep_last", keep_last), ("save_every_steps", save_every_steps)):
+            if value < 1:
+                raise ValueError(f"{name} is {value}, expected at least 1")
+        kept = [policies.LatestN(keep_last)] + ([policies.EveryNSteps(keep_every_steps)] if keep_every_steps else [])
+        due = [policies.FixedIntervalPolicy(save_every_steps), policies.PreemptionCheckpointingPolicy()]
+        options = ocp.CheckpointManagerOptions(
+            save_decision_policy=policies.AnySavePolicy(due),
+            preservation_policy=policies.AnyPreservationPolicy(kept),
+            cleanup_tmp_directories=True,
+        )
+        self.directory = _absolute(directory)
+        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        self._max_failures = max_save_failures
+        self._failures = 0
+        self._pending: int | None = None
+        self._terminated = False
+
+    def should_save(self, step: int) -> bool:
+        """True when a save is due at `step` (steps done): the interval, or a preemption notice."""
+        return step > 0 and (self._manager.should_save(step) or (self._terminated and step not in self.all_steps()))
+
+    def save(self, step: int, state: Any, *, data_state: dict, meta: dict, force: bool = False) -> bool:
+        """Start saving if due (or `force`) and not there yet; returns whether it was started.
+
+        `state`: pytree of jax.Arrays, free to be donated afterwards; `data_state`, `meta`: JSON. Returns once the
+        arrays are copied to the host; writing goes on in the background. Raises SaveFailed.
+        """
+        if not force and not self.should_save(step):
+            return False
+        self.wait()
+        if step in self.all_steps():
+            return False
+        json_items = {"data": data_state, "meta": meta, "content_hash": content_hash(state)}
+        items = {name: ocp.args.JsonSave(item) for name, item in json_items.items()}
+        try:
+            self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), **items), force=True)
+        except SAVE_ERRORS as error:
+            self._report(step, error)
+            self._stop_if_hopeless()
+            return False
+        self._pending = step
+        return True
+
+    def failure(self) -> str | None:
+        """A sentence when the save in the background has failed since the last call. Call it every step: no waiting."""
+        if self._pending is None or self._manager.is_saving_in_progress():
+            return None
+        return self._collect()
+
+    def wait(self) -> None:
+        """Wait for the save in the background. Raises SaveFailed after too many failures in a row."""
+        self._collect()
+        self._stop_if_hopeless()
+
+    def close(self) -> None:
+        """Wait and release threads; the last call."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+    def _collect(self) -> str | None:
+        step, self._pending = self._pending, None
+        try:
+            self._manager.wait_until_finished()
+        except SAVE_ERRORS as error:
+            return self._report(step, error)
+        if step is not None:
+            self._failures = 0
+        return None
+
+    def _report(self, step: int | None, error: Exception) -> str:
+        self._failures += 1
+        self._manager.reload()  # forget the step that did not make it
+        text = (
+            f"saving step {step} failed ({self._failures} in a row, the run stops at {self._max_failures}): "
+            f"{type(error).__name__}: {str(error)[:500]}. Last good checkpoint: {self.latest_step()}"
+        )
+        logging.error("%s", text)
+        return text
+
+    def _stop_if_hopeless(self) -> None:
+        if self._failures >= self._max_failures:
+            raise SaveFailed(
+                f"{self._failures} saves in a row failed (see the log); last good checkpoint: {self.latest_step()} in "
+                f"{self.directory}. Check free space and permissions, then start the same command again."
+            )
+
+    def catch_sigterm(self) -> None:
+        """Let SIGTERM count as a preemption notice in a run of one process.
+
+        With jax.distributed its own service does that, and agrees on one step among all processes.
+        """
+        if jax.process_count() == 1:
+            signal.signal(signal.SIGTERM, self._on_sigterm)
+
+    def _on_sigterm(self, signum, frame) -> None:
+        self._terminated = True
+
+    def reached_preemption(self, step: int) -> bool:
+        """True when a preemption notice has arrived: save this step, wait, and exit with the restart code."""
+        return self._terminated or self._manager.reached_preemption(step)
+
+    def all_steps(self) -> list[int]:
+        """Steps of the complete checkpoints, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def latest_step(self) -> int | None:
+        """The newest complete checkpoint, None when there is none."""
+        return self._manager.latest_step()
+
+    def restore(self, step: int, abstract_state: Any) -> tuple[Any, dict, dict]:
+        """(state, data_state, meta) of `step`.
+
+        `abstract_state`: pytree of jax.ShapeDtypeStruct with the shardings wanted now; mesh and device count may differ
+        from those of the save. Raises CheckpointError when names, shapes or dtypes differ, or an array was damaged.
+        """
+        if step not in self.all_steps():
+            raise CheckpointError(f"no checkpoint of step {step} in {self.directory}, there are {self.all_steps()}")
+        path = self.directory / str(step)
+        _check_fits(path, abstract_state, partial=False)
+        items = {name: ocp.args.JsonRestore() for name in ("data", "meta", "content_hash")}
+        target = ocp.args.StandardRestore(abstract_state)
+        restored = self._manager.restore(step, args=ocp.args.Composite(state=target, **items))
+        _check_content(path, restored.state, restored.content_hash)
+        return restored.state, restored.data, restored.meta
+
+
+def find_checkpoint(path: str | epath.Path) -> epath.Path:
+    """The step folder meant by `path`: a workdir, its `checkpoints` folder (newest complete step), or a step folder.
+
+    Raises CheckpointError that says what was found instead and what to pass.
+    """
+    path = _absolute(path)
+    if not path.exists():
+        raise CheckpointError(f"no checkpoint: {path} does not exist")
+    for folder in (path, path / "checkpoints"):
+        steps = _complete_steps(folder)
+        if steps:
+            return folder / str(steps[-1])
+    for folder in (path, *list(path.parents)[:3]):
+        if _is_step(folder):
+            if folder == path:
+                return path
+            raise CheckpointError(f"{path} lies inside a checkpoint: pass {folder}")
+    found = ", ".join(sorted(p.name for p in path.iterdir())[:12]) if path.is_dir() else "a file"
+    raise CheckpointError(
+        f"no complete checkpoint in {path} (found: {found or 'nothing'}): pass a workdir, its checkpoints folder, or "
+        "one step folder such as workdir/checkpoints/1200"
+    )
+
+
+def read_meta(path: str | epath.Path) -> dict:
+    """The `meta` that was saved with the checkpoint at `path` (as in `find_checkpoint`)."""
+    return _read_json(find_checkpoint(path), "meta")
+
+
+def restore_subtree(path: str | epath.Path, abstract: Any) -> Any:
+    """Only the arrays named in `abstract`, e.g. `{"params": {"encoder": ...}}`, from the checkpoint at `path`.
+
+    `abstract`: nested dicts of jax.ShapeDtypeStruct with shardings; the rest is not read. Raises CheckpointError.
+    """
+    path = find_checkpoint(path)
+    _check_fits(path, abstract, partial=True)
+    restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        arguments = ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args, partial_restore=True)
+        restored = reader.restore(path / "state", args=arguments)
+    _check_content(path, restored, _read_json(path, "content_hash"))
+    return restored
+
+
+def _absolute(path: str | epath.Path) -> epath.Path:
+    return epath.Path(path).expanduser().resolve()
+
+
+def _is_step(path: epath.Path) -> bool:
+    return path.name.isdigit() and (path / "state").is_dir() and ocp.utils.is_checkpoint_finalized(path)
+
+
+def _complete_steps(folder: epath.Path) -> list[int]:
+    return sorted(int(p.name) for p in folder.iterdir() if _is_step(p)) if folder.is_dir() else []
+
+
+def _read_json(path: epath.Path, item: str) -> dict:
+    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+        return reader.restore(path / item)
+
+
+def _check_fits(path: epath.Path, abstract: Any, partial: bool) -> None:
+    """Compare names, shapes and dtypes before any array is read; partial: the checkpoint may hold more."""
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+        metadata = reader.metadata(path / "state").item_metadata.tree
+    saved, wanted = (dict(zip(*named_leaves(tree), strict=True)) for tree in (metadata, abstract))
+    wrong = [f"{name}: not in the checkpoint" for name in wanted.keys() - saved.keys()]
+    if not partial:
+        wrong += [f"{name}: only in the checkpoint" for name in saved.keys() - wanted.keys()]
+    for name in wanted.keys() & saved.keys():
+        old, new = ((tuple(leaf.shape), jax.numpy.dtype(leaf.dtype).name) for leaf in (saved[name], wanted[name]))
+        if old != new:
+            wrong.append(f"{name}: checkpoint has {old[1]}{list(old[0])}, the program expects {new[1]}{list(new[0])}")
+    if wrong:
+        more = f"\n  ... and {len(wrong) - 10} more" if len(wrong) > 10 else ""
+        raise CheckpointError(
+            f"{path} does not fit: {len(wrong)} arrays differ (other model size, target or optimizer?)\n  "
+            + "\n  ".join(sorted(wrong)[:10])
+            + more
+        )
+
+
+def _check_content(path: epath.Path, tree: Any, expected: dict) -> None:
+    damaged = changed_leaves(tree, expected)
+    if damaged:
+        raise CheckpointError(
+            f"{path} is damaged: {len(damaged)} arrays are not the ones that were saved, the first {damaged[0]}. "
+            "Restore an earlier step (move this folder away), or copy the checkpoint again."
+        )

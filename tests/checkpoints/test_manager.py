@@ -1,0 +1,260 @@
+"""Checkpoints: any mesh, killed saves, damaged bytes, what is kept, late failures, helpful errors."""
+
+import os
+import resource
+import shutil
+import signal
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from sigma_jax.checkpoints.content_hash import content_hash
+from sigma_jax.checkpoints.manager import (
+    Checkpointer,
+    CheckpointError,
+    SaveFailed,
+    find_checkpoint,
+    read_meta,
+    restore_subtree,
+)
+
+
+class Moments(NamedTuple):  # like an optax state
+    count: jax.Array
+    mu: dict
+
+
+def _sharding(num_devices: int, spec: P | None = None) -> NamedSharding:
+    spec = P("fsdp") if spec is None else spec
+    devices = np.array(jax.devices()[:num_devices])
+    return NamedSharding(jax.sharding.Mesh(devices, ("fsdp",), axis_types=(AxisType.Auto,)), spec)
+
+
+def _state(num_devices: int = 8, seed: int = 0, columns: int = 13):
+    rng = np.random.default_rng(seed)
+    sharded, whole = _sharding(num_devices), _sharding(num_devices, P())
+
+    def weights(rows, dtype=np.float32):
+        return jax.device_put(rng.normal(size=(rows, columns)).astype(dtype), sharded)
+
+    params = {"encoder": {"kernel": weights(64), "half": weights(16, jnp.bfloat16)}, "head": {"kernel": weights(8)}}
+    moments = Moments(jax.device_put(np.int32(5), whole), {"head": weights(8)})
+    flags = jax.device_put(np.array([True, False, True]), whole)
+    return {"params": params, "optimizer": (moments, {}), "step": jax.device_put(np.int32(7), whole), "flags": flags}
+
+
+def _abstract(state, num_devices: int):
+    def describe(leaf):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=_sharding(num_devices, leaf.sharding.spec))
+
+    return jax.tree.map(describe, state)
+
+
+def _checkpointer(folder, **changes) -> Checkpointer:
+    return Checkpointer(folder, **{"keep_last": 2, "save_every_steps": 1, **changes})
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Workdir with one checkpoint of step 7, written from 8 devices; tests copy it before they change it."""
+    workdir = tmp_path_factory.mktemp("run")
+    checkpointer = _checkpointer(workdir / "checkpoints")
+    assert checkpointer.save(7, _state(), data_state={"next_batch": 7}, meta={"config": {"size": "S"}})
+    checkpointer.close()
+    return workdir
+
+
+@pytest.mark.parametrize("num_devices", [1, 2, 4, 8])
+def test_restore_on_another_number_of_devices(saved, num_devices):
+    state = _state()
+    checkpointer = _checkpointer(saved / "checkpoints")
+    restored, data_state, meta = checkpointer.restore(checkpointer.latest_step(), _abstract(state, num_devices))
+    checkpointer.close()
+    assert jax.tree.structure(restored) == jax.tree.structure(state)
+    jax.tree.map(np.testing.assert_array_equal, restored, state)
+    assert len(restored["params"]["encoder"]["kernel"].sharding.device_set) == num_devices
+    assert data_state == {"next_batch": 7} and meta == {"config": {"size": "S"}} == read_meta(saved)
+
+
+def test_restore_only_the_encoder(saved):
+    state = _state()
+    wanted = {"params": {"encoder": _abstract(state, 2)["params"]["encoder"]}}
+    restored = restore_subtree(saved, wanted)
+    jax.tree.map(np.testing.assert_array_equal, restored, {"params": {"encoder": state["params"]["encoder"]}})
+    missing = {"params": {"encodr": wanted["params"]["encoder"]}}
+    with pytest.raises(CheckpointError, match="params/encodr/half: not in the checkpoint"):
+        restore_subtree(saved, missing)
+
+
+def test_wrong_shape_dtype_and_names_are_named(saved):
+    checkpointer = _checkpointer(saved / "checkpoints")
+    other = _abstract(_state(columns=11), 8)
+    with pytest.raises(CheckpointError, match=r"params/head/kernel: checkpoint has float32\[8, 13\].*expects.*8, 11"):
+        checkpointer.restore(7, other)
+    other = _abstract(_state(), 8)
+    other["step"] = jax.ShapeDtypeStruct((), jnp.float32, sharding=other["step"].sharding)
+    other["extra"] = other["step"]
+    del other["flags"]
+    with pytest.raises(CheckpointError) as caught:
+        checkpointer.restore(7, other)
+    for words in ("step: checkpoint has int32[]", "extra: not in the checkpoint", "flags: only in the checkpoint"):
+        assert words in str(caught.value)
+    with pytest.raises(CheckpointError, match=r"step 8.*there are \[7\]"):
+        checkpointer.restore(8, other)
+    checkpointer.close()
+
+
+def test_flipped_byte_is_found(tmp_path):
+    state = _state(columns=211)
+    checkpointer = _checkpointer(tmp_path)
+    checkpointer.save(7, state, data_state={}, meta={})
+    checkpointer.wait()
+    largest = max((p for p in tmp_path.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    intact, found = largest.read_bytes(), 0
+    for position in range(len(intact) // 14, len(intact), len(intact) // 7):
+        damaged = bytearray(intact)
+        damaged[position] ^= 0x10
+        largest.write_bytes(damaged)
+        try:
+            restored, _, _ = checkpointer.restore(7, _abstract(state, 8))
+        except CheckpointError as error:
+            assert "damaged: 1 arrays" in str(error) and "the first params/" in str(error)
+            found += 1
+        else:
+            jax.tree.map(np.testing.assert_array_equal, restored, state)
+    checkpointer.close()
+    assert found >= 4, "the flips must have met arrays"
+
+
+def test_hash_sees_every_bit_and_no_sharding():
+    array = np.random.default_rng(0).normal(size=(8, 7, 3)).astype(np.float32)
+    reference = content_hash({"a": jnp.asarray(array)})
+    for num_devices in (2, 8):
+        assert content_hash({"a": jax.device_put(array, _sharding(num_devices))}) == reference
+    for position in (0, 83, 167):
+        for bit in (0, 17, 31):
+            changed = array.copy()
+            changed.reshape(-1).view(np.uint32)[position] ^= np.uint32(1 << bit)
+            assert content_hash({"a": jnp.asarray(changed)}) != reference
+    swapped = array[[1, 0, *range(2, 8)]]
+    assert content_hash({"a": jnp.asarray(swapped)}) != reference
+    assert content_hash({"a": jnp.float32(0.0)}) != content_hash({"a": jnp.float32(-0.0)})
+    with pytest.raises(TypeError, match="a is ndarray"):
+        content_hash({"a": array})
+
+
+def test_state_may_be_donated_while_it_is_written(tmp_path):
+    """The next training step overwrites the buffers at once; what is written must be the old values."""
+    state = {"w": jax.device_put(np.ones((8, 50021), np.float32), _sharding(8))}
+    step = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
+    checkpointer = _checkpointer(tmp_path)
+    for number in range(1, 4):
+        before = _abstract(state, 8)
+        expected = float(state["w"][0, 0])
+        assert checkpointer.save(number, state, data_state={}, meta={})
+        for _ in range(5):
+            state = step(state)
+        checkpointer.wait()
+        restored, _, _ = checkpointer.restore(number, before)
+        np.testing.assert_array_equal(restored["w"], np.full((8, 50021), expected))
+    checkpointer.close()
+
+
+def test_killed_save_is_ignored_and_removed(saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "run")
+    folder = tmp_path / "run" / "checkpoints"
+    half = folder / "9.orbax-checkpoint-tmp"
+    shutil.copytree(folder / "7", half)
+    (half / "commit_success.txt").unlink(missing_ok=True)
+    assert find_checkpoint(tmp_path / "run").name == "7"
+    checkpointer = _checkpointer(folder)
+    assert checkpointer.latest_step() == 7
+    assert checkpointer.save(9, _state(seed=1), data_state={}, meta={})
+    checkpointer.close()
+    assert not half.exists() and find_checkpoint(tmp_path / "run").name == "9"
+
+
+def test_what_is_due_and_what_is_kept(tmp_path):
+    checkpointer = _checkpointer(tmp_path, save_every_steps=3, keep_every_steps=6)
+    state = _state()
+    saved = [step for step in range(20) if checkpointer.save(step, state, data_state={}, meta={})]
+    assert saved == [3, 6, 9, 12, 15, 18]
+    assert checkpointer.save(19, state, data_state={}, meta={}, force=True)
+    assert not checkpointer.save(19, state, data_state={}, meta={}, force=True), "there already"
+    checkpointer.close()
+    assert checkpointer.all_steps() == [6, 12, 18, 19]
+    assert sorted(int(p.name) for p in tmp_path.iterdir() if p.name.isdigit()) == [6, 12, 18, 19]
+    for wrong in ({"keep_last": 0}, {"save_every_steps": 0}):
+        with pytest.raises(ValueError, match="at least 1"):
+            _checkpointer(tmp_path, **wrong)
+
+
+@pytest.fixture
+def small_files():
+    """Switch on a limit of 32 kB per file: writing more fails like a full disk, in the background thread."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    yield lambda on: resource.setrlimit(resource.RLIMIT_FSIZE, (32768 if on else before[0], before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_late_failure_is_reported_and_survived(tmp_path, small_files):
+    state = _state(columns=1013)
+    checkpointer = _checkpointer(tmp_path, keep_last=1, max_save_failures=2)
+    assert checkpointer.save(1, state, data_state={}, meta={})
+    checkpointer.wait()
+    assert checkpointer.failure() is None
+    small_files(True)
+    checkpointer.save(2, state, data_state={}, meta={})
+    while (text := checkpointer.failure()) is None:
+        pass
+    assert "saving step 2 failed (1 in a row, the run stops at 2)" in text and text.endswith("Last good checkpoint: 1")
+    assert checkpointer.failure() is None, "said once"
+    small_files(False)
+    assert checkpointer.save(3, state, data_state={}, meta={})
+    checkpointer.wait()
+    assert checkpointer.all_steps() == [3]
+    small_files(True)
+    with pytest.raises(SaveFailed, match="2 saves in a row failed.*last good checkpoint: 3"):
+        for step in (4, 5, 6):
+            checkpointer.save(step, state, data_state={}, meta={})
+    small_files(False)
+    restored, _, _ = checkpointer.restore(3, _abstract(state, 8))
+    jax.tree.map(np.testing.assert_array_equal, restored, state)
+
+
+def test_sigterm_is_a_preemption_notice(tmp_path):
+    handler = signal.getsignal(signal.SIGTERM)
+    checkpointer = _checkpointer(tmp_path, save_every_steps=100)
+    checkpointer.catch_sigterm()
+    try:
+        assert not checkpointer.reached_preemption(3) and not checkpointer.should_save(3)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert checkpointer.reached_preemption(4) and checkpointer.should_save(4)
+        assert checkpointer.save(4, _state(), data_state={}, meta={})
+        assert not checkpointer.should_save(4)
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+        checkpointer.close()
+    assert checkpointer.latest_step() == 4
+
+
+def test_find_checkpoint_at_every_level(saved, tmp_path, monkeypatch):
+    step = saved / "checkpoints" / "7"
+    for path in (saved, saved / "checkpoints", step):
+        assert str(find_checkpoint(path)) == str(step)
+    monkeypatch.chdir(saved.parent)
+    assert str(find_checkpoint(saved.name)) == str(step), "relative paths"
+    with pytest.raises(CheckpointError, match=f"inside a checkpoint: pass {step}$"):
+        find_checkpoint(step / "state")
+    with pytest.raises(CheckpointError, match="does not exist"):
+        find_checkpoint(tmp_path / "nowhere")
+    (tmp_path / "metrics.jsonl").write_text("")
+    with pytest.raises(CheckpointError, match="found: metrics.jsonl.*pass a workdir"):
+        find_checkpoint(tmp_path)
