@@ -1,0 +1,55 @@
+"""The look that all pictures of a run share: colours, lettering, and how frames become cells."""
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+INK, MUTED, RULE, PAPER = "#1d2433", "#6b7385", "#e3e6ec", "#ffffff"
+BLUE, ORANGE, TEAL, PURPLE, ROSE, OLIVE = "#2f6db5", "#e07b39", "#2a9d8f", "#7d5ba6", "#c8506b", "#8a8f2d"
+SERIES = (BLUE, ORANGE, TEAL, PURPLE, ROSE, OLIVE)  # told apart with the common colour-vision deficiencies
+HIDDEN = (214, 218, 225)  # a tube the encoder does not see
+
+TEXT = 18  # px of lettering in pictures
+GAP = 6  # px between cells
+MARGIN = 28  # px around a picture
+
+
+def fit(image: np.ndarray, side: int) -> Image.Image:
+    """uint8 [y x 3] -> picture whose longer side is about `side` px.
+
+    Small images grow by a whole factor with their pixels kept square and sharp; large ones shrink, filtered.
+    """
+    height, width = image.shape[:2]
+    longer = max(height, width)
+    picture = Image.fromarray(image)
+    if longer <= side:
+        factor = side // longer
+        return picture.resize((width * factor, height * factor), Image.Resampling.NEAREST)
+    size = max(1, round(width * side / longer)), max(1, round(height * side / longer))
+    return picture.resize(size, Image.Resampling.LANCZOS)
+
+
+def canvas(width: int, height: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+    """White picture and the pen that draws on it."""
+    picture = Image.new("RGB", (width, height), PAPER)
+    return picture, ImageDraw.Draw(picture)
+
+
+def write(pen: ImageDraw.ImageDraw, at: tuple[float, float], text: str, *, color: str = INK) -> float:
+    """Writes one line of text with its left end on the baseline at `at`; returns the x where it ends."""
+    font = ImageFont.load_default(TEXT)
+    pen.text(at, text, fill=color, font=font, anchor="ls")
+    return at[0] + font.getlength(text)
+
+
+def check_video(video: np.ndarray) -> None:
+    """Raises ValueError unless `video` is uint8 [B F y x 3] with at least one clip."""
+    if video.ndim != 5 or video.shape[-1] != 3 or video.dtype != np.uint8 or not video.size:
+        raise ValueError(f"video is {video.dtype} {video.shape}; expected uint8 [B F y x 3] with one clip or more")
+
+
+def grid_shape(video: np.ndarray, tube_size: tuple[int, int, int]) -> tuple[int, int, int]:
+    """(t, h, w) of `video` [B F y x 3] cut into tubes; raises ValueError where they do not fit."""
+    check_video(video)
+    if any(size % tube for size, tube in zip(video.shape[1:4], tube_size, strict=True)):
+        raise ValueError(f"clips of {video.shape[1:4]} frames, rows, columns are no whole number of {tube_size} tubes")
+    return tuple(size // tube for size, tube in zip(video.shape[1:4], tube_size, strict=True))
