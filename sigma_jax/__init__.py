@@ -6,7 +6,7 @@ Where each term of the paper lives:
   tube mask                       ops/masking.py
   position table                  ops/posembed.py
   Sinkhorn, assignments           ops/sinkhorn.py
-  video model: encoder, decoder   models/encoder.py, models/decoder.py
+  video model: encoder, decoder   models/encoder.py, models/decoder.py; all of it: models/pretrain.py
   projection network              models/projection.py
   frozen DINO teacher             models/dino.py
   prototypes                      models/prototypes.py

@@ -1,0 +1,78 @@
+"""Encoder and pooled linear head: finetuning and probes.
+
+Letters: B clips, N tubes, D width, C classes.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from sigma_jax.models.encoder import Encoder
+from sigma_jax.models.pretrain import Compute
+from sigma_jax.models.sizes import VideoSize
+from sigma_jax.models.transformer import layer_norm
+from sigma_jax.ops.tubes import TubeGrid
+
+
+def finetune_init(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+    """Normal(.02) cut at +-2 absolute, a hundred sigma: in effect a normal (goldens README, item 6)."""
+    return 0.02 * jax.random.truncated_normal(key, -100.0, 100.0, shape, dtype)
+
+
+class VideoClassifier(nn.Module):
+    """All tubes -> blocks -> mean -> a fresh LayerNorm -> dropout -> linear head.
+
+    The pre-trained encoder's final norm is not used (goldens README, item 29; goldens/finetune_cls).
+    """
+
+    grid: TubeGrid
+    size: VideoSize
+    num_classes: int
+    head_init_scale: float = 0.001
+    drop_path: float = 0.0
+    dropout: float = 0.0
+    positions: str = "sincos_1d"
+    compute: Compute = Compute()
+
+    @nn.compact
+    def __call__(
+        self, video: jax.Array, *, train: bool = False, collect: bool = False
+    ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
+        """video [B F H W 3] (uint8, or float in [0, 1]) -> logits [B C], fp32.
+
+        With train, draws from the rng streams 'drop_path' and 'dropout'. With collect, also the intermediates named in
+        the goldens' README.
+        """
+        encoder = Encoder(
+            self.grid,
+            self.size.width,
+            self.size.depth,
+            self.size.num_heads,
+            positions=self.positions,
+            final_norm=False,
+            drop_path=self.drop_path,
+            kernel_init=finetune_init,
+            dtype=self.compute.dtype,
+            backend=self.compute.backend,
+            remat=self.compute.remat,
+            unroll=self.compute.unroll,
+            name="encoder",
+        )
+        latents = encoder(video, train=train, collect=collect)
+        latents, inner = latents if collect else (latents, None)
+        pooled = layer_norm("norm")(jnp.mean(latents.astype(jnp.float32), axis=1))
+        features = nn.Dropout(self.dropout, deterministic=not train)(pooled)
+
+        def head_init(key, shape, dtype=jnp.float32):
+            return self.head_init_scale * finetune_init(key, shape, dtype)
+
+        logits = nn.Dense(self.num_classes, kernel_init=head_init, name="head")(features)
+        if not collect:
+            return logits
+        blocks = inner["blocks"]
+        return logits, {
+            "patch_embed": inner["embedded"],
+            "block0": blocks[0],
+            "block_last": blocks[-1],
+            "pooled": pooled,
+        }

@@ -1,0 +1,64 @@
+"""The decoder: latents of visible tubes and mask tokens, with positions -> predictions at the hidden tubes.
+
+Letters: B clips, V visible, M hidden, N = V + M tubes, D encoder width, Dd decoder width, E target width.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from sigma_jax.models.transformer import Block, TorchDense, init_stack, layer_norm, run_stack
+from sigma_jax.ops.posembed import position_table
+from sigma_jax.ops.tubes import TubeGrid
+
+
+def mask_token_init(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Normal(.02) cut at +-.02 (goldens README, item 6)."""
+    return 0.02 * jax.random.truncated_normal(key, -1.0, 1.0, shape)
+
+
+class Decoder(nn.Module):
+    """Light transformer; input order is [visible, hidden], each ascending (goldens `dec_in`)."""
+
+    grid: TubeGrid
+    width: int
+    depth: int
+    num_heads: int
+    target_width: int
+    mlp_ratio: float = 4.0
+    positions: str = "sincos_1d"
+    dtype: jnp.dtype = jnp.float32
+    backend: str = "auto"
+    remat: str = "none"
+    unroll: int = 1
+
+    @nn.compact
+    def __call__(
+        self, latents: jax.Array, visible_idx: jax.Array, masked_idx: jax.Array, *, collect: bool = False
+    ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
+        """latents [B V D], visible_idx [B V], masked_idx [B M] -> predictions [B M E], fp32.
+
+        With collect also {'embedded' [B V Dd], 'input' [B N Dd], 'blocks' [L B N Dd]}; without it the last block works
+        on hidden tubes only.
+        """
+        num_masked = masked_idx.shape[1]
+        table = jnp.asarray(position_table(self.positions, self.grid.shape, self.width), self.dtype)
+        mask_token = self.param("mask_token", mask_token_init, (1, 1, self.width)).astype(self.dtype)
+        embedded = TorchDense(self.width, use_bias=False, dtype=self.dtype, name="embed")(latents)
+        x = jnp.concatenate([embedded + table[visible_idx], mask_token + table[masked_idx]], axis=1)
+
+        block = Block(self.num_heads, self.mlp_ratio, dtype=self.dtype, backend=self.backend, parent=None)
+        params = self.param("blocks", init_stack, block, self.depth, self.width)
+        y, blocks = run_stack(
+            block,
+            params,
+            x,
+            num_outputs=None if collect else num_masked,
+            remat=self.remat,
+            unroll=self.unroll,
+            collect=collect,
+        )
+        y = layer_norm("norm", self.dtype)(y[:, -num_masked:])
+        head = nn.Dense(self.target_width, kernel_init=nn.initializers.xavier_uniform(), dtype=self.dtype, name="head")
+        predictions = head(y).astype(jnp.float32)
+        return (predictions, {"embedded": embedded, "input": x, "blocks": blocks}) if collect else predictions

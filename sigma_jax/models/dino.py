@@ -1,0 +1,88 @@
+"""The frozen teacher: DINO or DINOv2 image ViT (SIGMA-DINO).
+
+Letters: n images, p*p patch size, T patch tokens, E width.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+from sigma_jax.models.sizes import TeacherSize
+from sigma_jax.models.transformer import Block, TorchDense, init_stack, layer_norm, run_stack
+from sigma_jax.ops.posembed import resize_positions
+from sigma_jax.ops.tubes import standardize_tubes
+
+
+class DinoVit(nn.Module):
+    """Patch embedding, learned positions, cls (and registers), pre-norm blocks, final norm.
+
+    DINO v1's position table has a row for cls; DINOv2's as published too, but timm's register variant has none and adds
+    positions before cls and registers are put in front (goldens/dinov2_vit): `size.cls_position` tells which.
+    """
+
+    size: TeacherSize
+    dtype: jnp.dtype = jnp.float32
+    backend: str = "auto"
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, collect: bool = False) -> jax.Array | dict[str, jax.Array]:
+        """images [n H W 3], uint8 or float in [0, 1] -> all tokens after the final norm [n 1+registers+T E], fp32.
+
+        H and W must be multiples of the patch size; the position table is resized bicubically where the grid differs.
+        """
+        size, patch = self.size, self.size.patch_size
+        if images.shape[1] % patch or images.shape[2] % patch:
+            raise ValueError(f"images of {images.shape[1]}x{images.shape[2]} are no multiple of the teacher's {patch}")
+        grid = (images.shape[1] // patch, images.shape[2] // patch)
+        patches = rearrange(images, "n (h ph) (w pw) c -> n (h w) (ph pw c)", ph=patch, pw=patch)
+        embedded = TorchDense(size.width, dtype=self.dtype, name="embed")(standardize_tubes(patches))
+
+        def tokens(name, count):
+            return self.param(name, nn.initializers.truncated_normal(0.02), (count, size.width)).astype(self.dtype)
+
+        rows = size.position_grid[0] * size.position_grid[1]
+        table = tokens("positions", rows + int(size.cls_position))
+        cls = tokens("cls", 1)
+        if size.cls_position:
+            cls, table = cls + table[:1], table[1:]
+        x = embedded + resize_positions(table, size.position_grid, grid).astype(self.dtype)
+        front = [cls] + ([tokens("registers", size.num_registers)] if size.num_registers else [])
+        front = jnp.concatenate(front)[None]
+        x = jnp.concatenate([jnp.broadcast_to(front, (x.shape[0], *front.shape[1:])), x], axis=1)
+
+        block = Block(
+            size.num_heads,
+            qkv_bias="qkv",
+            layer_scale=size.layer_scale,
+            kernel_init=nn.initializers.truncated_normal(0.02),
+            dtype=self.dtype,
+            backend=self.backend,
+            parent=None,
+        )
+        params = self.param("blocks", init_stack, block, size.depth, size.width)
+        x, blocks = run_stack(block, params, x, collect=collect)
+        out = layer_norm("norm", jnp.float32)(x)
+        return {"embedded": embedded, "blocks": blocks, "tokens": out} if collect else out
+
+
+def tube_features(tokens: jax.Array, size: TeacherSize, grid: tuple[int, int]) -> jax.Array:
+    """Teacher tokens -> one feature per tube position of a frame.
+
+    Drops cls and registers; where the teacher's grid is not the tube grid (DINOv2: 16x16 against 14x14) the map is
+    resized bilinearly, half-pixel centres, without antialiasing (goldens README, item 11).
+
+    Args:
+      tokens: [n 1+registers+T E] of square images.
+      grid: (h, w) of the tubes.
+
+    Returns:
+      [n h*w E].
+    """
+    patches = tokens[:, 1 + size.num_registers :]
+    side = round(patches.shape[1] ** 0.5)
+    if (side, side) == tuple(grid):
+        return patches
+    maps = patches.reshape(patches.shape[0], side, side, -1)
+    maps = jax.image.resize(maps, (maps.shape[0], *grid, maps.shape[-1]), "linear", antialias=False)
+    return rearrange(maps, "n h w E -> n (h w) E")

@@ -1,0 +1,96 @@
+"""The whole pre-training model: encoder, decoder, projection network and prototypes under one parameter tree.
+
+Letters: B clips, V visible, M hidden tubes, P numbers in a tube, E target width, K prototypes.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from sigma_jax.models.decoder import Decoder
+from sigma_jax.models.encoder import Encoder
+from sigma_jax.models.projection import ProjectionNetwork
+from sigma_jax.models.sizes import VideoSize
+from sigma_jax.ops.tubes import TubeGrid
+
+
+@dataclasses.dataclass(frozen=True)
+class Compute:
+    """How the arithmetic is done; none of it changes what is computed, up to rounding."""
+
+    dtype: jnp.dtype = jnp.float32
+    backend: str = "auto"  # attention
+    remat: str = "none"
+    unroll: int = 1  # blocks per scan step, 0 = all
+
+
+class PretrainModel(nn.Module):
+    """Parameters: encoder, decoder, and for SIGMA prototypes [K E] and (SIGMA-MLP) projection."""
+
+    grid: TubeGrid
+    size: VideoSize
+    target_width: int
+    num_prototypes: int = 0  # 0: no prototypes (L2 objectives)
+    projection_widths: tuple[int, ...] = ()  # (): projections are the targets themselves
+    positions: str = "sincos_1d"
+    compute: Compute = Compute()
+
+    def setup(self):
+        shared = {
+            "grid": self.grid,
+            "positions": self.positions,
+            "dtype": self.compute.dtype,
+            "backend": self.compute.backend,
+            "remat": self.compute.remat,
+            "unroll": self.compute.unroll,
+        }
+        size = self.size
+        self.encoder = Encoder(width=size.width, depth=size.depth, num_heads=size.num_heads, **shared)
+        self.decoder = Decoder(
+            width=size.decoder_width,
+            depth=size.decoder_depth,
+            num_heads=size.decoder_num_heads,
+            target_width=self.target_width,
+            **shared,
+        )
+        if self.projection_widths:
+            if self.projection_widths[-1] != self.target_width:
+                raise ValueError(
+                    f"the projection network ends at width {self.projection_widths[-1]}, but predictions have "
+                    f"{self.target_width}: they must agree"
+                )
+            self.projection = ProjectionNetwork(self.projection_widths, self.compute.dtype)
+        if self.num_prototypes:
+            self.prototypes = self.param(
+                "prototypes", nn.initializers.normal(1.0), (self.num_prototypes, self.target_width)
+            )
+
+    def __call__(self, video: jax.Array, visible_idx: jax.Array, masked_idx: jax.Array) -> jax.Array:
+        """video [B F H W 3] (uint8, or float in [0, 1]), visible_idx [B V], masked_idx [B M] -> predictions [B M E]."""
+        predictions = self.decoder(self.encoder(video, visible_idx), visible_idx, masked_idx)
+        if self.is_initializing() and self.projection_widths:
+            self.projection(jnp.zeros((1, 1, self.grid.tube_dim)))
+        return predictions
+
+    def project(self, targets: jax.Array) -> jax.Array:
+        """targets [B M P or E] -> projections [B M E]: the projection network, or the identity."""
+        return self.projection(targets) if self.projection_widths else targets
+
+    def encode(self, video: jax.Array) -> jax.Array:
+        """video -> latents of all tubes [B N D]."""
+        return self.encoder(video)
+
+    def collect(self, video: jax.Array, visible_idx: jax.Array, masked_idx: jax.Array) -> dict[str, jax.Array]:
+        """Every intermediate of the forward pass, named as in the goldens' README; for parity tests."""
+        latents, enc = self.encoder(video, visible_idx, collect=True)
+        predictions, dec = self.decoder(latents, visible_idx, masked_idx, collect=True)
+        return {
+            "enc_block0": enc["blocks"][0],
+            "enc_out": latents,
+            "enc_to_dec": dec["embedded"],
+            "dec_in": dec["input"],
+            "dec_block0": dec["blocks"][0],
+            "x": predictions,
+        }

@@ -1,0 +1,29 @@
+"""The projection network: embeds the hidden tubes themselves (SIGMA-MLP).
+
+With a frozen teacher its features are the projections, and this network does not exist (identity).
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from sigma_jax.models.transformer import TorchDense
+
+PUBLISHED_WIDTHS = (1024, 1024, 512, 256)
+
+
+class ProjectionNetwork(nn.Module):
+    """Linear layers with exact GELU between them, start values as torch's Linear (goldens README, item 6)."""
+
+    widths: tuple[int, ...] = PUBLISHED_WIDTHS
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, targets: jax.Array) -> jax.Array:
+        """targets [B M P] normalised tubes -> projections [B M E], fp32."""
+        x = targets
+        for i, width in enumerate(self.widths):
+            if i:
+                x = jax.nn.gelu(x, approximate=False)
+            x = TorchDense(width, dtype=self.dtype, name=f"fc{i + 1}")(x)
+        return x.astype(jnp.float32)

@@ -1,0 +1,30 @@
+"""The prototypes: K learnable unit vectors, and how similar features are to them.
+
+Letters: K prototypes, E target width.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def unit_rows(x: jax.Array, minimum: float = 1e-12) -> jax.Array:
+    """Rows scaled to unit length, computed in fp32; rows shorter than `minimum` are divided by it."""
+    x = x.astype(jnp.float32)
+    norm = jnp.sqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), minimum**2))
+    return x / norm
+
+
+def constrain(params: dict) -> dict:
+    """Parameters with prototypes scaled to unit rows.
+
+    Applied at the start of a step, outside the gradient; the optimizer then moves the scaled value (goldens README,
+    item 12: differentiating through the scaling would be another gradient).
+    """
+    if "prototypes" not in params:
+        return params
+    return {**params, "prototypes": unit_rows(params["prototypes"])}
+
+
+def cosine_scores(features: jax.Array, prototypes: jax.Array) -> jax.Array:
+    """features [n E], prototypes [K E] with unit rows -> scores [n K] in [-1, 1], fp32 (goldens `scores1/2`)."""
+    return unit_rows(features) @ prototypes.T

@@ -1,0 +1,210 @@
+"""Pre-norm transformer blocks, and a stack of them with one parameter array per name.
+
+Letters: B clips, N tokens, D width, H heads, L blocks. Blocks' parameters are stacked along a leading L axis, whatever
+way the stack is run (scanned, unrolled, rematerialised), so checkpoints do not depend on it.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+from sigma_jax.ops.attention import attend
+
+LAYER_NORM_EPSILON = 1e-6
+REMAT_POLICIES = {
+    "none": None,
+    "dots": jax.checkpoint_policies.dots_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+def layer_norm(name: str | None = None, dtype: jnp.dtype = jnp.float32) -> nn.LayerNorm:
+    """LayerNorm with the family's epsilon; mean and variance in fp32."""
+    return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, use_fast_variance=False, dtype=dtype, name=name)
+
+
+def torch_linear_init(key: jax.Array, shape: tuple[int, ...], fan_in: int) -> jax.Array:
+    """Uniform +-1/sqrt(fan_in): what torch's Linear and Conv3d start from, weight and bias alike."""
+    bound = fan_in**-0.5
+    return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
+
+
+class TorchDense(nn.Module):
+    """Linear layer with torch's default start values."""
+
+    features: int
+    use_bias: bool = True
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        fan_in = x.shape[-1]
+        kernel = self.param("kernel", torch_linear_init, (fan_in, self.features), fan_in)
+        y = x.astype(self.dtype) @ kernel.astype(self.dtype)
+        if self.use_bias:
+            y = y + self.param("bias", torch_linear_init, (self.features,), fan_in).astype(self.dtype)
+        return y
+
+
+class Attention(nn.Module):
+    """Self-attention with one fused qkv matrix.
+
+    `qkv_bias='qv'`: separate q and v biases, none for k (SIGMA, VideoMAE); 'qkv': one bias (DINO).
+    """
+
+    num_heads: int
+    qkv_bias: str = "qv"
+    kernel_init: Callable = nn.initializers.xavier_uniform()
+    dtype: jnp.dtype = jnp.float32
+    backend: str = "auto"
+
+    @nn.compact
+    def __call__(self, x: jax.Array, num_queries: int | None = None) -> jax.Array:
+        """x [B N D] -> [B Q D]: all tokens attend, or only the last `num_queries`."""
+        width = x.shape[-1]
+        kernel = self.param("qkv", self.kernel_init, (width, 3 * width)).astype(self.dtype)
+        if self.qkv_bias == "qv":
+            q_bias = self.param("q_bias", nn.initializers.zeros, (width,))
+            v_bias = self.param("v_bias", nn.initializers.zeros, (width,))
+            bias = jnp.concatenate([q_bias, jnp.zeros_like(q_bias), v_bias])
+        else:
+            bias = self.param("qkv_bias", nn.initializers.zeros, (3 * width,))
+        bias = bias.astype(self.dtype)
+        split = "B N (parts H d) -> parts B N H d"
+        if num_queries is None:
+            q, k, v = rearrange(x @ kernel + bias, split, parts=3, H=self.num_heads)
+        else:
+            queries = x[:, -num_queries:] @ kernel[:, :width] + bias[:width]
+            q = rearrange(queries, "B N (H d) -> B N H d", H=self.num_heads)
+            k, v = rearrange(x @ kernel[:, width:] + bias[width:], split, parts=2, H=self.num_heads)
+        out = rearrange(attend(q, k, v, self.backend), "B Q H d -> B Q (H d)")
+        return nn.Dense(width, kernel_init=self.kernel_init, dtype=self.dtype, name="proj")(out)
+
+
+class Mlp(nn.Module):
+    """Linear - GELU (exact) - Linear."""
+
+    hidden: int
+    kernel_init: Callable = nn.initializers.xavier_uniform()
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        hidden = nn.Dense(self.hidden, kernel_init=self.kernel_init, dtype=self.dtype, name="fc1")(x)
+        hidden = jax.nn.gelu(hidden, approximate=False)
+        return nn.Dense(x.shape[-1], kernel_init=self.kernel_init, dtype=self.dtype, name="fc2")(hidden)
+
+
+def drop_path(branch: jax.Array, rate: jax.Array, key: jax.Array) -> jax.Array:
+    """Stochastic depth: drops a residual branch for whole clips with probability `rate`, rescaling the others."""
+    keep = 1.0 - rate
+    kept = jax.random.bernoulli(key, keep, (branch.shape[0],) + (1,) * (branch.ndim - 1))
+    return jnp.where(kept, branch / keep.astype(branch.dtype), 0).astype(branch.dtype)
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)); optional layer scale (DINOv2) and stochastic depth."""
+
+    num_heads: int
+    mlp_ratio: float = 4.0
+    qkv_bias: str = "qv"
+    layer_scale: bool = False
+    kernel_init: Callable = nn.initializers.xavier_uniform()
+    dtype: jnp.dtype = jnp.float32
+    backend: str = "auto"
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        num_queries: int | None = None,
+        drop: tuple[jax.Array, jax.Array] | None = None,
+    ) -> jax.Array:
+        """x [B N D] -> [B N D], or [B num_queries D] for the last tokens only.
+
+        Args:
+          drop: (rate, key) of stochastic depth, or None.
+        """
+        width = x.shape[-1]
+        keys = jax.random.split(drop[1]) if drop is not None else (None, None)
+
+        def branch(y, name, key):
+            if self.layer_scale:
+                y = y * self.param(name, nn.initializers.ones, (width,)).astype(y.dtype)
+            return y if key is None else drop_path(y, drop[0], key)
+
+        attention = Attention(self.num_heads, self.qkv_bias, self.kernel_init, self.dtype, self.backend, name="attn")
+        attended = attention(layer_norm("norm1", self.dtype)(x), num_queries)
+        if num_queries is not None:
+            x = x[:, -num_queries:]
+        x = x + branch(attended, "scale1", keys[0])
+        mlp = Mlp(int(width * self.mlp_ratio), self.kernel_init, self.dtype, name="mlp")
+        return x + branch(mlp(layer_norm("norm2", self.dtype)(x)), "scale2", keys[1])
+
+
+def init_stack(key: jax.Array, block: Block, depth: int, width: int):
+    """Parameters of `depth` blocks, each leaf with a leading L axis."""
+    example = jax.ShapeDtypeStruct((1, 2, width), jnp.float32)
+    zeros = jnp.zeros(example.shape, example.dtype)
+    return jax.vmap(lambda k: block.init(k, zeros)["params"])(jax.random.split(key, depth))
+
+
+def run_stack(
+    block: Block,
+    params,
+    x: jax.Array,
+    *,
+    num_outputs: int | None = None,
+    drop: tuple[float, jax.Array] | None = None,
+    remat: str = "none",
+    unroll: int = 1,
+    collect: bool = False,
+) -> tuple[jax.Array, jax.Array | None]:
+    """Runs stacked blocks.
+
+    Args:
+      params: from `init_stack`.
+      x: [B N D].
+      num_outputs: the last block computes only the last `num_outputs` tokens; keys and values still come from all.
+      drop: (largest rate, key) of stochastic depth; the rate grows linearly from 0 at the first block.
+      remat: what the backward pass recomputes, a key of REMAT_POLICIES.
+      unroll: blocks per scan step; the depth unrolls the stack.
+      collect: also return every block's output [L B N D] (not together with num_outputs).
+
+    Returns:
+      x after all blocks, [B N D] or [B num_outputs D], and the collected outputs or None.
+    """
+    if remat not in REMAT_POLICIES:
+        raise ValueError(f"remat {remat!r} is unknown: choose one of {tuple(REMAT_POLICIES)}")
+    depth = jax.tree.leaves(params)[0].shape[0]
+    drops = None
+    if drop is not None:
+        drops = (jnp.linspace(0.0, drop[0], depth), jax.random.split(drop[1], depth))
+
+    def step(x, layer, num_queries=None):
+        layer_params, layer_drop = layer
+        return block.apply({"params": layer_params}, x, num_queries, layer_drop)
+
+    if remat != "none":
+        step = jax.checkpoint(step, policy=REMAT_POLICIES[remat], static_argnums=(2,))
+
+    layers = (params, drops)
+    last = None
+    if num_outputs is not None and num_outputs < x.shape[1]:
+        last = jax.tree.map(lambda p: p[-1], layers)
+        layers = jax.tree.map(lambda p: p[:-1], layers)
+        depth -= 1
+
+    def scan_step(x, layer):
+        y = step(x, layer)
+        return y, (y if collect else None)
+
+    outputs = None
+    if depth:
+        x, outputs = jax.lax.scan(scan_step, x, layers, unroll=min(unroll, depth) if unroll else depth)
+    if last is not None:
+        x = step(x, last, num_outputs)
+    return x, outputs

@@ -1,0 +1,138 @@
+"""The SIGMA objective: score, assign, swap, cross-entropy.
+
+Letters: n tokens on this device (clips x hidden tubes), K prototypes, E target width, tau temperature. The two sides
+are `pred` (the video model's predictions) and `proj` (the projection network's, or the teacher's, features).
+
+In words, over all tokens j and prototypes k:
+
+    for each side:   scores[j, k]  = cos(features[j], prototypes[k])
+                     assignment[j] = Sinkhorn(scores)[j], balanced over the whole global batch; no gradient
+    loss = mean_j  - sum_k assignment_pred[j, k] * log softmax(scores_proj[j] / tau)[k]
+         + mean_j  - sum_k assignment_proj[j, k] * log softmax(scores_pred[j] / tau)[k]
+
+with hard (argmax) assignments as published, or soft ones as the paper's formula reads. On the pred side prototypes
+carry no gradient: they learn from the proj side only (goldens README, items 13-14).
+
+This is per-device code: inside `jax.shard_map` it sees its own tokens, and only K-vectors and scalars cross devices.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from sigma_jax.models.prototypes import cosine_scores
+from sigma_jax.ops.sinkhorn import hard_assignments, prototype_scalings, soft_assignments
+
+ASSIGNMENT_KINDS = ("hard", "soft")
+
+
+def symmetric_loss(
+    predictions: jax.Array,
+    projections: jax.Array,
+    prototypes: jax.Array,
+    *,
+    epsilon: float,
+    num_iters: int = 10,
+    temperature: float = 0.1,
+    assignments: str = "hard",
+    axis_names: tuple[str, ...] = (),
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The symmetric cross-prediction loss of this device's tokens, averaged over all devices.
+
+    Args:
+      predictions, projections: [n E].
+      prototypes: [K E], unit rows.
+      epsilon, num_iters: Sinkhorn's; temperature: the softmax's.
+      assignments: 'hard' (published) or 'soft'.
+      axis_names: mesh axes the tokens are spread over, inside shard_map.
+
+    Returns:
+      loss, fp32 scalar, and metrics (see `_metrics`).
+    """
+    if assignments not in ASSIGNMENT_KINDS:
+        raise ValueError(f"assignments {assignments!r} are unknown: choose one of {ASSIGNMENT_KINDS}")
+    sinkhorn = partial(prototype_scalings, epsilon=epsilon, num_iters=num_iters, axis_names=axis_names)
+
+    # 1) Score: prototypes learn from the proj side only.
+    proj_scores = cosine_scores(projections, prototypes)
+    pred_scores = cosine_scores(predictions, lax.stop_gradient(prototypes))
+
+    # 2) Assign: balanced over the global batch, no gradient.
+    proj_scalings, proj_error = sinkhorn(lax.stop_gradient(proj_scores))
+    pred_scalings, pred_error = sinkhorn(lax.stop_gradient(pred_scores))
+    proj_hard = hard_assignments(lax.stop_gradient(proj_scores), proj_scalings, epsilon)
+    pred_hard = hard_assignments(lax.stop_gradient(pred_scores), pred_scalings, epsilon)
+
+    # 3) Swap: each side predicts the other's assignment.
+    if assignments == "hard":
+        proj_loss = hard_cross_entropy(proj_scores, pred_hard, temperature)
+        pred_loss = hard_cross_entropy(pred_scores, proj_hard, temperature)
+    else:
+        proj_soft = soft_assignments(lax.stop_gradient(proj_scores), proj_scalings, epsilon)
+        pred_soft = soft_assignments(lax.stop_gradient(pred_scores), pred_scalings, epsilon)
+        proj_loss = soft_cross_entropy(proj_scores, pred_soft, temperature)
+        pred_loss = soft_cross_entropy(pred_scores, proj_soft, temperature)
+
+    average = partial(lax.pmean, axis_name=axis_names) if axis_names else (lambda x: x)
+    proj_loss, pred_loss = average(proj_loss), average(pred_loss)
+    metrics = {"loss_proj": proj_loss, "loss_pred": pred_loss}
+    num_prototypes = prototypes.shape[0]
+    metrics["loss_over_lnk"] = (proj_loss + pred_loss) / (2 * jnp.log(float(num_prototypes)))
+    for side, hard, error in (("proj", proj_hard, proj_error), ("pred", pred_hard, pred_error)):
+        used, entropy = prototype_usage(hard, num_prototypes, axis_names)
+        metrics |= {
+            f"prototypes_used_{side}": used,
+            f"assignment_entropy_{side}": entropy,
+            f"marginal_error_{side}": error,
+        }
+    return proj_loss + pred_loss, metrics
+
+
+def hard_cross_entropy(scores: jax.Array, assigned: jax.Array, temperature: float) -> jax.Array:
+    """Mean over tokens of -log softmax(scores / temperature)[assigned]; scores [n K], assigned [n] -> scalar."""
+    logits = scores / temperature
+    chosen = jnp.take_along_axis(logits, assigned[:, None], axis=1)[:, 0]
+    return jnp.mean(jax.nn.logsumexp(logits, axis=1) - chosen)
+
+
+def soft_cross_entropy(scores: jax.Array, assigned: jax.Array, temperature: float) -> jax.Array:
+    """Mean over tokens of -sum_k assigned_k log softmax(scores / temperature)_k; both [n K] -> scalar."""
+    logits = scores / temperature
+    return jnp.mean(jax.nn.logsumexp(logits, axis=1) - jnp.sum(assigned * logits, axis=1))
+
+
+def prototype_usage(
+    assigned: jax.Array, num_prototypes: int, axis_names: tuple[str, ...] = ()
+) -> tuple[jax.Array, jax.Array]:
+    """What shows a collapse: share of prototypes that any token chose, and entropy of the choices over ln K.
+
+    Args:
+      assigned: [n] int32.
+
+    Returns:
+      used, entropy: scalars in [0, 1], over all devices.
+    """
+    counts = jnp.zeros(num_prototypes, jnp.float32).at[assigned].add(1.0)
+    counts = lax.psum(counts, axis_names) if axis_names else counts
+    share = counts / jnp.sum(counts)
+    entropy = -jnp.sum(jnp.where(share > 0, share * jnp.log(jnp.where(share > 0, share, 1.0)), 0.0))
+    return jnp.mean(counts > 0), entropy / jnp.log(float(num_prototypes))
+
+
+def sharded_symmetric_loss(mesh: Mesh, batch_axes: tuple[str, ...], **settings):
+    """`symmetric_loss` over a mesh whose batch axes split the clips.
+
+    Returns:
+      A function of predictions [B M E], projections [B M E] (global arrays) and prototypes [K E] that gives the same
+      loss and metrics as one device would.
+    """
+
+    def local(predictions, projections, prototypes):
+        flat = (x.reshape(-1, x.shape[-1]) for x in (predictions, projections))
+        return symmetric_loss(*flat, prototypes, axis_names=batch_axes, **settings)
+
+    return jax.shard_map(local, mesh=mesh, in_specs=(P(batch_axes), P(batch_axes), P()), out_specs=P())

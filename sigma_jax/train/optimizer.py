@@ -1,0 +1,84 @@
+"""AdamW with the authors' parameter groups.
+
+Weight decay reaches matrices and prototypes only: not biases, norm scales, layer scales, tokens or position tables
+(goldens `group_weight_decay`, README item 22). With layer decay, the learning rate of block i is scaled by
+decay^(depth - i), the tube embedding's by decay^(depth + 1), everything else's by 1 (goldens/finetune_cls).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+DECAYED = ("kernel", "qkv", "prototypes")
+
+
+def path_of(key_path: tuple) -> str:
+    """A jax key path as 'a/b/c'."""
+    return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in key_path)
+
+
+def decay_mask(params: Any) -> Any:
+    """Which parameters weight decay reaches: a tree of bools."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path_of(path).rpartition("/")[2] in DECAYED, params)
+
+
+def layer_scales(params: Any, layer_decay: float) -> Any:
+    """Learning rate scales: a tree of arrays that broadcast against the parameters (stacked blocks: [L, 1, ...])."""
+    depth = max(
+        (leaf.shape[0] for path, leaf in jax.tree_util.tree_leaves_with_path(params) if "blocks" in path_of(path)),
+        default=0,
+    )
+
+    def scale(path, leaf):
+        name = path_of(path)
+        if "embed/" in name:
+            return np.float32(layer_decay ** (depth + 1))
+        if "blocks/" in name:
+            per_block = layer_decay ** (depth - np.arange(depth))
+            return per_block.reshape(-1, *(1,) * (leaf.ndim - 1)).astype(np.float32)
+        return np.float32(1.0)
+
+    return jax.tree_util.tree_map_with_path(scale, params)
+
+
+def adamw(
+    learning_rate: Callable[[jax.Array], jax.Array] | float,
+    *,
+    betas: tuple[float, float] = (0.9, 0.95),
+    weight_decay: float = 0.05,
+    layer_decay: float = 1.0,
+    clip_norm: float | None = None,
+    trainable: Callable[[str], bool] = lambda path: True,
+) -> optax.GradientTransformation:
+    """AdamW (epsilon 1e-8) as torch computes it, decay scaled by the learning rate.
+
+    Args:
+      learning_rate: a number, or a function of the step counted from 0.
+      clip_norm: largest global gradient norm, None for no clipping (published).
+      trainable: tells from a parameter's path whether it is updated; frozen ones hold no moments.
+    """
+    steps = [optax.scale_by_adam(*betas, eps=1e-8), optax.add_decayed_weights(weight_decay, decay_mask)]
+    if clip_norm is not None:
+        steps.insert(0, optax.clip_by_global_norm(clip_norm))
+    if layer_decay != 1.0:
+        steps.append(_scale_by_layer(layer_decay))
+    steps.append(optax.scale_by_learning_rate(learning_rate))
+
+    def labels(params):
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: "trained" if trainable(path_of(path)) else "frozen", params
+        )
+
+    return optax.partition({"trained": optax.chain(*steps), "frozen": optax.set_to_zero()}, labels)
+
+
+def _scale_by_layer(layer_decay: float) -> optax.GradientTransformation:
+    def update(updates, state, params):
+        scales = layer_scales(params, layer_decay)
+        return jax.tree.map(lambda u, s: u * jnp.asarray(s, u.dtype), updates, scales), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

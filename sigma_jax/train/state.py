@@ -1,0 +1,39 @@
+"""What a step changes, and named streams of randomness."""
+
+import zlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+class TrainState(NamedTuple):
+    """Everything a checkpoint restores besides the position in the data.
+
+    params, opt_state: trees, fp32. step: updates done, int32. nonfinite_steps: updates skipped so far because loss or
+    gradient was not finite; nonfinite_run: how many of the latest in a row.
+    """
+
+    step: jax.Array
+    params: Any
+    opt_state: Any
+    nonfinite_steps: jax.Array
+    nonfinite_run: jax.Array
+
+
+def new_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step. Call it under jit: every counter is its own buffer (donation needs that)."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizer.init(params),
+        nonfinite_steps=jnp.zeros((), jnp.int32),
+        nonfinite_run=jnp.zeros((), jnp.int32),
+    )
+
+
+def stream(seed: int, name: str, step: jax.Array | int = 0) -> jax.Array:
+    """The key of a named random stream at a step: adding a stream never changes another, a resumed run repeats none."""
+    key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()) & 0x7FFFFFFF)
+    return jax.random.fold_in(key, step)
