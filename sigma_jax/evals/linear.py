@@ -1,4 +1,4 @@
-"""Linear probe on cached features: multinomial logistic regression, solved to convergence.
+"""Linear probe on cached features: multinomial logistic regression by full-batch L-BFGS.
 
 A fast, deterministic measure for monitoring and small data sets. It is not the paper's linear probe, which trains a
 LayerNorm and a linear layer with AdamW under the full finetuning augmentation; do not compare the two numbers.

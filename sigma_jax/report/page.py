@@ -54,8 +54,9 @@ thead th { color: var(--muted); font-weight: 500; }
 tbody th { font-weight: 600; }
 .number { text-align: right; }
 figure { margin: 0 0 2rem; }
-img { display: block; max-width: 100%; height: auto; border: 1px solid var(--rule); border-radius: 6px;
+img { display: block; height: auto; max-width: 100%; border: 1px solid var(--rule); border-radius: 6px;
   background: #fff; }
+@media (max-width: 46rem) { .wide { max-width: none; width: 46rem; } } /* to be scrolled, not squinted at */
 figcaption { color: var(--muted); font-size: .92rem; margin-top: .5rem; max-width: 44rem; }
 pre { background: var(--panel); border-radius: 6px; padding: .8rem 1rem; overflow-x: auto;
   font: .85rem/1.5 ui-monospace, monospace; }
@@ -141,9 +142,11 @@ def _pictures(pictures: Sequence[Picture]) -> str:
         content = Path(picture.path).read_bytes()
         image = Image.open(io.BytesIO(content))
         data = base64.b64encode(content).decode("ascii")
+        wide = 'class="wide" ' if image.width > 800 else ""
         figures.append(
-            f'<figure>\n<img width="{image.width}" height="{image.height}" alt="{escape(picture.alt)}" '
-            f'src="data:{image.get_format_mimetype()};base64,{data}">\n'
+            f'<figure>\n<div class="scroll" tabindex="0" role="region" aria-label="{escape(picture.caption)}">\n'
+            f'<img {wide}width="{image.width}" height="{image.height}" alt="{escape(picture.alt)}" '
+            f'src="data:{image.get_format_mimetype()};base64,{data}">\n</div>\n'
             f"<figcaption>{escape(picture.caption)}</figcaption>\n</figure>")
     return "<section>\n<h2>Pictures</h2>\n" + "\n".join(figures) + "\n</section>"
 

@@ -95,8 +95,9 @@ def _draw_tube(clip: np.ndarray, tube: int, grid: tuple[int, int, int], tube_siz
                           first_column * pw : (first_column + columns) * pw], CELL)
     unit_x, unit_y = cell.width / columns, cell.height / rows
     left, top = (column - first_column) * unit_x, (row - first_row) * unit_y
-    box = np.array([left, top, left + unit_x - 1, top + unit_y - 1])
+    frame = np.array([left - 1, top - 1, left + unit_x, top + unit_y])
+    frame = np.clip(frame, 0, [cell.width - 1, cell.height - 1] * 2)  # dark outside, also at the edge of the cell
     pen = ImageDraw.Draw(cell)
-    pen.rectangle(list(box + [-1, -1, 1, 1]), outline=style.INK, width=4)
-    pen.rectangle(list(box), outline=style.PAPER, width=2)
+    pen.rectangle(list(frame), outline=style.INK, width=4)
+    pen.rectangle(list(frame + [1, 1, -1, -1]), outline=style.PAPER, width=2)
     return cell

@@ -55,7 +55,7 @@ def test_picture_shows_the_planted_pixels(tmp_path):
         return (_pixels(tmp_path, video, scores, max_prototypes=1, max_tubes=1, **rest) == (10, 250, 10)).all(-1).sum()
 
     unit = 48**2  # a third of 144 px
-    assert 0.75 * unit < greens(scores) < unit  # less the frame around it
+    assert 0.7 * unit < greens(scores) < unit  # less the frame around it
     assert greens(np.roll(scores, -9, axis=1)) == 0  # the same place, one time step earlier
     assert greens(np.roll(scores, 2, axis=1)) > greens(scores)  # a neighbour: seen, but the frame is elsewhere
     assert greens(scores[:, 9:], tube_idx=np.tile(np.arange(9, 18), (4, 1))) == greens(scores)
