@@ -6,6 +6,7 @@ folder appears under its number only when complete, so a save that was killed le
 Paths may be relative, or gs:// and s3:// as far as etils.epath reaches.
 """
 
+import contextlib
 import signal
 from typing import Any
 
@@ -89,7 +90,7 @@ class Checkpointer:
         return True
 
     def failure(self) -> str | None:
-        """A sentence when the save in the background has failed since the last call. Call it every step: no waiting."""
+        """A sentence (also logged) when the save in the background has failed. Call it every step: it does not wait."""
         if self._pending is None or self._manager.is_saving_in_progress():
             return None
         return self._collect()
@@ -210,8 +211,8 @@ def restore_subtree(path: str | epath.Path, abstract: Any) -> Any:
     path = find_checkpoint(path)
     _check_fits(path, abstract, partial=True)
     restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        arguments = ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args, partial_restore=True)
+    arguments = ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args, partial_restore=True)
+    with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
         restored = reader.restore(path / "state", args=arguments)
     _check_content(path, restored, _read_json(path, "content_hash"))
     return restored
@@ -230,14 +231,14 @@ def _complete_steps(folder: epath.Path) -> list[int]:
 
 
 def _read_json(path: epath.Path, item: str) -> dict:
-    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+    with contextlib.closing(ocp.JsonCheckpointHandler()) as reader:
         return reader.restore(path / item)
 
 
 def _check_fits(path: epath.Path, abstract: Any, partial: bool) -> None:
     """Compare names, shapes and dtypes before any array is read; partial: the checkpoint may hold more."""
-    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
-        metadata = reader.metadata(path / "state").item_metadata.tree
+    with contextlib.closing(ocp.StandardCheckpointHandler()) as reader:
+        metadata = reader.metadata(path / "state").tree
     saved, wanted = (dict(zip(*named_leaves(tree), strict=True)) for tree in (metadata, abstract))
     wrong = [f"{name}: not in the checkpoint" for name in wanted.keys() - saved.keys()]
     if not partial:

@@ -204,6 +204,7 @@ def small_files():
     signal.signal(signal.SIGXFSZ, handler)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # orbax, closing its loop
 def test_late_failure_is_reported_and_survived(tmp_path, small_files):
     state = _state(columns=1013)
     checkpointer = _checkpointer(tmp_path, keep_last=1, max_save_failures=2)
