@@ -78,7 +78,7 @@ def resolve_duration(
     if len(given) != 1:
         found = "none of them is set" if not given else "got " + " and ".join(f"{k}={v}" for k, v in given.items())
         raise ValueError(f"{name}: set exactly one of {', '.join(f'{name}_{unit}' for unit in UNITS)}; {found}")
-    (field, value), = given.items()
+    ((field, value),) = given.items()
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
         raise ValueError(f"{field} is {value!r}, expected a number >= 0")
     if field.endswith("_steps"):
