@@ -1,0 +1,53 @@
+"""The account of records that could not be read: counted, listed once each, and a limit on their share."""
+
+import json
+import logging
+import os
+from pathlib import Path
+
+_MIN_SEEN = 1000  # clips before the share of bad records means something (or one epoch, if that is less)
+
+
+class BadRecords:
+    """Counts unreadable records, lists each once in a file, and stops the run above a fraction."""
+
+    def __init__(self, max_fraction: float, path: str | os.PathLike | None, num_records: int):
+        self.max_fraction, self.path = max_fraction, Path(path) if path else None
+        self.min_seen = min(_MIN_SEEN, num_records)
+        self.found, self.clips, self.failures = {}, 0, 0
+        if self.path and self.path.exists():  # a resumed run
+            lines = self.path.read_text().splitlines(keepends=True)
+            entries = [json.loads(line) for line in lines if line.endswith("\n")]  # a killed run may cut the last one
+            self.found = {entry["record"]: entry for entry in entries}
+
+    def add(self, bad: list[dict], num_clips: int, failure: str) -> None:
+        """Books one chunk: its unreadable records, its clips and why it could not be filled (empty: it could).
+
+        Raises RuntimeError where it could not be filled or where too many records are unreadable.
+        """
+        new = {entry["record"]: entry for entry in bad if entry["record"] not in self.found}
+        for entry in new.values():
+            logging.warning("unreadable record: %s", entry)
+        if new and self.path:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a") as file:
+                file.writelines(json.dumps(entry) + "\n" for entry in new.values())
+        self.found |= new
+        self.clips += num_clips
+        self.failures += len(bad)
+        if failure:
+            raise RuntimeError(f"{failure}. {self._where()}")
+        fraction = self.stats()["bad_fraction"]
+        if self.clips >= self.min_seen and fraction > self.max_fraction:
+            raise RuntimeError(
+                f"{fraction:.1%} of the records cannot be read ({len(self.found)} different in {self.clips} clips); "
+                f"max_bad_fraction is {self.max_fraction:.1%}. {self._where()} Copy or prepare the data again."
+            )
+
+    def _where(self) -> str:
+        return f"The list is in {self.path}." if self.path else f"So far: {list(self.found.values())[:5]}."
+
+    def stats(self) -> dict[str, float]:
+        reads = self.clips + self.failures
+        fraction = self.failures / reads if reads else 0.0
+        return {"bad_videos": len(self.found), "bad_fraction": fraction, "clips_seen": self.clips}

@@ -1,0 +1,84 @@
+"""What is cut out of one video: its record is read, the chosen frames are decoded, cropped and resized."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from sigma_jax.data import augment, decode, records, sampling
+
+CROPS = ("multi_scale", "center", "none")
+
+
+@dataclass(frozen=True)
+class ClipSpec:
+    """What is cut out of a video."""
+
+    num_frames: int
+    frame_stride: int
+    image_size: int
+    crop: str = "center"  # one of CROPS
+
+    def __post_init__(self):
+        if self.crop not in CROPS:
+            raise ValueError(f"crop {self.crop!r} is unknown, expected one of {CROPS}")
+        if min(self.num_frames, self.frame_stride, self.image_size) < 1:
+            raise ValueError(f"num_frames, frame_stride and image_size must be at least 1, got {self}")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.num_frames, self.image_size, self.image_size, 3
+
+
+class ClipReader:
+    """Reads one clip of one record. Runs in worker processes and threads."""
+
+    def __init__(self, source: records.RecordSource, spec: ClipSpec, cache_decoded: bool):
+        self.source, self.spec = source, spec
+        self._cache = {} if cache_decoded else None
+
+    def read(self, index: int, rng: np.random.Generator | None) -> tuple[np.ndarray, int]:
+        """(clip uint8 [F s s 3], label) of record `index`: a random clip, or without rng the central one.
+
+        Raises BadRecord or BadVideo where there is none.
+        """
+        record, num_frames, decoded = self._load(index)
+        if rng is None:
+            frames = sampling.center_indices(num_frames, self.spec.num_frames, self.spec.frame_stride)
+        else:
+            frames = sampling.pretrain_indices(num_frames, self.spec.num_frames, self.spec.frame_stride, rng)
+        if decoded is None:
+            video = decode.decode_frames(record.video, frames, num_frames)
+        else:
+            video = decoded[frames]
+        return self._crop(video, rng), record.label
+
+    def _load(self, index: int) -> tuple[records.Record, int, np.ndarray | None]:
+        if self._cache is not None and index in self._cache:
+            return self._cache[index]
+        record, decoded = self.source[index], None
+        # a record that does not know its length (another writer's) is decoded to find out
+        num_frames = record.num_frames or decode.probe(record.video).num_frames
+        if self._cache is not None:
+            decoded = decode.decode_frames(record.video, np.arange(num_frames), num_frames)
+            self._cache[index] = replace(record, video=b""), num_frames, decoded
+        return record, num_frames, decoded
+
+    def _crop(self, video: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
+        size = self.spec.image_size
+        if self.spec.crop == "multi_scale":
+            return augment.crop_resize(video, augment.multi_scale_crop_box(*video.shape[1:3], size, rng), size)
+        if self.spec.crop == "center":
+            return augment.center_crop_resize(video, size)
+        if video.shape[1:3] != (size, size):
+            raise ValueError(f"crop 'none' expects {size} x {size} videos, got {video.shape[1]} x {video.shape[2]}")
+        return video
+
+    def describe(self, index: int, error: Exception) -> dict:
+        """One line of bad_records.jsonl."""
+        shard, number = self.source.locate(index)
+        try:
+            key = self.source[index].key
+        except records.BadRecord:
+            key = ""  # lost with the record
+        name = self.source.shards[shard].name
+        return {"record": index, "key": key, "shard": name, "record_in_shard": number, "reason": str(error)}

@@ -1,0 +1,278 @@
+"""Shards -> clips -> batches with grain: batch i is a pure function of (seed, i).
+
+The stream of a run is the concatenation of its epochs, each a new exact shuffle of all records. Global batch i holds
+the places i*G .. i*G + G - 1 of the stream (G = global batch; it may span two epochs), and host h gets its h-th part.
+What is random about a clip (frames, crop, replacement of an unreadable record) depends on (seed, place) only. So the
+position of a run is one number, whatever the number of workers and hosts.
+
+Workers hand over chunks, whole parts of a batch small enough to be kept in memory several times.
+"""
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import grain
+import numpy as np
+from absl import flags
+
+from sigma_jax.data import decode, records
+from sigma_jax.data.bad_records import BadRecords
+from sigma_jax.data.clips import ClipReader, ClipSpec
+
+_CHUNK_BYTES = 2**25
+_MAX_REPLACEMENTS = 20
+_ENDLESS = 2**60
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Which places of the stream a chunk holds: batches are cut into equal chunks of at most _CHUNK_BYTES."""
+
+    global_batch: int
+    process_index: int
+    process_count: int
+    clip_bytes: int
+
+    def __post_init__(self):
+        if self.global_batch < 1 or self.global_batch % self.process_count:
+            raise ValueError(f"global_batch {self.global_batch} does not divide over {self.process_count} processes")
+
+    @property
+    def rows(self) -> int:
+        return self.global_batch // self.process_count
+
+    @property
+    def chunk_rows(self) -> int:
+        fits = max(_CHUNK_BYTES // self.clip_bytes, 1)
+        return max(n for n in range(1, self.rows + 1) if self.rows % n == 0 and n <= fits)
+
+    @property
+    def chunks_per_batch(self) -> int:
+        return self.rows // self.chunk_rows
+
+    def places(self, chunk: int) -> range:
+        batch, part = divmod(chunk, self.chunks_per_batch)
+        first = batch * self.global_batch + self.process_index * self.rows + part * self.chunk_rows
+        return range(first, first + self.chunk_rows)
+
+
+class _PretrainChunks:
+    """Chunk number -> rows of the endless shuffled stream."""
+
+    def __init__(self, reader: ClipReader, layout: _Layout, seed: int):
+        self.reader, self.layout, self.seed = reader, layout, seed
+        shuffle_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
+        # grain reshuffles each repetition; looked up by place, nothing is ever listed
+        self.order = grain.MapDataset.range(len(reader.source)).shuffle(seed=shuffle_seed).repeat()
+
+    def __call__(self, chunk: int) -> dict:
+        out = _empty_chunk(self.layout, self.reader.spec)
+        for row, place in enumerate(self.layout.places(int(chunk))):
+            out["weight"][row] = 1
+            if not self._fill(out, row, place):
+                out["failure"] = f"{_MAX_REPLACEMENTS} records in a row could not be read, the last: {out['bad'][-1]}"
+                break
+        return out
+
+    def _fill(self, out: dict, row: int, place: int) -> bool:
+        index = int(self.order[place])
+        for attempt in range(_MAX_REPLACEMENTS):
+            rng = np.random.default_rng((self.seed, place, attempt))
+            try:
+                out["video"][row], out["label"][row] = self.reader.read(index, rng)
+            except (records.BadRecord, decode.BadVideo) as error:
+                out["bad"].append(self.reader.describe(index, error))
+                index = int(np.random.default_rng((self.seed, place, attempt, 1)).integers(len(self.reader.source)))
+            else:
+                out["record"][row] = index
+                return True
+        return False
+
+
+class _EvalChunks:
+    """Chunk number -> rows of one pass in order; rows beyond the end have weight 0."""
+
+    def __init__(self, reader: ClipReader, layout: _Layout, allow_incomplete: bool):
+        self.reader, self.layout, self.allow_incomplete = reader, layout, allow_incomplete
+
+    def __call__(self, chunk: int) -> dict:
+        out = _empty_chunk(self.layout, self.reader.spec)
+        for row, index in enumerate(self.layout.places(int(chunk))):
+            if index >= len(self.reader.source):
+                continue
+            try:
+                out["video"][row], out["label"][row] = self.reader.read(index, None)
+                out["record"][row], out["weight"][row] = index, 1
+            except (records.BadRecord, decode.BadVideo) as error:
+                out["bad"].append(self.reader.describe(index, error))
+                if not self.allow_incomplete:
+                    out["failure"] = f"evaluation needs every video, but this one cannot be read: {out['bad'][-1]}"
+        return out
+
+
+def _empty_chunk(layout: _Layout, spec: ClipSpec) -> dict:
+    """Rows to be filled; a dict, because grain passes the arrays of a dict through shared memory."""
+    n = layout.chunk_rows
+    return {
+        "video": np.zeros((n, *spec.shape), np.uint8),
+        "label": np.full(n, -1, np.int32),
+        "record": np.full(n, -1, np.int64),
+        "weight": np.zeros(n, np.float32),
+        "bad": [],  # records that could not be read, see ClipReader.describe
+        "failure": "",  # why rows are empty that should not be
+    }
+
+
+class Loader(Iterator):
+    """Iterator over one host's batches: video uint8 [b F s s 3], label int32 [b], record int64 [b] (and weight [b]).
+
+    `label` is -1 where a record has no class, `record` the number of the record in its split.
+    """
+
+    def __init__(self, chunks: _PretrainChunks | _EvalChunks, *, num_batches: int, num_workers: int, bad: BadRecords):
+        self.num_records = len(chunks.reader.source)
+        self._chunks, self._num_batches, self._num_workers, self._bad = chunks, num_batches, num_workers, bad
+        self._next_batch, self._iterator = 0, None
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        """The next batch.
+
+        Raises:
+          RuntimeError: too many unreadable records, or in evaluation a single one.
+          StopIteration: after the last batch of an evaluation.
+        """
+        if self._iterator is None:
+            self._iterator = iter(self._dataset())
+        chunks = [next(self._iterator) for _ in range(self._chunks.layout.chunks_per_batch)]
+        for chunk in chunks:
+            self._bad.add(chunk["bad"], len(chunk["record"]), chunk["failure"])
+        self._next_batch += 1
+        if isinstance(self._chunks, _EvalChunks):
+            names = ("video", "label", "record", "weight")
+        else:
+            names = ("video", "label", "record")
+        parts = {name: [chunk[name] for chunk in chunks] for name in names}
+        return {name: part[0] if len(part) == 1 else np.concatenate(part) for name, part in parts.items()}
+
+    def _dataset(self) -> grain.IterDataset:
+        per_batch = self._chunks.layout.chunks_per_batch
+        dataset = grain.MapDataset.range(self._next_batch * per_batch, self._num_batches * per_batch)
+        dataset = dataset.map(self._chunks)
+        ahead = 2 * per_batch  # two batches are prepared ahead, here or by all workers together
+        if not self._num_workers:
+            return dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=ahead))
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags, which a plain script never parses
+        dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
+        buffer = math.ceil(ahead / self._num_workers)
+        return dataset.mp_prefetch(grain.MultiprocessingOptions(self._num_workers, per_worker_buffer_size=buffer))
+
+    def state(self) -> dict[str, int]:
+        """The position: number of the batch that comes next. Batches prepared but not handed out do not count."""
+        return {"next_batch": self._next_batch}
+
+    def restore(self, state: dict[str, int]) -> None:
+        """Continues as a loader that returned state() did, whatever its number of workers or hosts."""
+        self.close()
+        self._next_batch = int(state["next_batch"])
+
+    def stats(self) -> dict[str, float]:
+        """bad_videos (distinct records that could not be read), bad_fraction (of all reads), clips_seen."""
+        return self._bad.stats()
+
+    @property
+    def bad_records(self) -> list[dict]:
+        """What could not be read: record, key, shard, record_in_shard, reason."""
+        return list(self._bad.found.values())
+
+    def close(self) -> None:
+        """Ends the workers; the next batch would start new ones."""
+        if self._iterator is not None:
+            self._iterator.close()
+            self._iterator = None
+
+
+def pretrain_loader(
+    data_dir: str | os.PathLike,
+    *,
+    split: str = "train",
+    num_frames: int,
+    frame_stride: int,
+    image_size: int,
+    global_batch: int,
+    seed: int,
+    num_workers: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    crop: str = "multi_scale",
+    max_bad_fraction: float = 0.01,
+    bad_records_path: str | os.PathLike | None = None,
+    start_batch: int = 0,
+    cache_decoded: bool = False,
+) -> Loader:
+    """Endless shuffled random clips for pre-training.
+
+    Args:
+      data_dir: folder with the shards of `tools.prepare`.
+      split: which split of it.
+      num_frames, frame_stride, image_size: the clip; see sampling.pretrain_indices.
+      global_batch: clips per step over all processes.
+      seed: decides order, frames and crops; not negative.
+      num_workers: processes that read; 0 reads in threads of this process.
+      process_index, process_count: which part of each global batch is this host's.
+      crop: multi_scale (published recipe), center, or none (videos must have image_size already).
+      max_bad_fraction: share of unreadable records above which the run stops.
+      bad_records_path: JSON lines file that names each unreadable record once; one per process.
+      start_batch: first batch handed out.
+      cache_decoded: keep decoded videos in memory (of each worker); for small data sets only.
+
+    Raises:
+      DataSetError: the shards are missing or not in order.
+      ValueError: settings that make no clip or no equal batches.
+    """
+    spec = ClipSpec(num_frames, frame_stride, image_size, crop)
+    reader = ClipReader(_open_source(data_dir, split), spec, cache_decoded)
+    layout = _Layout(global_batch, process_index, process_count, math.prod(spec.shape))
+    bad = BadRecords(max_bad_fraction, bad_records_path, len(reader.source))
+    chunks = _PretrainChunks(reader, layout, seed)
+    loader = Loader(chunks, num_batches=_ENDLESS // global_batch, num_workers=num_workers, bad=bad)
+    loader.restore({"next_batch": start_batch})
+    return loader
+
+
+def eval_loader(
+    data_dir: str | os.PathLike,
+    *,
+    split: str = "val",
+    num_frames: int,
+    frame_stride: int,
+    image_size: int,
+    global_batch: int,
+    num_workers: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    crop: str = "center",
+    allow_incomplete: bool = False,
+) -> Loader:
+    """One pass over a split in order, the central clip of each video; the last batch is filled up with weight 0.
+
+    Args as in pretrain_loader. With allow_incomplete a video that cannot be read gets weight 0 and is listed in
+    `bad_records`; otherwise it is a RuntimeError that names it.
+    """
+    if crop == "multi_scale":
+        raise ValueError("crop 'multi_scale' is random; evaluation takes 'center' or 'none'")
+    spec = ClipSpec(num_frames, frame_stride, image_size, crop)
+    reader = ClipReader(_open_source(data_dir, split), spec, cache_decoded=False)
+    layout = _Layout(global_batch, process_index, process_count, math.prod(spec.shape))
+    chunks, num_batches = _EvalChunks(reader, layout, allow_incomplete), math.ceil(len(reader.source) / global_batch)
+    bad = BadRecords(max_fraction=1.0, path=None, num_records=len(reader.source))
+    return Loader(chunks, num_batches=num_batches, num_workers=num_workers, bad=bad)
+
+
+def _open_source(data_dir: str | os.PathLike, split: str) -> records.RecordSource:
+    source = records.RecordSource(data_dir, split)
+    if not len(source):
+        raise records.DataSetError(f"split {split!r} in {data_dir} holds no records")
+    return source
