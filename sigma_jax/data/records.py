@@ -9,7 +9,6 @@ import logging
 import os
 import re
 import struct
-import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,20 +200,25 @@ def build_index(data_dir: str | Path, split: str) -> Path:
         "counts": np.array([len(o) for o in offsets], np.int64),
         "offsets": np.concatenate(offsets),
     }
-    path = _index_path(shards[0])
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:
+    path = _index_of(shards[0])
+    partial = path.with_name(f"{path.name}.{os.uname().nodename}.{os.getpid()}.partial")  # hosts may build it at once
+    with partial.open("wb") as file:
         np.savez(file, **arrays)
-    os.replace(file.name, path)
+    os.replace(partial, path)
     return path
 
 
-def _index_path(first_shard: Path) -> Path:
+def index_path(data_dir: Path, name: str, split: str) -> Path:
+    return data_dir / f"{name}-{split}.index.npz"
+
+
+def _index_of(first_shard: Path) -> Path:
     match = _SHARD.match(first_shard.name)
-    return first_shard.with_name(f"{match['name']}-{match['split']}.index.npz")
+    return index_path(first_shard.parent, match["name"], match["split"])
 
 
 def _load_index(data_dir: Path, split: str, shards: list[Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    path = _index_path(shards[0])
+    path = _index_of(shards[0])
     if not path.exists():
         logging.info("building the index %s", path)
         build_index(data_dir, split)

@@ -1,0 +1,98 @@
+"""Which videos there are and what they show: a folder with class sub-folders, or a `path label` list."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+SUFFIXES = frozenset(".3gp .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .vob .webm .wmv".split())
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A video to be prepared."""
+
+    path: Path
+    key: str  # relative to the folder of videos
+    label: str  # as written; empty: no class
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A video that is left out, and why."""
+
+    key: str
+    reason: str
+
+
+def list_folder(folder: Path) -> tuple[list[Entry], list[str]]:
+    """(videos in order of their names, names of other files). Class: the first folder below `folder`, if any."""
+    entries, others = [], []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            path = Path(parent, name)
+            relative = path.relative_to(folder)
+            if name.startswith("."):
+                continue
+            if path.suffix.lower() not in SUFFIXES:
+                others.append(str(relative))
+                continue
+            label = relative.parts[0] if len(relative.parts) > 1 else ""
+            entries.append(Entry(path, relative.as_posix(), label))
+    return sorted(entries, key=lambda entry: entry.key), sorted(others)
+
+
+def list_csv(csv: Path, folder: Path) -> tuple[list[Entry], list[Refusal]]:
+    """Videos of a list, one `path label` a line, separated by tabs, commas or blanks throughout.
+
+    Paths are relative to `folder` (or absolute) and may contain blanks; blank lines and a `path,label` header are
+    skipped; a list of bare paths gives videos without a class. A line that does not fit, a missing file or one listed
+    before is refused.
+    """
+    text = csv.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    separator = _find_separator([line for _, line in lines])
+    entries, refused, seen = [], [], {}
+    for number, line in lines:
+        name, label = line, ""
+        if separator is not None:
+            parts = [part.strip().strip('"') for part in line.rsplit(None if separator == " " else separator, 1)]
+            if len(parts) < 2 or not all(parts):
+                refused.append(Refusal(line, f"line {number} of {csv.name}: expected `path label`"))
+                continue
+            name, label = parts
+        if (name.lower(), label.lower()) == ("path", "label"):
+            continue
+        path = folder / name
+        real = os.path.realpath(path)
+        if not path.is_file():
+            refused.append(Refusal(name, f"line {number} of {csv.name}: no such file {path}"))
+        elif real in seen:
+            refused.append(Refusal(name, f"line {number} of {csv.name}: already listed in line {seen[real]}"))
+        else:
+            seen[real] = number
+            entries.append(Entry(path, name, label))
+    return entries, refused
+
+
+def _find_separator(lines: list[str]) -> str | None:
+    """The separator that most lines have, tab before comma before blank; None for a list of bare paths."""
+    for separator in "\t, ":
+        if sum(separator in line for line in lines) > len(lines) / 2:
+            return separator
+    return None
+
+
+def number_labels(entries: list[Entry], known: list[str]) -> tuple[dict[str, int], list[str]]:
+    """(label text -> class index, class names in order).
+
+    Integers stand for themselves (-1: no class) and need no names. Otherwise the index is the place among `known` names
+    (of a label map that exists already), or else among the sorted names. Labels without an index are absent.
+    """
+    texts = sorted({entry.label for entry in entries} - {""})
+    if all(text.lstrip("+-").isdecimal() for text in texts):
+        limit = len(known) or 2**31
+        return {text: int(text) for text in texts if -1 <= int(text) < limit} | {"": -1}, known
+    names = known or texts
+    indices = {name: index for index, name in enumerate(names)}
+    return {text: indices[text] for text in texts if text in indices} | {"": -1}, names

@@ -1,0 +1,66 @@
+"""Sidecars of a data set: what TFDS needs to open our shards, and the label map.
+
+`dataset_info.json` and `features.json` are in the format of tensorflow-datasets, so that
+`tfds.builder_from_directory(data_dir)` finds the splits; `label_map.txt` has one class name a line, index = line.
+"""
+
+import json
+import os
+from pathlib import Path
+
+_TENSOR, _TEXT, _SCALAR = (
+    f"tensorflow_datasets.core.features.{name}"
+    for name in ("tensor_feature.Tensor", "text_feature.Text", "scalar.Scalar")
+)
+
+
+def write_metadata(data_dir: Path, name: str, split: str, lengths: list[int], num_bytes: int) -> None:
+    """Adds one split (records per shard, bytes of all shards) to dataset_info.json; writes features.json."""
+    info_path = data_dir / "dataset_info.json"
+    splits = read_json(info_path).get("splits", [])
+    entry = {
+        "filepathTemplate": "{DATASET}-{SPLIT}-{SHARD_X_OF_Y}.{FILEFORMAT}",
+        "name": split,
+        "numBytes": str(num_bytes),
+        "shardLengths": [str(n) for n in lengths],
+    }
+    splits = sorted([s for s in splits if s["name"] != split] + [entry], key=lambda s: s["name"])
+    info = {
+        "description": "Compressed videos as they came, one a record; written by sigma_jax.tools.prepare.",
+        "fileFormat": "tfrecord",
+        "name": name,
+        "splits": splits,
+        "version": "1.0.0",
+    }
+    write_json(info_path, info)
+    features = {"video": _tensor(_TENSOR, "string"), "fps": _tensor(_SCALAR, "float32")}
+    features |= {name: _tensor(_SCALAR, "int64") for name in ("label", "num_frames", "height", "width")}
+    features |= {name: {"pythonClassName": _TEXT, "text": {}} for name in ("key", "label_name")}
+    class_name = "tensorflow_datasets.core.features.features_dict.FeaturesDict"
+    write_json(data_dir / "features.json", {"pythonClassName": class_name, "featuresDict": {"features": features}})
+
+
+def _tensor(class_name: str, dtype: str) -> dict:
+    return {"pythonClassName": class_name, "tensor": {"shape": {}, "dtype": dtype, "encoding": "none"}}
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Writes a file that is either there completely or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    os.replace(partial, path)
+
+
+def read_json(path: Path) -> dict:
+    """The content of a file, empty where there is none."""
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def read_label_map(data_dir: Path) -> list[str]:
+    """Class names in order of their index; empty where the data set has none."""
+    path = data_dir / "label_map.txt"
+    return path.read_text(errors="surrogateescape").splitlines() if path.exists() else []
+
+
+def write_label_map(data_dir: Path, names: list[str]) -> None:
+    (data_dir / "label_map.txt").write_text("".join(f"{name}\n" for name in names), errors="surrogateescape")

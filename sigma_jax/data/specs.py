@@ -1,0 +1,36 @@
+"""Data sets by name: how many classes and videos they should have, and how their clips are sampled.
+
+Counts of K400 and SSv2 are those of the lists the published recipes train on; UCF101 and HMDB51 are split 1 of the
+official lists. `frame_stride` of K400 and SSv2 is that of SIGMA's pre-training, the others follow K400.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """One data set. A count of 0 means that any number is fine."""
+
+    num_classes: int
+    num_train: int
+    num_val: int
+    frame_stride: int
+    num_frames: int = 16
+    image_size: int = 224
+    source: str = ""
+
+
+SPECS = {
+    "k400": DataSpec(400, 240_436, 19_796, 4, source="Kinetics-400, Kay et al. 2017 (arXiv 1705.06950)"),
+    "ssv2": DataSpec(174, 168_913, 24_777, 2, source="Something-Something V2, Goyal et al. 2017 (arXiv 1706.04261)"),
+    "ucf101": DataSpec(101, 9_537, 3_783, 4, source="UCF101 split 1, Soomro et al. 2012 (arXiv 1212.0402)"),
+    "hmdb51": DataSpec(51, 3_570, 1_530, 4, source="HMDB51 split 1, Kuehne et al. 2011 (ICCV)"),
+    "synthetic": DataSpec(40, 0, 0, 1, num_frames=8, image_size=32, source="data/synthetic.py: 8 motions x 5 shapes"),
+}
+
+
+def get_spec(name: str) -> DataSpec:
+    """Raises KeyError that lists the known names."""
+    if name not in SPECS:
+        raise KeyError(f"data set {name!r} is unknown, expected one of {sorted(SPECS)}")
+    return SPECS[name]
