@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-SUFFIXES = frozenset(".3gp .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .vob .webm .wmv".split())
+_SUFFIXES = ".3gp .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .vob .webm .wmv"
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def list_folder(folder: Path) -> tuple[list[Entry], list[str]]:
             relative = path.relative_to(folder)
             if name.startswith("."):
                 continue
-            if path.suffix.lower() not in SUFFIXES:
+            if path.suffix.lower() not in _SUFFIXES.split():
                 others.append(str(relative))
                 continue
             label = relative.parts[0] if len(relative.parts) > 1 else ""

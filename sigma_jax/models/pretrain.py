@@ -62,7 +62,7 @@ class PretrainModel(nn.Module):
                     f"{self.target_width}: they must agree"
                 )
             self.projection = ProjectionNetwork(self.projection_widths, self.compute.dtype)
-        if self.num_prototypes:
+        if self.num_prototypes and (self.is_initializing() or self.has_variable("params", "prototypes")):
             self.prototypes = self.param(
                 "prototypes", nn.initializers.normal(1.0), (self.num_prototypes, self.target_width)
             )

@@ -215,3 +215,12 @@ def diff_configs(old: Mapping[str, Any] | ConfigDict, new: Mapping[str, Any] | C
 
 def _tupled(value: Any) -> Any:
     return tuple(_tupled(item) for item in value) if isinstance(value, (list, tuple)) else value
+
+
+def load_json(path: str | Path) -> ConfigDict:
+    """The config that `save_config` wrote; lists become tuples."""
+
+    def tupled(tree: dict[str, Any]) -> dict[str, Any]:
+        return {key: tupled(value) if isinstance(value, dict) else _tupled(value) for key, value in tree.items()}
+
+    return ConfigDict(tupled(json.loads(Path(path).read_text()))).lock()

@@ -1,0 +1,97 @@
+"""Trains what a config says.
+
+    python -m sigma_jax.main --config=configs/k400.py --workdir=runs/k400 --data_dir=DATA/k400
+    python -m sigma_jax.main --config=configs/k400.py:size=S,target=dino --config.optim.base_lr=1e-4 ...
+
+The same workdir resumes. Exit status: 0 done, 75 preempted (start the same command again), 1 anything else.
+"""
+
+import os
+import sys
+from importlib import metadata
+from pathlib import Path
+
+if "host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+    os.environ.setdefault("PJRT_NPROC", "16")  # fewer threads than simulated devices deadlock at collectives
+
+import jax
+from absl import flags, logging
+
+from sigma_jax import __version__
+from sigma_jax.train import config as configs
+from sigma_jax.train import loop, setup
+from sigma_jax.train.logs import start_logging
+from sigma_jax.train.report import write_report
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("config", None, "Config file, with structure after ':', e.g. configs/k400.py:size=S", required=True)
+flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, logs, pictures. The same folder resumes.")
+flags.DEFINE_string("data_dir", None, "Folder of record shards, made by sigma_jax.tools.prepare.")
+flags.DEFINE_string("teacher", None, "Weights of the frozen teacher (.npz), for target=dino or feature.")
+flags.DEFINE_bool("random_teacher", False, "Use a random teacher: smoke tests only.")
+flags.DEFINE_string("platform", None, "cpu: train on the CPU even if the config needs an accelerator.")
+flags.DEFINE_bool("allow_config_change", False, "Resume although the config differs from the checkpoint's.")
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "av")
+USER_ERRORS = (ValueError, TypeError, AttributeError, FileNotFoundError, setup.NoAccelerator, loop.NonFinite)
+
+
+def versions() -> dict[str, str]:
+    """What made a run."""
+    found = {"sigma_jax": __version__, "python": sys.version.split()[0], "platform": jax.default_backend()}
+    return found | {name: metadata.version(name) for name in PACKAGES}
+
+
+def use_compilation_cache() -> None:
+    """Compiled programs are kept between runs, unless JAX_COMPILATION_CACHE_DIR says where (or is empty: nowhere)."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "sigma_jax" / "xla"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def run(config, command: list[str]) -> None:
+    """Plans, trains, reports."""
+    if not FLAGS.workdir or not FLAGS.data_dir:
+        raise ValueError(
+            f"got --workdir={FLAGS.workdir} --data_dir={FLAGS.data_dir}: both are needed. Make a data folder with "
+            "python -m sigma_jax.tools.prepare --videos=FOLDER --out=DIR"
+        )
+    setup.require_platform(config, FLAGS.platform)
+    workdir = Path(FLAGS.workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    job = setup.build(config, workdir, FLAGS.data_dir, teacher=FLAGS.teacher, random_teacher=FLAGS.random_teacher)
+    loop.write_run_files(job, command, versions())
+    for line in job.plan.describe():
+        logging.info("plan: %s", line)
+    state = loop.train(job, allow_config_change=FLAGS.allow_config_change)
+    if jax.process_index() == 0:
+        logging.info("report: %s", write_report(job, state))
+
+
+def main(argv: list[str]) -> int:
+    """Parses flags and overrides; user errors are sentences, not tracebacks."""
+    start_logging()
+    try:
+        rest, overrides = configs.split_command_line(argv)
+        FLAGS(rest)
+        if FLAGS.platform:
+            jax.config.update("jax_platforms", FLAGS.platform)
+        use_compilation_cache()
+        config = configs.apply_overrides(configs.load_config(FLAGS.config), overrides)
+        run(config, ["python", "-m", "sigma_jax.main", *argv[1:]])
+    except loop.Preempted as notice:
+        logging.warning("%s", notice)
+        return loop.RESTART_CODE
+    except flags.Error as error:
+        print(f"{error}\n{__doc__}", file=sys.stderr)  # noqa: T201
+        return 2
+    except USER_ERRORS as error:
+        if os.environ.get("SIGMA_TRACEBACK"):
+            raise
+        logging.error("%s: %s (SIGMA_TRACEBACK=1 shows where)", type(error).__name__, error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

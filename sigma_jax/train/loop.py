@@ -1,0 +1,194 @@
+"""The one training loop. The order of operations is part of the design:
+
+restore or initialise
+each step:   save what is due (or stop, if the platform asks us to), next batch, step,
+             every n steps write the metrics of the step before last (the only host sync)
+at the end:  save, report, wait
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+
+from sigma_jax.checkpoints.manager import Checkpointer
+from sigma_jax.train.config import diff_configs, to_json
+from sigma_jax.train.console import Console
+from sigma_jax.train.health import HealthMonitor, should_stop, write_dump
+from sigma_jax.train.metrics import MetricWriter, Throughput
+from sigma_jax.train.setup import Run
+from sigma_jax.train.sharding import shard_batch
+from sigma_jax.train.state import TrainState
+from sigma_jax.train.step import loss_and_gradient
+
+RESTART_CODE = 75  # exit status after a preemption: start the same command again
+
+
+class Preempted(RuntimeError):
+    """The platform takes the machine back; the state is saved."""
+
+
+class NonFinite(RuntimeError):
+    """Too many steps in a row without a finite loss and gradient."""
+
+
+class ChangedConfig(ValueError):
+    """The workdir holds a run with another config."""
+
+
+def train(run: Run, *, allow_config_change: bool = False) -> TrainState:
+    """Trains to the end of the plan, from the newest checkpoint in the workdir or from scratch.
+
+    Raises:
+      Preempted, NonFinite, ChangedConfig: each says what was saved and what to do.
+    """
+    leader = jax.process_index() == 0
+    checkpoints = open_checkpoints(run)
+    checkpoints.catch_sigterm()
+    state = restore_or_init(run, checkpoints, allow_config_change)
+    first = int(state.step)
+    writer = MetricWriter(run.workdir, active=leader, resume_step=first)
+    console = Console(run.plan.total_steps, first)
+    logger = _Logger(run, writer, console)
+    try:
+        for step in range(first, run.plan.total_steps):
+            _save(run, checkpoints, step, state)
+            with logger.throughput.waiting():
+                host_batch = next(run.loader)
+            batch = shard_batch(run.mesh, {"video": host_batch["video"]})
+            state, metrics = run.step(state, run.frozen, batch)
+            logger.after(step + 1, metrics, host_batch, state)
+        logger.flush()
+        _save(run, checkpoints, run.plan.total_steps, state, force=True)
+        checkpoints.wait()
+    finally:
+        run.loader.close()
+        console.close()
+        writer.close()
+        checkpoints.close()
+    return state
+
+
+def open_checkpoints(run: Run) -> Checkpointer:
+    """The run's checkpoints, below workdir/checkpoints."""
+    return Checkpointer(
+        run.workdir / "checkpoints",
+        keep_last=run.config.checkpoint.keep_last,
+        save_every_steps=run.plan.save_every_steps,
+        keep_every_steps=run.plan.keep_every_steps or None,
+    )
+
+
+def restore_or_init(run: Run, checkpoints: Checkpointer, allow_config_change: bool) -> TrainState:
+    """The newest checkpoint's state (data position included), or a fresh one."""
+    latest = checkpoints.latest_step()
+    if latest is None:
+        return run.init_state()
+    state, data_state, meta = checkpoints.restore(latest, run.abstract_state)
+    changes = diff_configs(meta["config"], run.config)
+    if changes and not allow_config_change:
+        raise ChangedConfig(
+            f"{run.workdir} holds a run with another config:\n  " + "\n  ".join(changes) + "\n"
+            "Use another --workdir, undo the change, or accept it with --allow_config_change"
+        )
+    run.loader.restore(data_state)
+    logging.info("resumed from step %d of %s", latest, run.workdir)
+    return state
+
+
+def _save(run: Run, checkpoints: Checkpointer, step: int, state: TrainState, force: bool = False) -> None:
+    """Saves if due; on a preemption notice saves, waits and raises."""
+    failure = checkpoints.failure()
+    if failure:
+        logging.error("%s", failure)
+    stop = checkpoints.reached_preemption(step)
+    meta = {"config": json.loads(to_json(run.config)), "plan": dataclasses.asdict(run.plan)}
+    if force or stop or checkpoints.should_save(step):
+        checkpoints.save(step, state, data_state=run.loader.state(), meta=meta, force=force or stop)
+    if stop:
+        checkpoints.wait()
+        raise Preempted(f"asked to stop: step {step} is saved; the same command goes on from there")
+
+
+class _Logger:
+    """Writes metrics one step late, so that reading them never holds up the device."""
+
+    def __init__(self, run: Run, writer: MetricWriter, console: Console):
+        self.run, self.writer, self.console = run, writer, console
+        self.throughput = Throughput()
+        self.health = HealthMonitor(run.plan.num_prototypes or None)
+        self._pending: tuple[int, Any] | None = None
+
+    def after(self, step: int, metrics: dict[str, jax.Array], host_batch: dict[str, np.ndarray], state: TrainState):
+        """Called when `step` was dispatched."""
+        self.throughput.count(self.run.plan.batch_size)
+        self.console.advance(step)
+        self.flush(host_batch, state)
+        if step % self.run.plan.log_every_steps == 0 or step in (1, self.run.plan.total_steps):
+            self._pending = step, metrics
+
+    def flush(self, host_batch: dict[str, np.ndarray] | None = None, state: TrainState | None = None) -> None:
+        """Fetches and writes what is pending; stops the run when nothing is finite any more."""
+        if self._pending is None:
+            return
+        step, metrics = self._pending
+        self._pending = None
+        numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        numbers["lr"] = float(self.run.learning_rate(step - 1))
+        numbers["bad_videos"] = self.run.loader.stats()["bad_videos"]
+        numbers |= self.throughput.read() if step > 1 else {}
+        self.throughput.reset()
+        self.writer.write(step, numbers)
+        self.console.show(step, numbers, step / self.run.plan.steps_per_epoch)
+        for warning in self.health.check(step, numbers):
+            self.console.say(warning, warning=True)
+        if should_stop(int(numbers["nonfinite_run"]), self.run.config.health.max_nonfinite_run):
+            raise NonFinite(self._dump(step, host_batch, state))
+
+    def _dump(self, step: int, host_batch: dict[str, np.ndarray] | None, state: TrainState | None) -> str:
+        """Evidence: the latest batch's records and the gradient norm of every module."""
+        norms, records = {}, []
+        if host_batch is not None and state is not None:
+            records = [int(record) for record in host_batch["record"]]
+            batch = shard_batch(self.run.mesh, {"video": host_batch["video"]})
+            norms = module_norms(self.run, state, batch)
+        _, sentence = write_dump(self.run.workdir, step, records, norms)
+        return (
+            f"{sentence}. {self.run.config.health.max_nonfinite_run} steps in a row were skipped: "
+            "lower optim.base_lr, raise objective.epsilon, or try --config.compute.dtype=float32"
+        )
+
+
+def module_norms(run: Run, state: TrainState, batch: dict[str, jax.Array]) -> dict[str, float]:
+    """Norm of the gradient of each module, in the order of the forward pass."""
+
+    @jax.jit
+    def norms(params, frozen, batch, step):
+        when = (run.config.seed, step, run.plan.accumulation)
+        _, grads = loss_and_gradient(run.task, run.task.constrain(params), frozen, batch, when)
+        return {
+            f"{part}/{name}" if isinstance(tree, dict) else part: jax.numpy.sqrt(
+                sum(jax.numpy.sum(jax.numpy.square(leaf)) for leaf in jax.tree.leaves(inner))
+            )
+            for part, tree in grads.items()
+            for name, inner in (tree.items() if isinstance(tree, dict) else [("", tree)])
+        }
+
+    return {name: float(value) for name, value in norms(state.params, run.frozen, batch, state.step).items()}
+
+
+def write_run_files(run: Run, command: list[str], versions: dict[str, str]) -> None:
+    """Config, plan, versions and command of a run, into its folder; by the first process."""
+    if jax.process_index() != 0:
+        return
+    folder = Path(run.workdir)
+    (folder / "config.json").write_text(to_json(run.config))
+    (folder / "plan.json").write_text(json.dumps(dataclasses.asdict(run.plan), indent=2) + "\n")
+    (folder / "versions.json").write_text(json.dumps(versions, indent=2) + "\n")
+    (folder / "command.txt").write_text(" ".join(command) + "\n")
+    with open(folder / "plan.txt", "w") as file:
+        file.write("\n".join(run.plan.describe()) + "\n")

@@ -1,0 +1,147 @@
+"""The resolved plan of a run: every number that follows from config, devices and data, before the first step.
+
+Letters: B global batch, A micro-batches per step.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from sigma_jax.train.schedule import resolve_duration, scaled_lr
+
+# Numbers kept for the backward pass per token and unit of width in one block, without remat: norms, qkv, attention
+# output, two MLP widths before and after GELU, residuals.
+SAVED_PER_TOKEN = 24
+
+
+@dataclasses.dataclass(frozen=True)
+class RunPlan:
+    """Counts, durations in steps, learning rates; `describe` says them aloud."""
+
+    mesh: dict[str, int]
+    num_devices: int
+    num_processes: int
+    platform: str
+    num_records: int
+    batch_size: int
+    batch_per_process: int
+    micro_batch_per_device: int
+    accumulation: int
+    steps_per_epoch: int
+    total_steps: int
+    warmup_steps: int
+    log_every_steps: int
+    save_every_steps: int
+    keep_every_steps: int
+    peak_lr: float
+    final_lr: float
+    num_params: int
+    tubes_visible: int
+    tubes_hidden: int
+    sinkhorn_tokens: int  # 0 without Sinkhorn
+    num_prototypes: int
+    state_bytes_per_device: int
+    activation_bytes_per_device: int
+
+    def describe(self) -> list[str]:
+        """The plan in sentences."""
+        clips = self.total_steps * self.batch_size
+        lines = [
+            f"{self.num_devices} {self.platform} device(s) in {self.num_processes} process(es), mesh {self.mesh}",
+            f"global batch {self.batch_size} = {self.num_devices} device(s) x {self.micro_batch_per_device} clips x "
+            f"{self.accumulation} micro-batch(es)",
+            f"{self.num_records} records, {self.steps_per_epoch} steps per epoch, {self.total_steps} steps = "
+            f"{self.total_steps / self.steps_per_epoch:.1f} epochs = {clips:,} clips",
+            f"learning rate: {self.warmup_steps} steps up to {self.peak_lr:.3g}, then a cosine to {self.final_lr:.3g}",
+            f"{self.num_params / 1e6:.1f} M parameters; per clip {self.tubes_visible} tubes visible, "
+            f"{self.tubes_hidden} hidden",
+            f"memory per device, estimated: {self.state_bytes_per_device / 2**30:.2f} GiB parameters, moments and "
+            f"gradient, {self.activation_bytes_per_device / 2**30:.2f} GiB activations",
+        ]
+        if self.sinkhorn_tokens:
+            ratio = self.sinkhorn_tokens / self.num_prototypes
+            lines.append(
+                f"Sinkhorn balances {self.sinkhorn_tokens:,} tokens over {self.num_prototypes} prototypes "
+                f"({ratio:.1f} per prototype)"
+            )
+            if self.accumulation > 1:
+                lines.append(
+                    f"gradient accumulation does not enlarge the Sinkhorn batch: it sees "
+                    f"{self.batch_size // self.accumulation} clips at a time, not {self.batch_size}"
+                )
+        return lines
+
+
+def split_batch(batch_size: int, num_devices: int, max_per_device: int) -> tuple[int, int]:
+    """(clips per device and micro-batch, micro-batches): the fewest micro-batches that fit.
+
+    Raises:
+      ValueError: a batch that does not divide over the devices; names the nearest ones that do.
+    """
+    if max_per_device < 1:
+        raise ValueError(f"max_batch_per_device={max_per_device}: at least 1 clip must fit")
+    if batch_size < 1 or batch_size % num_devices:
+        below = batch_size // num_devices * num_devices
+        nearest = [n for n in (below, below + num_devices) if n > 0]
+        raise ValueError(
+            f"batch_size={batch_size} does not divide over {num_devices} devices: use one of {nearest}, "
+            "or another number of devices"
+        )
+    per_device = batch_size // num_devices
+    accumulation = next(
+        a for a in range(1, per_device + 1) if per_device % a == 0 and per_device // a <= max_per_device
+    )
+    return per_device // accumulation, accumulation
+
+
+def resolve_plan(config: Any, mesh: Mesh, task: Any, num_records: int) -> RunPlan:
+    """The plan of a pre-training config; every contradiction is an error here, before anything is compiled."""
+    num_devices, num_processes = mesh.size, jax.process_count()
+    micro, accumulation = split_batch(config.batch_size, num_devices, config.max_batch_per_device)
+    steps_per_epoch = max(1, num_records // config.batch_size)
+    lengths = {"steps_per_epoch": steps_per_epoch}
+    total_steps = resolve_duration(config, "total", **lengths)
+    lengths["total_steps"] = total_steps
+    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    num_params = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes))
+    sigma = getattr(task, "objective", None) == "sigma"
+    grid = task.grid
+    return RunPlan(
+        mesh=dict(mesh.shape),
+        num_devices=num_devices,
+        num_processes=num_processes,
+        platform=mesh.devices.flat[0].platform,
+        num_records=num_records,
+        batch_size=config.batch_size,
+        batch_per_process=config.batch_size // num_processes,
+        micro_batch_per_device=micro,
+        accumulation=accumulation,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+        warmup_steps=resolve_duration(config.optim, "warmup", **lengths),
+        log_every_steps=resolve_duration(config, "log_every", **lengths),
+        save_every_steps=resolve_duration(config.checkpoint, "save_every", **lengths),
+        keep_every_steps=resolve_duration(config.checkpoint, "keep_every", **lengths),
+        peak_lr=scaled_lr(config.optim.base_lr, config.batch_size),
+        final_lr=scaled_lr(config.optim.min_lr, config.batch_size),
+        num_params=num_params,
+        tubes_visible=grid.num_visible,
+        tubes_hidden=grid.num_masked,
+        sinkhorn_tokens=config.batch_size // accumulation * grid.num_masked if sigma else 0,
+        num_prototypes=config.objective.num_prototypes if sigma else 0,
+        state_bytes_per_device=16 * num_params // mesh.shape["fsdp"],
+        activation_bytes_per_device=micro * activation_bytes(task),
+    )
+
+
+def activation_bytes(task: Any) -> int:
+    """Rough bytes per clip that a backward pass without remat keeps: blocks, and the score matrices in fp32."""
+    size, grid = task.size, task.grid
+    unit = np.dtype(task.compute.dtype).itemsize
+    encoder = size.depth * grid.num_visible * size.width
+    decoder = size.decoder_depth * grid.num_tubes * size.decoder_width
+    scores = 4 * 2 * grid.num_masked * task.sigma.num_prototypes if task.objective == "sigma" else 0
+    return SAVED_PER_TOKEN * unit * (encoder + decoder) + scores

@@ -1,0 +1,112 @@
+"""The pictures and the page of a run: curves, clips with their masks, what prototypes stand for.
+
+Letters: B clips, M hidden tubes, E target width, K prototypes.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from sigma_jax.data.pipeline import pretrain_loader
+from sigma_jax.models.prototypes import constrain, cosine_scores
+from sigma_jax.ops.masking import mask_of, sample_mask
+from sigma_jax.report.clips import write_animation, write_clips
+from sigma_jax.report.curves import write_curves
+from sigma_jax.report.page import Picture, RunPage, write_page
+from sigma_jax.report.prototypes import write_prototypes
+from sigma_jax.train.setup import Run
+from sigma_jax.train.state import TrainState, stream
+from sigma_jax.train.tasks import PretrainTask
+
+NUM_CLIPS = 32  # looked at for prototypes
+CURVES = "How loss, prototype use and speed went. At a loss / ln K of 1 assignments carry no information."
+CLIPS = "What the video model is given: frames above, and below them the same with hidden tubes grey."
+TUBES = "The hidden tubes that the projection network puts closest to the most used prototypes, in their surroundings."
+
+
+def write_report(run: Run, state: TrainState) -> Path:
+    """Pictures into workdir/pictures and report.html, from the run's files, its state and a few clips of its data.
+
+    Returns:
+      Path of the page.
+    """
+    folder = Path(run.workdir) / "pictures"
+    folder.mkdir(exist_ok=True)
+    curves = write_curves(folder / "curves.png", run.workdir / "metrics.jsonl")
+    pictures = [Picture(curves, "Curves of loss, prototype use, gradient norm and speed over steps", CURVES)]
+    pictures += clip_pictures(run, folder, *_sample(run), params=state.params)
+    versions = json.loads((run.workdir / "versions.json").read_text())
+    page = RunPage(
+        title=f"SIGMA run: {Path(run.workdir).name}",
+        summary=f"{int(state.step):,} steps, target {run.task.target}. " + run.plan.describe()[1] + ".",
+        command=(run.workdir / "command.txt").read_text().strip(),
+        config=(run.workdir / "config.json").read_text(),
+        versions=versions,
+        results=_results(run.workdir),
+        pictures=pictures,
+    )
+    return write_page(run.workdir / "report.html", page)
+
+
+def _results(workdir: Path) -> list[dict[str, Any]]:
+    """Rows that tools.probe left in the workdir, if it ran."""
+    path = workdir / "probe.json"
+    return json.loads(path.read_text())["rows"] if path.is_file() else []
+
+
+def _sample(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """video [B F y x 3] of a few random records, and their masks as visible_idx and masked_idx."""
+    config = run.config
+    loader = pretrain_loader(
+        run.data_dir,
+        split=config.data.split,
+        num_frames=config.model.num_frames,
+        frame_stride=config.data.frame_stride,
+        image_size=config.model.image_size,
+        global_batch=min(NUM_CLIPS, run.plan.num_records),
+        seed=config.seed,
+        crop=config.data.crop,
+        max_bad_fraction=1.0,
+    )
+    video = next(loader)["video"]
+    loader.close()
+    visible_idx, masked_idx = sample_mask(stream(config.seed, "report"), len(video), run.task.grid, run.task.mask_kind)
+    return video, np.asarray(visible_idx), np.asarray(masked_idx)
+
+
+def clip_pictures(
+    run: Run, folder: Path, video: np.ndarray, visible_idx: np.ndarray, masked_idx: np.ndarray, *, params: Any
+) -> list[Picture]:
+    """Clips with masks, as a picture and an animation, and the top tubes of the most used prototypes."""
+    grid = run.task.grid
+    mask = np.asarray(mask_of(masked_idx, grid.num_tubes))
+    still = write_clips(folder / "clips.png", video, mask, grid.tube_size)
+    moving = write_animation(folder / "clips.gif", video, mask, grid.tube_size)
+    pictures = [
+        Picture(still, "Frames of four clips, and the same frames with hidden tubes grey", CLIPS),
+        Picture(moving, "The same clips moving", "The same clips, moving."),
+    ]
+    if run.task.objective == "sigma":
+        scores = projection_scores(run.task, params, run.frozen, video, masked_idx)
+        path = write_prototypes(folder / "prototypes.png", video, scores, grid.tube_size, tube_idx=masked_idx)
+        pictures.append(Picture(path, "Rows of similar tubes, one row per prototype", TUBES))
+    return pictures
+
+
+def projection_scores(
+    task: PretrainTask, params: Any, frozen: Any, video: np.ndarray, masked_idx: np.ndarray
+) -> np.ndarray:
+    """Cosine of each hidden tube's projection with each prototype, [B M K]."""
+
+    @jax.jit
+    def scores(params, frozen, video, masked_idx):
+        params = constrain(params)
+        targets = task.targets(frozen, {"video": video}, masked_idx)
+        projections = task.model.apply({"params": params}, targets, method="project")
+        flat = cosine_scores(projections.reshape(-1, projections.shape[-1]), params["prototypes"])
+        return flat.reshape(*masked_idx.shape, -1)
+
+    return np.asarray(scores(params, frozen, video, masked_idx))

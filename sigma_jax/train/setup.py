@@ -1,0 +1,167 @@
+"""From a config to everything the loop needs: mesh, task, plan, data, optimizer, compiled step, state.
+
+Shapes come before arrays: sharding and checkpoints are planned on `jax.eval_shape`, then buffers are made in place.
+"""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from absl import logging
+
+from sigma_jax.checkpoints.weights_file import load_weights
+from sigma_jax.data.pipeline import Loader, pretrain_loader
+from sigma_jax.models.pretrain import Compute
+from sigma_jax.models.transformer import REMAT_POLICIES
+from sigma_jax.ops.attention import check_backend
+from sigma_jax.train.optimizer import adamw
+from sigma_jax.train.plan import RunPlan, resolve_plan
+from sigma_jax.train.schedule import cosine_with_warmup
+from sigma_jax.train.sharding import make_mesh, state_shardings, with_shardings
+from sigma_jax.train.state import TrainState, new_state, stream
+from sigma_jax.train.step import Step, train_step
+from sigma_jax.train.tasks import PretrainTask, pretrain_task
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+class NoAccelerator(RuntimeError):
+    """The config asks for an accelerator and there is none."""
+
+
+@dataclasses.dataclass
+class Run:
+    """What the loop works with. `abstract_state` has shapes and shardings only."""
+
+    config: Any
+    workdir: Path
+    data_dir: str
+    task: PretrainTask
+    mesh: jax.sharding.Mesh
+    plan: RunPlan
+    loader: Loader
+    frozen: Any
+    abstract_state: TrainState
+    init_state: Any  # () -> TrainState
+    step: Step
+    learning_rate: Any  # step -> float
+
+
+def build_compute(config: Any) -> Compute:
+    """Types and implementations for the platform at hand; unknown names are errors here."""
+    platform = jax.default_backend()
+    name = config.dtype if config.dtype != "auto" else ("float32" if platform == "cpu" else "bfloat16")
+    if name not in DTYPES:
+        raise ValueError(f"compute.dtype {config.dtype!r} is unknown: choose one of auto, {', '.join(DTYPES)}")
+    if config.remat not in REMAT_POLICIES:
+        raise ValueError(f"compute.remat {config.remat!r} is unknown: choose one of {', '.join(REMAT_POLICIES)}")
+    return Compute(DTYPES[name], check_backend(config.attention), config.remat, config.unroll)
+
+
+def require_platform(config: Any, platform: str | None) -> None:
+    """Stops a run that would crawl along on a CPU unnoticed.
+
+    Raises:
+      NoAccelerator: the config needs one, JAX sees none, and the user did not say --platform=cpu.
+    """
+    if config.needs_accelerator and jax.default_backend() == "cpu" and platform != "cpu":
+        raise NoAccelerator(
+            "this config needs a GPU or TPU, but JAX sees only CPUs. Check the installation "
+            '(pip install -e ".[cuda]" or ".[tpu]"), or accept the CPU with --platform=cpu'
+        )
+
+
+def build(
+    config: Any, workdir: Path, data_dir: str, *, teacher: str | None = None, random_teacher: bool = False
+) -> Run:
+    """Plans and prepares a pre-training run; nothing is trained yet."""
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
+    task = pretrain_task(config, mesh, build_compute(config.compute))
+    loader = open_data(config, data_dir, workdir)
+    plan = resolve_plan(config, mesh, task, loader.num_records)
+    learning_rate = cosine_with_warmup(plan.peak_lr, plan.final_lr, plan.total_steps, plan.warmup_steps)
+    optimizer = adamw(
+        learning_rate,
+        betas=tuple(config.optim.betas),
+        weight_decay=config.optim.weight_decay,
+        clip_norm=config.optim.clip_norm,
+        trainable=task.trainable,
+    )
+    frozen = frozen_parameters(task, teacher, random_teacher, config.seed)
+    init = functools.partial(fresh_state, task, optimizer, config.seed)
+    shapes = jax.eval_shape(init)
+    shardings = state_shardings(mesh, shapes)
+    step = train_step(task, optimizer, seed=config.seed, accumulation=plan.accumulation)
+    return Run(
+        config=config,
+        workdir=workdir,
+        data_dir=data_dir,
+        task=task,
+        mesh=mesh,
+        plan=plan,
+        loader=loader,
+        frozen=frozen,
+        abstract_state=with_shardings(shapes, shardings),
+        init_state=jax.jit(init, out_shardings=shardings),
+        step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)),
+        learning_rate=learning_rate,
+    )
+
+
+def fresh_state(task: PretrainTask, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
+    """Parameters drawn from the seed, zero moments, step 0."""
+    return new_state(task.init(stream(seed, "init")), optimizer)
+
+
+def open_data(config: Any, data_dir: str, workdir: Path) -> Loader:
+    """The training input of this process."""
+    if config.batch_size % jax.process_count():
+        raise ValueError(
+            f"batch_size={config.batch_size} does not divide over {jax.process_count()} processes: "
+            "every process must read the same number of clips"
+        )
+    return pretrain_loader(
+        data_dir,
+        split=config.data.split,
+        num_frames=config.model.num_frames,
+        frame_stride=config.data.frame_stride,
+        image_size=config.model.image_size,
+        global_batch=config.batch_size,
+        seed=config.seed,
+        num_workers=config.data.num_workers,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        crop=config.data.crop,
+        max_bad_fraction=config.data.max_bad_fraction,
+        bad_records_path=workdir / "bad_records.jsonl",
+        cache_decoded=config.data.cache_decoded,
+    )
+
+
+def frozen_parameters(task: PretrainTask, teacher: str | None, random_teacher: bool, seed: int) -> Any:
+    """The teacher's weights from a file, or random ones if that was asked for; {} for targets without a teacher.
+
+    Raises:
+      ValueError: a teacher is needed and neither was given, or given and not needed.
+    """
+    needed = task.source == "features"
+    if not needed:
+        if teacher or random_teacher:
+            raise ValueError(f"target={task.target!r} has no teacher: drop --teacher, or choose target=dino or feature")
+        return {}
+    init = functools.partial(task.init_frozen, stream(seed, "teacher"))
+    if teacher:
+        weights = load_weights(teacher, jax.eval_shape(init))
+    elif random_teacher:
+        logging.warning("the teacher has RANDOM weights (--random_teacher): good for a smoke test, not for training")
+        weights = jax.jit(init)()
+    else:
+        raise ValueError(
+            f"target={task.target!r} needs the weights of its teacher: pass --teacher=FILE.npz "
+            "(or --random_teacher for a smoke test; target=mlp needs none)"
+        )
+    return jax.tree.map(lambda x: jnp.asarray(x, task.compute.dtype if x.ndim > 1 else jnp.float32), weights)
