@@ -28,25 +28,12 @@ _ENDLESS = 2**60
 
 @dataclass(frozen=True)
 class _Layout:
-    """Which places of the stream a chunk holds: batches are cut into equal chunks of at most _CHUNK_BYTES."""
+    """Which places of the stream a chunk holds: every host's part of a batch is cut into equal chunks."""
 
     global_batch: int
     process_index: int
-    process_count: int
-    clip_bytes: int
-
-    def __post_init__(self):
-        if self.global_batch < 1 or self.global_batch % self.process_count:
-            raise ValueError(f"global_batch {self.global_batch} does not divide over {self.process_count} processes")
-
-    @property
-    def rows(self) -> int:
-        return self.global_batch // self.process_count
-
-    @property
-    def chunk_rows(self) -> int:
-        fits = max(_CHUNK_BYTES // self.clip_bytes, 1)
-        return max(n for n in range(1, self.rows + 1) if self.rows % n == 0 and n <= fits)
+    rows: int  # of one host
+    chunk_rows: int
 
     @property
     def chunks_per_batch(self) -> int:
@@ -56,6 +43,16 @@ class _Layout:
         batch, part = divmod(chunk, self.chunks_per_batch)
         first = batch * self.global_batch + self.process_index * self.rows + part * self.chunk_rows
         return range(first, first + self.chunk_rows)
+
+
+def _make_layout(global_batch: int, process_index: int, process_count: int, spec: ClipSpec) -> _Layout:
+    """Chunks of at most _CHUNK_BYTES, but at least one clip."""
+    if global_batch < 1 or global_batch % process_count:
+        raise ValueError(f"global_batch {global_batch} does not divide over {process_count} processes")
+    rows = global_batch // process_count
+    fits = max(_CHUNK_BYTES // math.prod(spec.shape), 1)
+    chunk_rows = max(n for n in range(1, rows + 1) if rows % n == 0 and n <= fits)
+    return _Layout(global_batch, process_index, rows, chunk_rows)
 
 
 class _PretrainChunks:
@@ -234,7 +231,7 @@ def pretrain_loader(
     """
     spec = ClipSpec(num_frames, frame_stride, image_size, crop)
     reader = ClipReader(_open_source(data_dir, split), spec, cache_decoded)
-    layout = _Layout(global_batch, process_index, process_count, math.prod(spec.shape))
+    layout = _make_layout(global_batch, process_index, process_count, spec)
     bad = BadRecords(max_bad_fraction, bad_records_path, len(reader.source))
     chunks = _PretrainChunks(reader, layout, seed)
     loader = Loader(chunks, num_batches=_ENDLESS // global_batch, num_workers=num_workers, bad=bad)
@@ -265,7 +262,7 @@ def eval_loader(
         raise ValueError("crop 'multi_scale' is random; evaluation takes 'center' or 'none'")
     spec = ClipSpec(num_frames, frame_stride, image_size, crop)
     reader = ClipReader(_open_source(data_dir, split), spec, cache_decoded=False)
-    layout = _Layout(global_batch, process_index, process_count, math.prod(spec.shape))
+    layout = _make_layout(global_batch, process_index, process_count, spec)
     chunks, num_batches = _EvalChunks(reader, layout, allow_incomplete), math.ceil(len(reader.source) / global_batch)
     bad = BadRecords(max_fraction=1.0, path=None, num_records=len(reader.source))
     return Loader(chunks, num_batches=num_batches, num_workers=num_workers, bad=bad)

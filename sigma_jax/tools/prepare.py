@@ -137,7 +137,7 @@ def _clear(out: Path, name: str, split: str) -> None:
 
 def _write_split(args: argparse.Namespace, split: str, entries: list[Entry], labels: dict[str, int]) -> dict:
     """Writes shards, metadata and (last, as the mark of completeness) the index; returns the split's report."""
-    num_bytes = sum(entry.path.stat().st_size for entry in entries)
+    num_bytes = sum(entry.path.stat().st_size for entry in entries if entry.path.is_file())
     count = args.shards or max(-(-num_bytes // _SHARD_BYTES), -(-len(entries) // _SHARD_VIDEOS), 1)
     count = max(min(count, len(entries)), 1)
     paths = [args.out / records.shard_name(args.name, split, i, count) for i in range(count)]

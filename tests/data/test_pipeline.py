@@ -1,0 +1,175 @@
+"""Batch i depends on (seed, i) only: not on workers, hosts, chunks, or where the run was interrupted."""
+
+import json
+
+import numpy as np
+import pytest
+
+from sigma_jax.data import pipeline, records
+from tests.data.conftest import NUM_CLIPS
+
+CLIP = {"num_frames": 4, "frame_stride": 1, "image_size": 16}
+
+
+def _loader(data_dir, **changes):
+    return pipeline.pretrain_loader(data_dir, **{"global_batch": 6, "seed": 5, **CLIP, **changes})
+
+
+def _take(loader, count):
+    try:
+        return [next(loader) for _ in range(count)]
+    finally:
+        loader.close()
+
+
+def _assert_same(left, right):
+    for a, b in zip(left, right, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def test_batches_have_the_promised_form_and_epochs_are_permutations(shards):
+    batches = _take(_loader(shards), 3 * NUM_CLIPS)  # 6 * 23 * 3 places: 18 epochs
+    video, label, record = (batches[0][name] for name in ("video", "label", "record"))
+    assert (video.shape, video.dtype) == ((6, 4, 16, 16, 3), np.uint8)
+    assert (label.dtype, record.dtype) == (np.int32, np.int64)
+    epochs = np.concatenate([batch["record"] for batch in batches]).reshape(18, NUM_CLIPS)
+    np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(NUM_CLIPS), (18, 1)))
+    assert len({tuple(epoch) for epoch in epochs}) == 18
+    source = records.RecordSource(shards, "train")
+    for batch in batches[:5]:
+        assert [source[i].label for i in batch["record"]] == batch["label"].tolist()
+    assert -1 in np.concatenate([batch["label"] for batch in batches])
+
+
+def test_the_seed_decides(shards):
+    first = _take(_loader(shards), 2)
+    _assert_same(first, _take(_loader(shards), 2))
+    assert (first[0]["record"] != _take(_loader(shards, seed=6), 1)[0]["record"]).any()
+
+
+def test_a_record_gets_another_crop_in_another_epoch(shards):
+    batches = _take(_loader(shards, global_batch=NUM_CLIPS), 2)
+    first, second = (batch["video"][np.argsort(batch["record"])] for batch in batches)
+    assert (first != second).any(axis=(1, 2, 3, 4)).mean() > 0.8
+
+
+def test_workers_hosts_chunks_and_resuming_change_nothing(shards, monkeypatch):
+    straight = _take(_loader(shards), 9)
+    _assert_same(straight, _take(_loader(shards, num_workers=2), 9))
+    parts = [_take(_loader(shards, process_index=host, process_count=2), 9) for host in range(2)]
+    joined = [{k: np.concatenate([a[k], b[k]]) for k in a} for a, b in zip(*parts, strict=True)]
+    _assert_same(straight, joined)
+    monkeypatch.setattr(pipeline, "_CHUNK_BYTES", 2 * 4 * 16 * 16 * 3)
+    small = _loader(shards)
+    first = [next(small) for _ in range(4)]
+    state = json.loads(json.dumps(small.state()))
+    assert state == {"next_batch": 4}
+    small.close()
+    resumed = _loader(shards, num_workers=1)
+    next(resumed)
+    resumed.restore(state)
+    _assert_same(straight, first + _take(resumed, 5))
+    _assert_same(straight[7:], _take(_loader(shards, start_batch=7), 2))
+
+
+def test_cached_decoding_changes_nothing(shards):
+    _assert_same(_take(_loader(shards), 9), _take(_loader(shards, cache_decoded=True), 9))
+
+
+def _break(data_dir, index):
+    """Flips a byte in the payload of a record."""
+    source = records.RecordSource(data_dir, "train")
+    shard, _ = source.locate(index)
+    data = bytearray(source.shards[shard].read_bytes())
+    data[int(source._offsets[index]) + 40] ^= 1
+    source.shards[shard].write_bytes(data)
+    return source.shards[shard].name
+
+
+def test_unreadable_records_are_replaced_listed_and_counted(shards, tmp_path):
+    good = _take(_loader(shards), 12)
+    name = _break(shards, 4)
+    listed = tmp_path / "run" / "bad_records.jsonl"
+    loader = _loader(shards, max_bad_fraction=0.5, bad_records_path=listed)
+    batches = _take(loader, 12)
+    reports = [json.loads(line) for line in listed.read_text().splitlines()]
+    assert len(reports) == 1
+    assert reports[0]["record"] == 4 and reports[0]["shard"] == name and "checksum" in reports[0]["reason"]
+    assert loader.stats()["bad_videos"] == 1
+    replaced = 0
+    for before, after in zip(good, batches, strict=True):
+        kept = before["record"] != 4
+        replaced += int((~kept).sum())
+        np.testing.assert_array_equal(before["video"][kept], after["video"][kept])
+        assert 4 not in after["record"]
+    assert replaced >= 3
+    assert loader.stats()["bad_fraction"] == pytest.approx(replaced / (12 * 6 + replaced), rel=0.4)
+    again = _loader(shards, max_bad_fraction=0.5, bad_records_path=listed, num_workers=1, start_batch=4)
+    _assert_same(batches[4:], _take(again, 8))
+    assert len(listed.read_text().splitlines()) == 1 and again.stats()["bad_videos"] == 1
+
+
+def test_undecodable_videos_count_as_bad_and_too_many_stop_the_run(tmp_path, clip_files):
+    videos = [path.read_bytes() for path in clip_files]
+    source = [records.Record(v if i % 4 else v[: len(v) // 2], f"{i}.mp4", 0, "", 8) for i, v in enumerate(videos)]
+    with records.ShardWriter(tmp_path / records.shard_name("toy", "train", 0, 1)) as writer:
+        for record in source:
+            writer.write(record)
+    loader = _loader(tmp_path, max_bad_fraction=0.1, bad_records_path=tmp_path / "bad.jsonl")
+    with pytest.raises(RuntimeError, match=r"of the records cannot be read.*max_bad_fraction is 10.0%.*bad\.jsonl"):
+        _take(loader, 20)
+    assert loader.state()["next_batch"] >= NUM_CLIPS // 6  # not before one epoch was seen
+    keys = {json.loads(line)["key"] for line in (tmp_path / "bad.jsonl").read_text().splitlines()}
+    assert keys <= {f"{i}.mp4" for i in range(0, NUM_CLIPS, 4)} and len(keys) >= 3
+
+
+def test_nothing_readable_stops_at_once(tmp_path):
+    with records.ShardWriter(tmp_path / records.shard_name("toy", "train", 0, 1)) as writer:
+        for i in range(3):
+            writer.write(records.Record(b"no video", f"{i}.mp4", num_frames=8))
+    with pytest.raises(RuntimeError, match="20 records in a row could not be read.*not readable as a video"):
+        _take(_loader(tmp_path), 1)
+
+
+def test_evaluation_sees_every_video_once(shards):
+    batches = list(pipeline.eval_loader(shards, split="train", global_batch=10, **CLIP))
+    assert [batch["weight"].tolist() for batch in batches] == [[1] * 10, [1] * 10, [1] * 3 + [0] * 7]
+    record = np.concatenate([batch["record"] for batch in batches])
+    assert record[:NUM_CLIPS].tolist() == list(range(NUM_CLIPS))
+    hosts = [
+        list(pipeline.eval_loader(shards, split="train", global_batch=10, process_index=i, process_count=2, **CLIP))
+        for i in range(2)
+    ]
+    _assert_same(batches, [{k: np.concatenate([a[k], b[k]]) for k in a} for a, b in zip(*hosts, strict=True)])
+
+
+def test_evaluation_does_not_replace(shards):
+    name = _break(shards, 4)
+    settings = {"split": "train", "global_batch": 10, **CLIP}
+    with pytest.raises(RuntimeError, match=f"evaluation needs every video.*{name}"):
+        list(pipeline.eval_loader(shards, **settings))
+    loader = pipeline.eval_loader(shards, allow_incomplete=True, **settings)
+    batches = list(loader)
+    assert batches[0]["weight"].tolist() == [1, 1, 1, 1, 0, 1, 1, 1, 1, 1]
+    assert [entry["record"] for entry in loader.bad_records] == [4]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"global_batch": 7, "process_count": 2}, "7 does not divide over 2 processes"),
+        ({"crop": "five"}, "'five' is unknown"),
+        ({"num_frames": 0}, "at least 1"),
+    ],
+)
+def test_impossible_settings(shards, changes, message):
+    with pytest.raises(ValueError, match=message):
+        _loader(shards, **changes)
+
+
+def test_crop_none_is_strict(shards):
+    with pytest.raises(ValueError, match="expects 16 x 16 videos, got 32 x 32"):
+        _take(_loader(shards, crop="none"), 1)
+    assert _take(_loader(shards, crop="none", image_size=32), 1)[0]["video"].shape == (6, 4, 32, 32, 3)

@@ -1,0 +1,204 @@
+"""Folders and lists become shards; every refusal is named with its reason."""
+
+import csv
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from sigma_jax.data import records, synthetic
+from sigma_jax.tools import prepare
+
+DATA = Path(__file__).parents[1] / "data"
+
+
+def _prepare(out, **flags):
+    return prepare.main([f"--out={out}", "--workers=1", *(f"--{name}={value}" for name, value in flags.items())])
+
+
+def _report(out, split="train"):
+    return json.loads((out / "prepare_report.json").read_text())[split]
+
+
+def _read(out, split="train"):
+    source = records.RecordSource(out, split)
+    return [source[i] for i in range(len(source))]
+
+
+@pytest.fixture
+def videos(tmp_path):
+    folder = tmp_path / "videos"
+    synthetic.write_videos(folder, seed=0, start=0, count=6, labelled=False, num_workers=1)
+    for path, name in zip(sorted(folder.iterdir()), ["a", "b c", "-d", "e,f", "g", "h"], strict=True):
+        path.rename(folder / f"{name}.mp4")
+    return folder
+
+
+def test_class_folders_become_labels(tmp_path, capsys):
+    assert _prepare(tmp_path, videos=DATA / "clips", name="real", shards=2) == 0
+    found = {record.key: record for record in _read(tmp_path)}
+    assert {key: record.label for key, record in found.items()} == {
+        "scene/corridor_walk.mp4": 0,
+        "scene/fruit_conveyor.mp4": 0,
+        "scene/nasa_13013.mp4": 0,
+        "sign/hungry.webm": 1,
+        "sign/milk.webm": 1,
+    }
+    milk = found["sign/milk.webm"]
+    assert (milk.label_name, milk.num_frames, milk.height, milk.width, milk.fps) == ("sign", 51, 240, 320, 30.0)
+    assert milk.video == (DATA / "clips/sign/milk.webm").read_bytes()
+    assert (tmp_path / "label_map.txt").read_text() == "scene\nsign\n"
+    names = {path.name for path in tmp_path.glob("*.tfrecord")}
+    assert names == {"real-train-00000-of-00002.tfrecord", "real-train-00001-of-00002.tfrecord"}
+    assert "5 videos in 2 shards" in capsys.readouterr().out
+    assert _report(tmp_path)["videos_per_class"] == {"scene": 3, "sign": 2}
+
+
+def test_odd_files_are_refused_by_reason_or_accepted(tmp_path, capsys):
+    folder, out = tmp_path / "odd", tmp_path / "out"
+    shutil.copytree(DATA / "odd", folder)
+    (folder / "empty.webm").touch()
+    (folder / "notes.txt").write_text("not a video")
+    (folder / ".hidden.mp4").write_text("not a video")
+    nasa = (DATA / "clips/scene/nasa_13013.mp4").read_bytes()
+    (folder / "cut.mp4").write_bytes(nasa[: len(nasa) * 2 // 3])
+    os.symlink(folder / "nowhere", folder / "dangling.mp4")
+    assert _prepare(out, videos=folder) == 0
+    refused = {item["key"]: item["reason"] for item in _report(out)["refused"]}
+    expected = {
+        "-video-with-dash-.mp4": "too small: 1x1",
+        "cut.mp4": "decoding failed after",
+        "dangling.mp4": "No such file",
+        "empty.webm": "empty file",
+        "one_pixel.mp4": "too small: 1x1",
+        "sample_audio_only.mp4": "no video stream, only ['audio']",
+    }
+    assert refused.keys() == expected.keys()
+    assert all(expected[key] in reason for key, reason in refused.items())
+    accepted = {record.key: (record.num_frames, record.label) for record in _read(out)}
+    assert accepted == {
+        "discard_first_keyframe.mp4": (25, -1),
+        "nasa_13013_rotated.mp4": (17, -1),
+        "sample_android_slow_motion.mp4": (7, -1),
+        "test_non_zero_start.mp4": (12, -1),
+    }
+    assert [item["key"] for item in _report(out)["warnings"]] == ["discard_first_keyframe.mp4"]
+    assert _report(out)["other_files"] == ["notes.txt"]
+    printed = capsys.readouterr().out
+    assert all(key in printed for key in [*expected, "discard_first_keyframe.mp4"])
+
+
+@pytest.mark.skipif("SIGMA_ODD_FILES" not in os.environ, reason="SIGMA_ODD_FILES names no folder")
+def test_a_whole_folder_of_odd_files(tmp_path):
+    folder = Path(os.environ["SIGMA_ODD_FILES"])
+    assert _prepare(tmp_path, videos=folder) == 0
+    refused = {item["key"] for item in _report(tmp_path)["refused"]}
+    accepted = {record.key: record for record in _read(tmp_path)}
+    rows = list(csv.DictReader((folder / "expect.csv").open()))
+    for row in rows:
+        key, frames = Path(row["path"]).name, int(row["pyav_decoded_frames"])
+        usable = frames and not row["pyav_error"] and min(int(row["width"]), int(row["height"])) >= prepare.MIN_SIDE
+        assert (key in accepted, key in refused) == (bool(usable), not usable), key
+        assert not usable or accepted[key].num_frames == frames
+    assert len(rows) == len(refused) + len(accepted)
+
+
+def test_lists_in_every_form(videos, tmp_path):
+    wanted = {"a.mp4": 0, "b c.mp4": 1, "-d.mp4": 2, "e,f.mp4": 3}
+    for number, (separator, end) in enumerate([("\t", "\n"), (",", "\r\n"), (" ", "\n"), ("  ", "\r\n\r\n")]):
+        listed = tmp_path / f"{number}.csv"
+        listed.write_bytes(end.join(f"{name}{separator}{label}" for name, label in wanted.items()).encode() + b"\n\n")
+        assert _prepare(tmp_path / str(number), videos=videos, csv=listed) == 0
+        assert {record.key: record.label for record in _read(tmp_path / str(number))} == wanted
+
+
+def test_names_as_labels_are_sorted_and_bare_paths_have_none(videos, tmp_path):
+    listed = tmp_path / "list.csv"
+    listed.write_text("\ufeffpath,label\na.mp4,zebra crossing\ng.mp4,7\nh.mp4,ant\n")
+    assert _prepare(tmp_path / "named", videos=videos, csv=listed) == 0
+    assert {record.key: record.label for record in _read(tmp_path / "named")} == {"g.mp4": 0, "h.mp4": 1, "a.mp4": 2}
+    assert (tmp_path / "named/label_map.txt").read_text() == "7\nant\nzebra crossing\n"
+    (videos / "list.csv").write_text("a.mp4\nh.mp4\n")
+    assert prepare.main([f"--csv={videos / 'list.csv'}", f"--out={tmp_path / 'bare'}"]) == 0
+    assert {record.key: record.label for record in _read(tmp_path / "bare")} == {"a.mp4": -1, "h.mp4": -1}
+
+
+def test_lines_that_do_not_fit_are_refused(videos, tmp_path):
+    listed = tmp_path / "list.csv"
+    listed.write_text(f"a.mp4,0\n\nmissing.mp4,1\ng.mp4\n../videos/a.mp4,1\n{videos}/h.mp4,-1\nb c.mp4,-2\n")
+    assert _prepare(tmp_path / "out", videos=videos, csv=listed) == 0
+    refused = {item["key"]: item["reason"] for item in _report(tmp_path / "out")["refused"]}
+    expected = {
+        "missing.mp4": "line 3 of list.csv: no such file",
+        "g.mp4": "line 4 of list.csv: expected `path label`",
+        "../videos/a.mp4": "line 5 of list.csv: already listed in line 1",
+        "b c.mp4": "label '-2' is not in the label map",
+    }
+    assert refused.keys() == expected.keys()
+    assert all(expected[key] in reason for key, reason in refused.items())
+    assert [record.label for record in _read(tmp_path / "out")] == [0, -1]
+
+
+def test_a_second_split_keeps_the_label_map(videos, tmp_path):
+    (tmp_path / "train.csv").write_text("a.mp4,cat\ng.mp4,dog\n")
+    (tmp_path / "val.csv").write_text("h.mp4,dog\nb c.mp4,emu\n")
+    assert _prepare(tmp_path / "out", videos=videos, csv=tmp_path / "train.csv") == 0
+    assert _prepare(tmp_path / "out", videos=videos, csv=tmp_path / "val.csv", split="val") == 0
+    assert [record.label for record in _read(tmp_path / "out", "val")] == [1]
+    assert _report(tmp_path / "out", "val")["refused"] == [
+        {"key": "b c.mp4", "reason": "label 'emu' is not in the label map"}
+    ]
+    assert _report(tmp_path / "out")["videos"] == 2
+    splits = json.loads((tmp_path / "out/dataset_info.json").read_text())["splits"]
+    assert [(split["name"], split["shardLengths"]) for split in splits] == [("train", ["2"]), ("val", ["1"])]
+
+
+def test_content_does_not_depend_on_workers_and_val_is_stable(videos, tmp_path):
+    for workers in (1, 2):
+        flags = [f"--videos={videos}", f"--out={tmp_path / str(workers)}", f"--workers={workers}", "--shards=2"]
+        assert prepare.main([*flags, "--val_fraction=0.34"]) == 0
+    for path in (tmp_path / "1").glob("*.tfrecord"):
+        assert path.read_bytes() == (tmp_path / "2" / path.name).read_bytes()
+    train, val = ({record.key for record in _read(tmp_path / "1", split)} for split in ("train", "val"))
+    assert len(val) == 2 and len(train) == 4 and not train & val
+
+
+def test_finished_work_is_kept_and_unfinished_work_redone(videos, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert _prepare(out, videos=videos, shards=2) == 0
+    content = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert _prepare(out, videos=videos, shards=3) == 2
+    assert "finished split 'train'" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == content
+    (out / "videos-train.index.npz").unlink()  # as a killed run leaves it
+    (out / "videos-train-00000-of-00002.tfrecord.partial").touch()
+    assert _prepare(out, videos=videos, shards=3) == 0
+    assert len(_read(out)) == 6 and len(list(out.glob("*.tfrecord*"))) == 3
+
+
+def test_nothing_usable(tmp_path, capsys):
+    (tmp_path / "videos").mkdir()
+    assert _prepare(tmp_path / "out", videos=tmp_path / "videos") == 1
+    (tmp_path / "videos/a.mp4").write_text("no video")
+    assert _prepare(tmp_path / "out", videos=tmp_path / "videos") == 1
+    assert "nothing usable" in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["prepare_report.json"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({}, "--videos=FOLDER or --csv=FILE"),
+        ({"videos": "/nowhere"}, "/nowhere is no folder"),
+        ({"videos": DATA, "csv": "/nowhere"}, "/nowhere is no file"),
+        ({"videos": DATA, "name": "a-b"}, "lower-case"),
+        ({"videos": DATA, "val_fraction": 1}, "must be in"),
+        ({"videos": DATA, "shards": -1}, "must be positive"),
+    ],
+)
+def test_wrong_usage(tmp_path, capsys, flags, message):
+    assert _prepare(tmp_path / "out", **flags) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
