@@ -2,8 +2,8 @@
 
 restore or initialise
 each step:   save what is due (or stop, if the platform asks us to), next batch, step,
-             every n steps write the metrics of the step before last (the only host sync)
-at the end:  save, report, wait
+             every n steps write the metrics of the step before last (the only host sync), measure what is due
+at the end:  measure, save, report, wait
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from absl import logging
 
 from sigma_jax.checkpoints.manager import Checkpointer
 from sigma_jax.train.config import diff_configs, to_json
-from sigma_jax.train.console import Console
+from sigma_jax.train.console import Console, format_metrics
 from sigma_jax.train.health import HealthMonitor, should_stop, write_dump
 from sigma_jax.train.metrics import MetricWriter, Throughput
 from sigma_jax.train.setup import Run
@@ -59,9 +59,10 @@ def train(run: Run, *, allow_config_change: bool = False) -> TrainState:
             _save(run, checkpoints, step, state)
             with logger.throughput.waiting():
                 host_batch = next(run.loader)
-            batch = shard_batch(run.mesh, {"video": host_batch["video"]})
+            batch = shard_batch(run.mesh, {name: host_batch[name] for name in run.task.batch_keys})
             state, metrics = run.step(state, run.frozen, batch)
             logger.after(step + 1, metrics, host_batch, state)
+            logger.measure(step + 1, state)
         logger.flush()
         _save(run, checkpoints, run.plan.total_steps, state, force=True)
         checkpoints.wait()
@@ -106,9 +107,8 @@ def _save(run: Run, checkpoints: Checkpointer, step: int, state: TrainState, for
     if failure:
         logging.error("%s", failure)
     stop = checkpoints.reached_preemption(step)
-    meta = {"config": json.loads(to_json(run.config)), "plan": dataclasses.asdict(run.plan)}
     if force or stop or checkpoints.should_save(step):
-        checkpoints.save(step, state, data_state=run.loader.state(), meta=meta, force=force or stop)
+        checkpoints.save(step, state, data_state=run.loader.state(), meta=run.meta(), force=force or stop)
     if stop:
         checkpoints.wait()
         raise Preempted(f"asked to stop: step {step} is saved; the same command goes on from there")
@@ -149,12 +149,22 @@ class _Logger:
         if should_stop(int(numbers["nonfinite_run"]), self.run.config.health.max_nonfinite_run):
             raise NonFinite(self._dump(step, host_batch, state))
 
+    def measure(self, step: int, state: TrainState) -> None:
+        """Runs the evaluators that are due at `step` and writes their numbers; their time is no training time."""
+        due = [item for item in self.run.evaluators if item.is_due(step, self.run.plan.total_steps)]
+        for item in due:
+            numbers = dict(item.run(state, step))
+            self.writer.write(step, numbers)
+            self.console.say(f"{item.name} at step {step}: {format_metrics(numbers)}")
+        if due:
+            self.throughput.reset()
+
     def _dump(self, step: int, host_batch: dict[str, np.ndarray] | None, state: TrainState | None) -> str:
         """Evidence: the latest batch's records and the gradient norm of every module."""
         norms, records = {}, []
         if host_batch is not None and state is not None:
             records = [int(record) for record in host_batch["record"]]
-            batch = shard_batch(self.run.mesh, {"video": host_batch["video"]})
+            batch = shard_batch(self.run.mesh, {name: host_batch[name] for name in self.run.task.batch_keys})
             norms = module_norms(self.run, state, batch)
         _, sentence = write_dump(self.run.workdir, step, records, norms)
         return (

@@ -12,10 +12,6 @@ from jax.sharding import Mesh
 
 from sigma_jax.train.schedule import resolve_duration, scaled_lr
 
-# Numbers kept for the backward pass per token and unit of width in one block, without remat: norms, qkv, attention
-# output, two MLP widths before and after GELU, residuals.
-SAVED_PER_TOKEN = 24
-
 
 @dataclasses.dataclass(frozen=True)
 class RunPlan:
@@ -98,7 +94,7 @@ def split_batch(batch_size: int, num_devices: int, max_per_device: int) -> tuple
 
 
 def resolve_plan(config: Any, mesh: Mesh, task: Any, num_records: int) -> RunPlan:
-    """The plan of a pre-training config; every contradiction is an error here, before anything is compiled."""
+    """The plan of a config; every contradiction is an error here, before anything is compiled."""
     num_devices, num_processes = mesh.size, jax.process_count()
     micro, accumulation = split_batch(config.batch_size, num_devices, config.max_batch_per_device)
     steps_per_epoch = max(1, num_records // config.batch_size)
@@ -107,8 +103,7 @@ def resolve_plan(config: Any, mesh: Mesh, task: Any, num_records: int) -> RunPla
     lengths["total_steps"] = total_steps
     shapes = jax.eval_shape(task.init, jax.random.key(0))
     num_params = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes))
-    sigma = getattr(task, "objective", None) == "sigma"
-    grid = task.grid
+    cost = task.cost
     return RunPlan(
         mesh=dict(mesh.shape),
         num_devices=num_devices,
@@ -128,20 +123,10 @@ def resolve_plan(config: Any, mesh: Mesh, task: Any, num_records: int) -> RunPla
         peak_lr=scaled_lr(config.optim.base_lr, config.batch_size),
         final_lr=scaled_lr(config.optim.min_lr, config.batch_size),
         num_params=num_params,
-        tubes_visible=grid.num_visible,
-        tubes_hidden=grid.num_masked,
-        sinkhorn_tokens=config.batch_size // accumulation * grid.num_masked if sigma else 0,
-        num_prototypes=config.objective.num_prototypes if sigma else 0,
+        tubes_visible=cost.tubes_visible,
+        tubes_hidden=cost.tubes_hidden,
+        sinkhorn_tokens=config.batch_size // accumulation * cost.tubes_hidden if cost.num_prototypes else 0,
+        num_prototypes=cost.num_prototypes,
         state_bytes_per_device=16 * num_params // mesh.shape["fsdp"],
-        activation_bytes_per_device=micro * activation_bytes(task),
+        activation_bytes_per_device=micro * cost.activation_bytes,
     )
-
-
-def activation_bytes(task: Any) -> int:
-    """Rough bytes per clip that a backward pass without remat keeps: blocks, and the score matrices in fp32."""
-    size, grid = task.size, task.grid
-    unit = np.dtype(task.compute.dtype).itemsize
-    encoder = size.depth * grid.num_visible * size.width
-    decoder = size.decoder_depth * grid.num_tubes * size.decoder_width
-    scores = 4 * 2 * grid.num_masked * task.sigma.num_prototypes if task.objective == "sigma" else 0
-    return SAVED_PER_TOKEN * unit * (encoder + decoder) + scores

@@ -5,6 +5,7 @@ Shapes come before arrays: sharding and checkpoints are planned on `jax.eval_sha
 
 import dataclasses
 import functools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,20 @@ import optax
 from absl import logging
 
 from sigma_jax.checkpoints.weights_file import load_weights
-from sigma_jax.data.pipeline import Loader, pretrain_loader
+from sigma_jax.data.pipeline import Loader
 from sigma_jax.models.pretrain import Compute
 from sigma_jax.models.transformer import REMAT_POLICIES
 from sigma_jax.ops.attention import check_backend
+from sigma_jax.train.config import to_json
+from sigma_jax.train.evaluation import Scheduled
 from sigma_jax.train.optimizer import adamw
 from sigma_jax.train.plan import RunPlan, resolve_plan
+from sigma_jax.train.registry import kind_of
 from sigma_jax.train.schedule import cosine_with_warmup
 from sigma_jax.train.sharding import make_mesh, state_shardings, with_shardings
 from sigma_jax.train.state import TrainState, new_state, stream
 from sigma_jax.train.step import Step, train_step
-from sigma_jax.train.tasks import PretrainTask, pretrain_task
+from sigma_jax.train.tasks import Task
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -40,7 +44,7 @@ class Run:
     config: Any
     workdir: Path
     data_dir: str
-    task: PretrainTask
+    task: Task
     mesh: jax.sharding.Mesh
     plan: RunPlan
     loader: Loader
@@ -49,6 +53,11 @@ class Run:
     init_state: Any  # () -> TrainState
     step: Step
     learning_rate: Any  # step -> float
+    evaluators: tuple[Scheduled, ...] = ()
+
+    def meta(self) -> dict:
+        """What a checkpoint says about its run."""
+        return {"config": json.loads(to_json(self.config)), "plan": dataclasses.asdict(self.plan)}
 
 
 def build_compute(config: Any) -> Compute:
@@ -78,9 +87,9 @@ def require_platform(config: Any, platform: str | None) -> None:
 def build(
     config: Any, workdir: Path, data_dir: str, *, teacher: str | None = None, random_teacher: bool = False
 ) -> Run:
-    """Plans and prepares a pre-training run; nothing is trained yet."""
+    """Plans and prepares a run; nothing is trained yet."""
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
-    task = pretrain_task(config, mesh, build_compute(config.compute))
+    task = kind_of(config).task(config, mesh, build_compute(config.compute))
     loader = open_data(config, data_dir, workdir)
     plan = resolve_plan(config, mesh, task, loader.num_records)
     learning_rate = cosine_with_warmup(plan.peak_lr, plan.final_lr, plan.total_steps, plan.warmup_steps)
@@ -96,7 +105,7 @@ def build(
     shapes = jax.eval_shape(init)
     shardings = state_shardings(mesh, shapes)
     step = train_step(task, optimizer, seed=config.seed, accumulation=plan.accumulation)
-    return Run(
+    run = Run(
         config=config,
         workdir=workdir,
         data_dir=data_dir,
@@ -110,9 +119,11 @@ def build(
         step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)),
         learning_rate=learning_rate,
     )
+    run.evaluators = kind_of(config).evaluators(run)
+    return run
 
 
-def fresh_state(task: PretrainTask, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
+def fresh_state(task: Task, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
     """Parameters drawn from the seed, zero moments, step 0."""
     return new_state(task.init(stream(seed, "init")), optimizer)
 
@@ -124,34 +135,19 @@ def open_data(config: Any, data_dir: str, workdir: Path) -> Loader:
             f"batch_size={config.batch_size} does not divide over {jax.process_count()} processes: "
             "every process must read the same number of clips"
         )
-    return pretrain_loader(
-        data_dir,
-        split=config.data.split,
-        num_frames=config.model.num_frames,
-        frame_stride=config.data.frame_stride,
-        image_size=config.model.image_size,
-        global_batch=config.batch_size,
-        seed=config.seed,
-        num_workers=config.data.num_workers,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        crop=config.data.crop,
-        max_bad_fraction=config.data.max_bad_fraction,
-        bad_records_path=workdir / "bad_records.jsonl",
-        cache_decoded=config.data.cache_decoded,
-    )
+    return kind_of(config).data(config, data_dir, workdir)
 
 
-def frozen_parameters(task: PretrainTask, teacher: str | None, random_teacher: bool, seed: int) -> Any:
+def frozen_parameters(task: Task, teacher: str | None, random_teacher: bool, seed: int) -> Any:
     """The teacher's weights from a file, or random ones if that was asked for; {} for targets without a teacher.
 
     Raises:
       ValueError: a teacher is needed and neither was given, or given and not needed.
     """
-    needed = task.source == "features"
+    needed = getattr(task, "source", None) == "features"
     if not needed:
         if teacher or random_teacher:
-            raise ValueError(f"target={task.target!r} has no teacher: drop --teacher, or choose target=dino or feature")
+            raise ValueError("this task has no teacher: drop --teacher, or pre-train with target=dino or feature")
         return {}
     init = functools.partial(task.init_frozen, stream(seed, "teacher"))
     if teacher:

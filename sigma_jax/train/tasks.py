@@ -27,8 +27,21 @@ Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
 
+@dataclasses.dataclass(frozen=True)
+class TaskCost:
+    """What a plan says about a task. activation_bytes: rough, per clip, kept for a backward pass without remat."""
+
+    tubes_visible: int
+    tubes_hidden: int
+    num_prototypes: int  # 0 without Sinkhorn
+    activation_bytes: int
+
+
 class Task(Protocol):
-    """One trainer serves every task through these five."""
+    """One trainer serves every task through these."""
+
+    batch_keys: tuple[str, ...]  # what of a host batch goes to the device
+    cost: TaskCost
 
     def init(self, key: jax.Array) -> Any:
         """Fresh parameters; run under jit or eval_shape."""
@@ -61,6 +74,16 @@ class SigmaSettings:
             raise ValueError(f"num_prototypes={self.num_prototypes}: at least 2 are needed to tell anything apart")
 
 
+# Numbers kept for the backward pass per token and unit of width in one block, without remat: norms, qkv, attention
+# output, two MLP widths before and after GELU, residuals.
+SAVED_PER_TOKEN = 24
+
+
+def block_bytes(token_widths: int, compute: Compute) -> int:
+    """Bytes that blocks keep for the backward pass; token_widths: sum over blocks of tokens x width."""
+    return SAVED_PER_TOKEN * jnp.dtype(compute.dtype).itemsize * token_widths
+
+
 TARGETS = {  # name: (what is regressed or assigned, objective)
     "mlp": ("pixels", "sigma"),
     "dino": ("features", "sigma"),
@@ -84,6 +107,17 @@ class PretrainTask:
     mask_kind: str = "tube"
     positions: str = "sincos_1d"
     compute: Compute = Compute()
+
+    batch_keys = ("video",)
+
+    @property
+    def cost(self) -> TaskCost:
+        """Encoder over visible tubes, decoder over all, and the two fp32 score matrices."""
+        grid, size = self.grid, self.size
+        num_prototypes = self.sigma.num_prototypes if self.objective == "sigma" else 0
+        tokens = size.depth * grid.num_visible * size.width + size.decoder_depth * grid.num_tubes * size.decoder_width
+        saved = block_bytes(tokens, self.compute) + 4 * 2 * grid.num_masked * num_prototypes
+        return TaskCost(grid.num_visible, grid.num_masked, num_prototypes, saved)
 
     @property
     def source(self) -> str:
