@@ -60,6 +60,16 @@ class Run:
         return {"config": json.loads(to_json(self.config)), "plan": dataclasses.asdict(self.plan)}
 
 
+@dataclasses.dataclass
+class CompiledStep:
+    """The jitted update with what it works on: shapes and shardings, a maker of the first state, the schedule."""
+
+    abstract_state: TrainState
+    init_state: Any  # () -> TrainState
+    step: Step
+    learning_rate: Any  # step -> float
+
+
 def build_compute(config: Any) -> Compute:
     """Types and implementations for the platform at hand; unknown names are errors here."""
     platform = jax.default_backend()
@@ -92,19 +102,8 @@ def build(
     task = kind_of(config).task(config, mesh, build_compute(config.compute))
     loader = open_data(config, data_dir, workdir)
     plan = resolve_plan(config, mesh, task, loader.num_records)
-    learning_rate = cosine_with_warmup(plan.peak_lr, plan.final_lr, plan.total_steps, plan.warmup_steps)
-    optimizer = adamw(
-        learning_rate,
-        betas=tuple(config.optim.betas),
-        weight_decay=config.optim.weight_decay,
-        clip_norm=config.optim.clip_norm,
-        trainable=task.trainable,
-    )
     frozen = frozen_parameters(task, teacher, random_teacher, config.seed)
-    init = functools.partial(fresh_state, task, optimizer, config.seed)
-    shapes = jax.eval_shape(init)
-    shardings = state_shardings(mesh, shapes)
-    step = train_step(task, optimizer, seed=config.seed, accumulation=plan.accumulation)
+    compiled = build_step(config, task, plan)
     run = Run(
         config=config,
         workdir=workdir,
@@ -114,13 +113,35 @@ def build(
         plan=plan,
         loader=loader,
         frozen=frozen,
+        abstract_state=compiled.abstract_state,
+        init_state=compiled.init_state,
+        step=compiled.step,
+        learning_rate=compiled.learning_rate,
+    )
+    run.evaluators = kind_of(config).evaluators(run)
+    return run
+
+
+def build_step(config: Any, task: Task, plan: RunPlan) -> CompiledStep:
+    """Optimizer, sharded state and jitted update of a plan; needs no data, allocates nothing."""
+    learning_rate = cosine_with_warmup(plan.peak_lr, plan.final_lr, plan.total_steps, plan.warmup_steps)
+    optimizer = adamw(
+        learning_rate,
+        betas=tuple(config.optim.betas),
+        weight_decay=config.optim.weight_decay,
+        clip_norm=config.optim.clip_norm,
+        trainable=task.trainable,
+    )
+    init = functools.partial(fresh_state, task, optimizer, config.seed)
+    shapes = jax.eval_shape(init)
+    shardings = state_shardings(task.mesh, shapes)
+    step = train_step(task, optimizer, seed=config.seed, accumulation=plan.accumulation)
+    return CompiledStep(
         abstract_state=with_shardings(shapes, shardings),
         init_state=jax.jit(init, out_shardings=shardings),
         step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)),
         learning_rate=learning_rate,
     )
-    run.evaluators = kind_of(config).evaluators(run)
-    return run
 
 
 def fresh_state(task: Task, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
@@ -160,4 +181,9 @@ def frozen_parameters(task: Task, teacher: str | None, random_teacher: bool, see
             f"target={task.target!r} needs the weights of its teacher: pass --teacher=FILE.npz "
             "(or --random_teacher for a smoke test; target=mlp needs none)"
         )
-    return jax.tree.map(lambda x: jnp.asarray(x, task.compute.dtype if x.ndim > 1 else jnp.float32), weights)
+    return cast_frozen(weights, task.compute.dtype)
+
+
+def cast_frozen(weights: Any, dtype: jnp.dtype) -> Any:
+    """A frozen network's matrices in the compute type (cast once, not every step); biases and norms stay fp32."""
+    return jax.tree.map(lambda x: jnp.asarray(x, dtype if x.ndim > 1 else jnp.float32), weights)

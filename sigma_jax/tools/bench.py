@@ -1,0 +1,75 @@
+"""Measures speed and memory, honestly: medians after warm-up, peers in the same run.
+
+    python -m sigma_jax.tools.bench step --config=configs/k400.py:size=S --batch=2 [--config.compute.dtype=float32]
+    python -m sigma_jax.tools.bench objective [--tokens=8192 --prototypes=3000 --iterations=10]
+    python -m sigma_jax.tools.bench attention [--shape=2,1568,6,64]
+    python -m sigma_jax.tools.bench compile --config=configs/k400.py:size=S --batch=2
+
+Every mode takes --json (one object on one line instead of a table), --trace=DIR (a profiler trace, for TensorBoard or
+Perfetto), --repeats=N, and --vs=COMMAND: ours and COMMAND then run in turn, --rounds times, each in its own process.
+COMMAND must print one line of JSON with at least "median_s".
+"""
+
+import importlib
+import json
+import os
+import sys
+
+import jax
+from absl import flags
+
+from sigma_jax.tools.benchmarks import peers
+from sigma_jax.tools.benchmarks.options import OPTIONS
+from sigma_jax.train import config as configs
+
+# Mode -> module with `measure(overrides) -> dict`; its flags are defined when it is imported.
+MODES = {
+    "step": "sigma_jax.tools.benchmarks.step",
+    "objective": "sigma_jax.tools.benchmarks.objective",
+    "attention": "sigma_jax.tools.benchmarks.attention",
+    "compile": "sigma_jax.tools.benchmarks.compile",
+}
+
+
+def show(row: dict) -> None:
+    """One number per line; numbers to four digits."""
+    for name, value in row.items():
+        text = f"{value:.4g}" if isinstance(value, float) else value
+        print(f"  {name:<24} {text}")
+
+
+def main(argv: list[str]) -> int:
+    """Parses the mode and its flags, measures, prints."""
+    if len(argv) < 2 or argv[1] not in MODES:
+        got = argv[1] if len(argv) > 1 else "nothing"
+        print(f"expected a mode, one of {', '.join(MODES)}; got {got!r}\n{__doc__}", file=sys.stderr)
+        return 2
+    mode = importlib.import_module(MODES[argv[1]])
+    try:
+        flags.FLAGS.mark_as_parsed()  # grain reads the global ones
+        rest, overrides = configs.split_command_line([argv[0], *argv[2:]])
+        unexpected = OPTIONS(rest)[1:]
+        if unexpected:
+            raise ValueError(f"got {unexpected[0]!r} after the mode: only flags may follow it, --name=value")
+        if OPTIONS.vs:
+            return peers.alternate(argv[1:], OPTIONS.vs, OPTIONS.rounds, OPTIONS.json)
+        if OPTIONS.platform:
+            jax.config.update("jax_platforms", OPTIONS.platform)
+        row = mode.measure(overrides)
+    except flags.Error as error:
+        print(f"{error}\n{__doc__}", file=sys.stderr)
+        return 2
+    except (ValueError, TypeError, AttributeError, FileNotFoundError) as error:
+        if os.environ.get("SIGMA_TRACEBACK"):
+            raise
+        print(f"{type(error).__name__}: {error} (SIGMA_TRACEBACK=1 shows where)", file=sys.stderr)
+        return 1
+    if OPTIONS.json:
+        print(json.dumps(row))
+    else:
+        show(row)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,36 @@
+"""Mode `step`: seconds, clips per second, model FLOPs and memory of one training step on synthetic uint8 clips."""
+
+from typing import Any
+
+import jax
+
+from sigma_jax.tools.benchmarks import timing
+from sigma_jax.tools.benchmarks.options import OPTIONS
+from sigma_jax.tools.benchmarks.synthetic import prepare, stepper
+from sigma_jax.train.flops import mfu, model_flops
+
+
+def measure(overrides: dict[str, str]) -> dict[str, Any]:
+    """The row of the step that --config, --batch and `overrides` describe."""
+    run = prepare(overrides)
+    timed = timing.time_calls(stepper(run))
+    rate = run.plan.batch_size / timed["median_s"]
+    flops = sum(model_flops(run.task).values())
+    compute = run.task.compute
+    return {
+        "mode": "step",
+        "config": " ".join([OPTIONS.config, *(f"{name}={value}" for name, value in overrides.items())]),
+        "batch": run.plan.batch_size,
+        "accumulation": run.plan.accumulation,
+        **timed,
+        "clips_per_s": rate,
+        "clips_per_cpu_s": run.plan.batch_size / timed["cpu_s"],
+        "gflop_per_clip": flops / 1e9,
+        "tflops": flops * rate / 1e12,
+        "mfu": mfu(flops, rate, jax.devices()),
+        **timing.memory(),
+        "dtype": jax.numpy.dtype(compute.dtype).name,
+        "attention": compute.backend,
+        "remat": compute.remat,
+        **timing.machine(),
+    }
