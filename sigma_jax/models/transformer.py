@@ -199,7 +199,7 @@ def run_stack(
         depth -= 1
 
     def scan_step(x, layer):
-        y = step(x, layer)
+        y = step(x, layer, None)
         return y, (y if collect else None)
 
     outputs = None

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 BACKENDS = ("auto", "xla", "cudnn")
 
 
-def check_backend(backend: str) -> str:
-    """Resolves 'auto' for the platform at hand.
+def check_backend(backend: str, platform: str | None = None) -> str:
+    """Resolves 'auto' for a platform, 'cpu', 'gpu' or 'tpu' (default: the one at hand).
 
     Raises:
       ValueError: an unknown backend, or one that the platform lacks; names the valid ones.
     """
-    platform = jax.default_backend()
+    platform = platform or jax.default_backend()
     if backend not in BACKENDS:
         raise ValueError(f"attention backend {backend!r} is unknown: choose one of {BACKENDS}")
     if backend == "cudnn" and platform != "gpu":

@@ -25,7 +25,7 @@ from sigma_jax.train.optimizer import adamw
 from sigma_jax.train.plan import RunPlan, resolve_plan
 from sigma_jax.train.registry import kind_of
 from sigma_jax.train.schedule import cosine_with_warmup
-from sigma_jax.train.sharding import make_mesh, state_shardings, with_shardings
+from sigma_jax.train.sharding import make_mesh, state_shardings, whole, with_shardings
 from sigma_jax.train.state import TrainState, new_state, stream
 from sigma_jax.train.step import Step, train_step
 from sigma_jax.train.tasks import Task
@@ -70,15 +70,15 @@ class CompiledStep:
     learning_rate: Any  # step -> float
 
 
-def build_compute(config: Any) -> Compute:
-    """Types and implementations for the platform at hand; unknown names are errors here."""
-    platform = jax.default_backend()
+def build_compute(config: Any, platform: str | None = None) -> Compute:
+    """Types and implementations for a platform (default: the one at hand); unknown names are errors here."""
+    platform = platform or jax.default_backend()
     name = config.dtype if config.dtype != "auto" else ("float32" if platform == "cpu" else "bfloat16")
     if name not in DTYPES:
         raise ValueError(f"compute.dtype {config.dtype!r} is unknown: choose one of auto, {', '.join(DTYPES)}")
     if config.remat not in REMAT_POLICIES:
         raise ValueError(f"compute.remat {config.remat!r} is unknown: choose one of {', '.join(REMAT_POLICIES)}")
-    return Compute(DTYPES[name], check_backend(config.attention), config.remat, config.unroll)
+    return Compute(DTYPES[name], check_backend(config.attention, platform), config.remat, config.unroll)
 
 
 def require_platform(config: Any, platform: str | None) -> None:
@@ -103,6 +103,7 @@ def build(
     loader = open_data(config, data_dir, workdir)
     plan = resolve_plan(config, mesh, task, loader.num_records)
     frozen = frozen_parameters(task, teacher, random_teacher, config.seed)
+    frozen = jax.tree.map(lambda x: jax.device_put(x, whole(mesh)), frozen)
     compiled = build_step(config, task, plan)
     run = Run(
         config=config,
