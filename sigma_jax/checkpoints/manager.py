@@ -203,6 +203,12 @@ def read_meta(path: str | epath.Path) -> dict:
     return _read_json(find_checkpoint(path), "meta")
 
 
+def saved_shapes(path: str | epath.Path) -> Any:
+    """Names, shapes and dtypes of the arrays in the checkpoint at `path`, as nested dicts; no array is read."""
+    with contextlib.closing(ocp.StandardCheckpointHandler()) as reader:
+        return reader.metadata(find_checkpoint(path) / "state").tree
+
+
 def restore_subtree(path: str | epath.Path, abstract: Any) -> Any:
     """Only the arrays named in `abstract`, e.g. `{"params": {"encoder": ...}}`, from the checkpoint at `path`.
 
@@ -237,9 +243,7 @@ def _read_json(path: epath.Path, item: str) -> dict:
 
 def _check_fits(path: epath.Path, abstract: Any, partial: bool) -> None:
     """Compare names, shapes and dtypes before any array is read; partial: the checkpoint may hold more."""
-    with contextlib.closing(ocp.StandardCheckpointHandler()) as reader:
-        metadata = reader.metadata(path / "state").tree
-    saved, wanted = (dict(zip(*named_leaves(tree), strict=True)) for tree in (metadata, abstract))
+    saved, wanted = (dict(zip(*named_leaves(tree), strict=True)) for tree in (saved_shapes(path), abstract))
     wrong = [f"{name}: not in the checkpoint" for name in wanted.keys() - saved.keys()]
     if not partial:
         wrong += [f"{name}: only in the checkpoint" for name in saved.keys() - wanted.keys()]

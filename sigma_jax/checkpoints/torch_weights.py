@@ -2,15 +2,17 @@
 
 Letters: D width, P numbers in a tube or patch, L blocks. A torch Linear is [out, in], ours [in, out]; a torch patch
 convolution is [D, 3, (pt,) ph, pw], ours [P, D] with the channel fastest; our blocks are stacked along L.
-Kinds of file: 'pretrain' (SIGMA, VideoMAE), 'classifier' (finetuned), 'teacher' (DINO, DINOv2 in timm's layout).
+Kinds of file: 'pretrain' (SIGMA, VideoMAE), 'classifier' (finetuned), 'encoder' (a video encoder alone), 'teacher'
+(DINO, DINOv2 in timm's layout).
 """
 
 import dataclasses
 import re
+from typing import Any
 
 import numpy as np
 
-KINDS = ("pretrain", "classifier", "teacher")
+KINDS = ("pretrain", "classifier", "encoder", "teacher")
 
 
 class WeightsMismatch(ValueError):
@@ -77,6 +79,12 @@ def leaves_of(kind: str) -> list[Leaf]:
             *_norm("norm", "fc_norm"),
             *_layer("head", "head"),
         ]
+    if kind == "encoder":
+        return [
+            *_embed("encoder/embed", "patch_embed.proj"),
+            *_blocks("encoder/blocks", "blocks"),
+            *_norm("encoder/norm", "norm"),
+        ]
     if kind == "teacher":
         return [
             Leaf("cls", "cls_token", "row"),
@@ -99,38 +107,100 @@ def _to_ours(array: np.ndarray, layout: str) -> np.ndarray:
     return array
 
 
+def _to_torch(array: np.ndarray, layout: str, patch: tuple[int, ...]) -> np.ndarray:
+    if layout == "linear":
+        return array.T
+    if layout == "row":
+        return array[None]
+    if layout == "conv":
+        return np.moveaxis(array.reshape(*patch, 3, array.shape[-1]), (-1, -2), (0, 1))
+    return array
+
+
+def _find(name: str, leaves: dict[str, Leaf]) -> tuple[Leaf | None, int | None]:
+    """The leaf that a torch name means, and the number of its block."""
+    block = re.search(r"(?<=blocks\.)\d+(?=\.)", name)
+    if block is None:
+        return leaves.get(name), None
+    return leaves.get(f"{name[: block.start()]}{{i}}{name[block.end() :]}"), int(block[0])
+
+
 def from_torch(arrays: dict[str, np.ndarray], kind: str) -> dict:
     """torch name -> array becomes our nested tree; every array must find its place.
 
     Raises:
-      WeightsMismatch: names we do not know, or blocks of which some miss an array; all are listed.
+      WeightsMismatch: names we do not know, or blocks of which some miss an array or differ in shape; all are listed.
     """
-    by_pattern = {}
-    for leaf in leaves_of(kind):
-        pattern = re.escape(leaf.torch_name).replace(re.escape("{i}"), r"(\d+)")
-        by_pattern[re.compile(f"^{pattern}$")] = leaf
-    flat, stacks, unknown = {}, {}, []
+    leaves = {leaf.torch_name: leaf for leaf in leaves_of(kind)}
+    flat, stacks, unknown, flawed = {}, {}, [], []
     for name, array in arrays.items():
-        for pattern, leaf in by_pattern.items():
-            match = pattern.match(name)
-            if match and match.groups():
-                stacks.setdefault(leaf.path, {})[int(match[1])] = _to_ours(np.asarray(array), leaf.layout)
-            elif match:
-                flat[leaf.path] = _to_ours(np.asarray(array), leaf.layout)
-            if match:
-                break
-        else:
+        leaf, block = _find(name, leaves)
+        if leaf is None:
             unknown.append(name)
-    if unknown:
-        raise WeightsMismatch(f"names that a {kind!r} file does not have: {', '.join(sorted(unknown))}")
-    for path, layers in stacks.items():
-        stem = path.split("/blocks/")[0]
-        siblings = [set(v) for p, v in stacks.items() if p.split("/blocks/")[0] == stem]
-        wanted = set(range(max(map(max, siblings)) + 1))
-        if set(layers) != wanted:
-            raise WeightsMismatch(f"{path}: blocks {sorted(wanted - set(layers))} are missing")
-        flat[path] = np.stack([layers[i] for i in sorted(layers)])
+        elif leaf.layout in ("linear", "conv", "row") and np.ndim(array) < 2:
+            flawed.append(f"{name} has shape {np.shape(array)}, expected at least two axes")
+        elif block is not None:
+            stacks.setdefault(leaf, {})[block] = _to_ours(np.asarray(array), leaf.layout)
+        else:
+            flat[leaf.path] = _to_ours(np.asarray(array), leaf.layout)
+    for leaf, layers in stacks.items():
+        stem = leaf.path.split("/blocks/")[0]
+        depth = 1 + max(max(layers) for other, layers in stacks.items() if other.path.split("/blocks/")[0] == stem)
+        flawed += [f"{leaf.torch_name.format(i=i)} is missing" for i in range(depth) if i not in layers]
+        first = layers[min(layers)].shape
+        flawed += [
+            f"{leaf.torch_name.format(i=i)} has another shape than in block {min(layers)}"
+            for i in sorted(layers)
+            if layers[i].shape != first
+        ]
+        if not flawed:
+            flat[leaf.path] = np.stack([layers[i] for i in range(depth)])
+    if unknown or flawed:
+        listed = f"names that a {kind!r} file does not have: {', '.join(sorted(unknown)) or 'none'}"
+        raise WeightsMismatch("\n  ".join([listed, *flawed]))
     return unflatten(flat)
+
+
+def to_torch(tree: dict, kind: str, patch: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Our nested tree -> torch name: array, the inverse of `from_torch`.
+
+    Args:
+      patch: (pt, ph, pw) of a video model, (ph, pw) of a teacher: our [P D] kernel does not tell.
+
+    Raises:
+      WeightsMismatch: a parameter that a file of this kind does not have.
+    """
+    flat = flatten(tree)
+    leaves = {leaf.path: leaf for leaf in leaves_of(kind)}
+    unknown = sorted(flat.keys() - leaves.keys())
+    if unknown:
+        raise WeightsMismatch(f"a {kind!r} file has no place for {', '.join(unknown)}")
+    arrays = {}
+    for path, leaf in leaves.items():
+        if path not in flat:
+            continue
+        if "{i}" in leaf.torch_name:
+            for i, layer in enumerate(flat[path]):
+                arrays[leaf.torch_name.format(i=i)] = _to_torch(layer, leaf.layout, patch)
+        else:
+            arrays[leaf.torch_name] = _to_torch(flat[path], leaf.layout, patch)
+    return arrays
+
+
+def torch_names(kind: str) -> dict[str, str]:
+    """Our path -> the authors' name ('{i}' = block), for messages."""
+    return {leaf.path: leaf.torch_name for leaf in leaves_of(kind)}
+
+
+def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts become 'a/b/c' -> leaf."""
+    flat = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}/")
+        else:
+            flat[prefix + name] = value
+    return flat
 
 
 def unflatten(flat: dict[str, np.ndarray]) -> dict:

@@ -1,56 +1,93 @@
-"""Weights in one file of our own: an .npz whose keys are parameter paths ('encoder/blocks/attn/qkv'), no pickles.
+"""Weights in one file of our own: an .npz of parameter paths ('encoder/blocks/attn/qkv') and one JSON entry.
 
-Used for frozen teachers (`--teacher`) and for handing over an encoder.
+The JSON entry says kind, sizes (heads too, which no array tells), source and content digest. No pickles. What every
+format becomes in memory is `Weights`.
 """
 
+import dataclasses
+import json
+import os
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from sigma_jax.checkpoints.torch_weights import WeightsMismatch, unflatten
+from sigma_jax.checkpoints.report import content_digest
+from sigma_jax.checkpoints.torch_weights import KINDS, flatten, unflatten
+
+METADATA = "__metadata__"
+FORMAT = "sigma_jax weights 1"
 
 
-def flatten(tree: Any) -> dict[str, np.ndarray]:
-    """Nested dicts of arrays become 'a/b/c' -> array."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {"/".join(str(key.key) for key in path): np.asarray(leaf) for path, leaf in leaves}
+class UnreadableWeights(ValueError):
+    """A file that is no weights file, is damaged or refused; the message names the file and what to do."""
 
 
-def save_weights(path: str | Path, tree: Any) -> None:
-    """Writes nested dicts of arrays to `path` (.npz)."""
-    with open(path, "wb") as file:
-        np.savez(file, **flatten(tree))
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """Parameters outside of any model.
+
+    kind: one of torch_weights.KINDS. params: nested dicts of float32 numpy arrays, our names and layouts. sizes: what
+    inferred_sizes finds, plain numbers. source: where they came from. notes: what a reader should be told.
+    """
+
+    kind: str
+    params: dict
+    sizes: dict[str, Any]
+    source: str
+    notes: tuple[str, ...] = ()
+
+    def digest(self) -> str:
+        """Content digest, equal in every format."""
+        return content_digest(flatten(self.params))
 
 
-def load_weights(path: str | Path, abstract: Any) -> Any:
-    """Reads `path` into the structure of `abstract` (shapes), strictly.
+def write_npz(path: str | Path, weights: Weights) -> None:
+    """Writes `path` (.npz); it appears under its name only when complete."""
+    path, flat = Path(path), flatten(weights.params)
+    metadata = {
+        "format": FORMAT,
+        "kind": weights.kind,
+        "sizes": weights.sizes,
+        "source": weights.source,
+        "digest": content_digest(flat),
+    }
+    partial = path.with_name(f".{path.name}.partial")
+    with open(partial, "wb") as file:
+        np.savez(file, **{METADATA: np.asarray(json.dumps(metadata))}, **flat)
+    os.replace(partial, path)
+
+
+def read_npz(path: str | Path) -> Weights:
+    """Reads what `write_npz` wrote.
 
     Raises:
-      FileNotFoundError, WeightsMismatch: no such file, no such format, or the four lists of what does not fit.
+      UnreadableWeights: no such format, no metadata, or other arrays than were written.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no weights file {path}: expected an .npz written by sigma_jax")
     try:
         with np.load(path, allow_pickle=False) as file:
-            found = dict(file)
-    except (ValueError, OSError, EOFError) as error:
-        raise WeightsMismatch(f"{path} is no .npz of arrays ({error}): expected a file written by sigma_jax") from error
-    wanted = _flat_shapes(abstract)
-    missing = sorted(wanted.keys() - found.keys())
-    unexpected = sorted(found.keys() - wanted.keys())
-    both = sorted(wanted.keys() & found.keys())
-    other = [f"{k}: file {found[k].shape}, model {wanted[k]}" for k in both if found[k].shape != wanted[k]]
-    if missing or unexpected or other:
-        raise WeightsMismatch(
-            f"{path} does not fit the model.\n  missing: {missing or 'none'}\n  unexpected: {unexpected or 'none'}\n"
-            f"  other shape: {other or 'none'}"
+            flat = dict(file)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UnreadableWeights(
+            f"{path} is damaged or no .npz of plain arrays ({error}): convert the original again"
+        ) from error
+    if METADATA not in flat:
+        names = ", ".join(sorted(flat)[:4])
+        raise UnreadableWeights(
+            f"{path} has no {METADATA} entry (arrays: {names}...): expected a file written by sigma_jax.tools.convert"
         )
-    return unflatten({name: array.astype(np.float32) for name, array in found.items()})
-
-
-def _flat_shapes(abstract: Any) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_leaves_with_path(abstract)
-    return {"/".join(str(key.key) for key in path): tuple(leaf.shape) for path, leaf in leaves}
+    metadata = json.loads(str(flat.pop(METADATA)))
+    if metadata.get("format") != FORMAT or metadata.get("kind") not in KINDS:
+        raise UnreadableWeights(
+            f"{path} says format {metadata.get('format')!r}, kind {metadata.get('kind')!r}; expected {FORMAT!r} and "
+            f"one of {', '.join(KINDS)}: convert the original with this version"
+        )
+    digest = content_digest(flat)
+    if digest != metadata["digest"]:
+        raise UnreadableWeights(
+            f"{path} is damaged: content {digest}, written as {metadata['digest']}; convert the original again"
+        )
+    sizes = {name: tuple(v) if isinstance(v, list) else v for name, v in metadata["sizes"].items()}
+    return Weights(metadata["kind"], unflatten(flat), sizes, f"{path} (from {metadata['source']})")

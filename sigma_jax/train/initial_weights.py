@@ -1,0 +1,123 @@
+"""What training starts from besides random numbers: `--init` and `--teacher`, in any format, loaded strictly."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+
+from sigma_jax.checkpoints.formats import read_weights
+from sigma_jax.checkpoints.loading import load_into, say
+from sigma_jax.checkpoints.torch_weights import WeightsMismatch
+from sigma_jax.evals.pretrained import teacher_size
+from sigma_jax.models.sizes import TEACHER_SIZES, TeacherSize
+from sigma_jax.train.state import TrainState
+
+DINO_PLACE = "https://dl.fbaipublicfiles.com/dino"
+DINOV2_PLACE = "https://dl.fbaipublicfiles.com/dinov2"
+PUBLISHED_TEACHERS = {  # our name: where its authors publish it
+    "dino_s16": f"{DINO_PLACE}/dino_deitsmall16_pretrain/dino_deitsmall16_pretrain.pth",
+    "dino_b16": f"{DINO_PLACE}/dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth",
+    "dinov2_s14": f"{DINOV2_PLACE}/dinov2_vits14/dinov2_vits14_reg4_pretrain.pth",
+    "dinov2_b14": f"{DINOV2_PLACE}/dinov2_vitb14/dinov2_vitb14_reg4_pretrain.pth",
+    "dinov2_l14": f"{DINOV2_PLACE}/dinov2_vitl14/dinov2_vitl14_reg4_pretrain.pth",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class InitFrom:
+    """`--init`: a path, and the parts that may be missing from it or left unused."""
+
+    path: str
+    allow_missing: tuple[str, ...] = ()
+    allow_unexpected: tuple[str, ...] = ()
+
+
+def initialised(init_state: Callable[[], TrainState], task: Any, source: InitFrom) -> Callable[[], TrainState]:
+    """`init_state` with parameters from a file; optimizer and step are fresh.
+
+    What a task always makes anew (`init_missing`, e.g. a classifier's head) or never uses (`init_unexpected`) need not
+    be named by the user. The returned function raises WeightsMismatch, with the lists of what does not fit.
+    """
+
+    def start() -> TrainState:
+        weights = read_weights(source.path, **_heads(task.size))
+        if weights.kind == "teacher":
+            raise WeightsMismatch(f"--init={source.path} is an image teacher: give it as --teacher")
+        fresh = init_state()
+        params, report = load_into(
+            weights,
+            fresh.params,
+            allow_missing=(*getattr(task, "init_missing", ()), *source.allow_missing),
+            allow_unexpected=(*getattr(task, "init_unexpected", ()), *source.allow_unexpected),
+        )
+        say(report)
+        trained = (weights.sizes["num_frames"], weights.sizes["image_size"], weights.sizes["positions"])
+        here = (task.grid.num_frames, task.grid.image_size, task.positions)
+        if trained != here:
+            logging.info("positions: frames, size and kind are %s here, %s in the file: computed anew", here, trained)
+        return fresh._replace(params=params)
+
+    return start
+
+
+def _heads(size: Any) -> dict[str, int | None]:
+    """Heads of a model, for files that do not record them; those that do must agree."""
+    return {"num_heads": size.num_heads, "decoder_num_heads": getattr(size, "decoder_num_heads", None)}
+
+
+def with_teacher(task: Any, path: str) -> tuple[Any, dict]:
+    """(the task, the teacher's parameters) with weights from a file in any format.
+
+    Width, depth and patch size must be the config's; registers and the layout of the position table follow the file.
+
+    Raises:
+      FileNotFoundError, WeightsMismatch: each names the file and what was expected.
+    """
+    weights = read_weights(path, num_heads=task.teacher.num_heads)
+    if weights.kind != "teacher":
+        raise WeightsMismatch(f"--teacher={path} holds a video model ({weights.kind}), expected DINO or DINOv2")
+    found = teacher_size(weights.sizes)
+    follows = ("num_registers", "position_grid", "cls_position")
+    expected = dataclasses.replace(task.teacher, **{name: getattr(found, name) for name in follows})
+    if found != expected:
+        names = [field.name for field in dataclasses.fields(TeacherSize)]
+        wrong = [
+            f"{name}: file {getattr(found, name)}, config {getattr(expected, name)}"
+            for name in names
+            if getattr(found, name) != getattr(expected, name)
+        ]
+        nearest = [
+            name for name, size in TEACHER_SIZES.items() if (size.width, size.depth) == (found.width, found.depth)
+        ]
+        raise WeightsMismatch(
+            f"--teacher={path} is another teacher than the config's ({'; '.join(wrong)}): choose "
+            f"--config=...:teacher=NAME, for this file {' or '.join(nearest) or 'none of ours'}"
+        )
+    for name in follows:
+        if getattr(task.teacher, name) != getattr(found, name):
+            logging.info("teacher: %s is %s as in the file", name, getattr(found, name))
+    task = dataclasses.replace(task, teacher=found)
+    shapes = jax.eval_shape(task.init_frozen, jax.random.key(0))
+    params, report = load_into(weights, shapes)
+    say(report)
+    return task, cast_teacher(task, params)
+
+
+def cast_teacher(task: Any, params: Any) -> Any:
+    """Matrices in the type of computation, vectors in fp32."""
+    return jax.tree.map(lambda x: jnp.asarray(x, task.compute.dtype if x.ndim > 1 else jnp.float32), params)
+
+
+def how_to_get(teacher: str) -> str:
+    """What to download and type for a teacher of the config."""
+    if teacher not in PUBLISHED_TEACHERS:
+        return f"teacher {teacher!r} is not published: convert your own with python -m sigma_jax.tools.convert"
+    place = PUBLISHED_TEACHERS[teacher]
+    file = place.rsplit("/", 1)[1]
+    return (
+        f"download {file}, published at {place}, then\n  python -m sigma_jax.tools.convert {file} {teacher}.npz\n"
+        f"and pass --teacher={teacher}.npz"
+    )
