@@ -20,6 +20,7 @@ from absl import flags, logging
 from sigma_jax import __version__
 from sigma_jax.train import config as configs
 from sigma_jax.train import loop, setup
+from sigma_jax.train.initial_weights import init_from
 from sigma_jax.train.logs import start_logging
 from sigma_jax.train.report import write_report
 
@@ -27,8 +28,11 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("config", None, "Config file, with structure after ':', e.g. configs/k400.py:size=S", required=True)
 flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, logs, pictures. The same folder resumes.")
 flags.DEFINE_string("data_dir", None, "Folder of record shards, made by sigma_jax.tools.prepare.")
-flags.DEFINE_string("teacher", None, "Weights of the frozen teacher (.npz), for target=dino or feature.")
+flags.DEFINE_string("teacher", None, "Weights of the frozen teacher, any format, for target=dino or feature.")
 flags.DEFINE_bool("random_teacher", False, "Use a random teacher: smoke tests only.")
+flags.DEFINE_string("init", None, "Start from these weights: a run folder or any format of tools.convert.")
+flags.DEFINE_string("allow_missing", "", "Parts that --init may lack, e.g. head,decoder/head: they start fresh.")
+flags.DEFINE_string("allow_unexpected", "", "Parts of --init that need not be used, e.g. decoder,prototypes.")
 flags.DEFINE_string("platform", None, "cpu: train on the CPU even if the config needs an accelerator.")
 flags.DEFINE_bool("allow_config_change", False, "Resume although the config differs from the checkpoint's.")
 
@@ -59,7 +63,14 @@ def run(config, command: list[str]) -> None:
     setup.require_platform(config, FLAGS.platform)
     workdir = Path(FLAGS.workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    job = setup.build(config, workdir, FLAGS.data_dir, teacher=FLAGS.teacher, random_teacher=FLAGS.random_teacher)
+    job = setup.build(
+        config,
+        workdir,
+        FLAGS.data_dir,
+        teacher=FLAGS.teacher,
+        random_teacher=FLAGS.random_teacher,
+        init_from=init_from(FLAGS.init, FLAGS.allow_missing, FLAGS.allow_unexpected),
+    )
     loop.write_run_files(job, command, versions())
     for line in job.plan.describe():
         logging.info("plan: %s", line)

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
+from sigma_jax.train.initial_weights import cast_frozen
 from sigma_jax.train.plan import RunPlan, resolve_plan
 from sigma_jax.train.registry import kind_of
-from sigma_jax.train.setup import CompiledStep, build_compute, build_step, cast_frozen
+from sigma_jax.train.setup import CompiledStep, build_compute, build_step
 from sigma_jax.train.sharding import batch_sharding, whole, with_shardings
 from sigma_jax.train.state import stream
 from sigma_jax.train.tasks import Task

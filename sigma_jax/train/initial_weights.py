@@ -9,11 +9,11 @@ import jax.numpy as jnp
 from absl import logging
 
 from sigma_jax.checkpoints.formats import read_weights
-from sigma_jax.checkpoints.loading import load_into, say
+from sigma_jax.checkpoints.loading import load_into, names_in, say
 from sigma_jax.checkpoints.torch_weights import WeightsMismatch
 from sigma_jax.evals.pretrained import teacher_size
 from sigma_jax.models.sizes import TEACHER_SIZES, TeacherSize
-from sigma_jax.train.state import TrainState
+from sigma_jax.train.state import TrainState, stream
 
 DINO_PLACE = "https://dl.fbaipublicfiles.com/dino"
 DINOV2_PLACE = "https://dl.fbaipublicfiles.com/dinov2"
@@ -43,7 +43,7 @@ def initialised(init_state: Callable[[], TrainState], task: Any, source: InitFro
     """
 
     def start() -> TrainState:
-        weights = read_weights(source.path, **_heads(task.size))
+        weights = read_weights(source.path, **heads_of(task.size))
         if weights.kind == "teacher":
             raise WeightsMismatch(f"--init={source.path} is an image teacher: give it as --teacher")
         fresh = init_state()
@@ -63,12 +63,47 @@ def initialised(init_state: Callable[[], TrainState], task: Any, source: InitFro
     return start
 
 
-def _heads(size: Any) -> dict[str, int | None]:
-    """Heads of a model, for files that do not record them; those that do must agree."""
+def heads_of(size: Any) -> dict[str, int | None]:
+    """Heads of a video model, for files that do not record them; those that do must agree."""
     return {"num_heads": size.num_heads, "decoder_num_heads": getattr(size, "decoder_num_heads", None)}
 
 
-def with_teacher(task: Any, path: str) -> tuple[Any, dict]:
+def init_from(path: str | None, allow_missing: str = "", allow_unexpected: str = "") -> InitFrom | None:
+    """The flags of main: names are separated by commas.
+
+    Raises:
+      ValueError: parts are named without a path.
+    """
+    if path:
+        return InitFrom(path, names_in(allow_missing), names_in(allow_unexpected))
+    if allow_missing or allow_unexpected:
+        raise ValueError("--allow_missing and --allow_unexpected say what --init may lack or waste: give --init=PATH")
+    return None
+
+
+def with_teacher(task: Any, path: str | None, random: bool, seed: int) -> tuple[Any, Any]:
+    """(task, frozen parameters): the teacher's from a file, or random ones if asked for; {} without a teacher.
+
+    Raises:
+      ValueError: a teacher is needed and none given (says where to get it), or given and not needed.
+    """
+    if getattr(task, "source", None) != "features":
+        if path or random:
+            raise ValueError("this task has no teacher: drop --teacher, or pre-train with target=dino or feature")
+        return task, {}
+    if path:
+        return load_teacher(task, path)
+    name = next((name for name, size in TEACHER_SIZES.items() if size == task.teacher), "")
+    if not random:
+        raise ValueError(
+            f"target={task.target!r} needs the weights of its teacher {name}: {how_to_get(name)} "
+            "(or --random_teacher for a smoke test; target=mlp needs none)"
+        )
+    logging.warning("the teacher has RANDOM weights (--random_teacher): good for a smoke test, not for training")
+    return task, cast_frozen(jax.jit(task.init_frozen)(stream(seed, "teacher")), task.compute.dtype)
+
+
+def load_teacher(task: Any, path: str) -> tuple[Any, Any]:
     """(the task, the teacher's parameters) with weights from a file in any format.
 
     Width, depth and patch size must be the config's; registers and the layout of the position table follow the file.
@@ -103,12 +138,12 @@ def with_teacher(task: Any, path: str) -> tuple[Any, dict]:
     shapes = jax.eval_shape(task.init_frozen, jax.random.key(0))
     params, report = load_into(weights, shapes)
     say(report)
-    return task, cast_teacher(task, params)
+    return task, cast_frozen(params, task.compute.dtype)
 
 
-def cast_teacher(task: Any, params: Any) -> Any:
-    """Matrices in the type of computation, vectors in fp32."""
-    return jax.tree.map(lambda x: jnp.asarray(x, task.compute.dtype if x.ndim > 1 else jnp.float32), params)
+def cast_frozen(weights: Any, dtype: jnp.dtype) -> Any:
+    """A frozen network's matrices in the compute type (cast once, not every step); biases and norms stay fp32."""
+    return jax.tree.map(lambda x: jnp.asarray(x, dtype if x.ndim > 1 else jnp.float32), weights)
 
 
 def how_to_get(teacher: str) -> str:
@@ -118,6 +153,6 @@ def how_to_get(teacher: str) -> str:
     place = PUBLISHED_TEACHERS[teacher]
     file = place.rsplit("/", 1)[1]
     return (
-        f"download {file}, published at {place}, then\n  python -m sigma_jax.tools.convert {file} {teacher}.npz\n"
+        f"download {file}, published at {place}, then run python -m sigma_jax.tools.convert {file} {teacher}.npz "
         f"and pass --teacher={teacher}.npz"
     )

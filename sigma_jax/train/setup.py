@@ -12,15 +12,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from absl import logging
 
-from sigma_jax.checkpoints.weights_file import load_weights
 from sigma_jax.data.pipeline import Loader
 from sigma_jax.models.pretrain import Compute
 from sigma_jax.models.transformer import REMAT_POLICIES
 from sigma_jax.ops.attention import check_backend
 from sigma_jax.train.config import to_json
 from sigma_jax.train.evaluation import Scheduled
+from sigma_jax.train.initial_weights import InitFrom, heads_of, initialised, with_teacher
 from sigma_jax.train.optimizer import adamw
 from sigma_jax.train.plan import RunPlan, resolve_plan
 from sigma_jax.train.registry import kind_of
@@ -57,7 +56,8 @@ class Run:
 
     def meta(self) -> dict:
         """What a checkpoint says about its run."""
-        return {"config": json.loads(to_json(self.config)), "plan": dataclasses.asdict(self.plan)}
+        config = json.loads(to_json(self.config))
+        return {"config": config, "plan": dataclasses.asdict(self.plan), "heads": heads_of(self.task.size)}
 
 
 @dataclasses.dataclass
@@ -95,14 +95,25 @@ def require_platform(config: Any, platform: str | None) -> None:
 
 
 def build(
-    config: Any, workdir: Path, data_dir: str, *, teacher: str | None = None, random_teacher: bool = False
+    config: Any,
+    workdir: Path,
+    data_dir: str,
+    *,
+    teacher: str | None = None,
+    random_teacher: bool = False,
+    init_from: InitFrom | None = None,
 ) -> Run:
-    """Plans and prepares a run; nothing is trained yet."""
+    """Plans and prepares a run; nothing is trained yet.
+
+    Args:
+      teacher: weights of the frozen teacher, in any format.
+      init_from: what parameters start from, None for random numbers.
+    """
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
     task = kind_of(config).task(config, mesh, build_compute(config.compute))
+    task, frozen = with_teacher(task, teacher, random_teacher, config.seed)
     loader = open_data(config, data_dir, workdir)
     plan = resolve_plan(config, mesh, task, loader.num_records)
-    frozen = frozen_parameters(task, teacher, random_teacher, config.seed)
     frozen = jax.tree.map(lambda x: jax.device_put(x, whole(mesh)), frozen)
     compiled = build_step(config, task, plan)
     run = Run(
@@ -115,7 +126,7 @@ def build(
         loader=loader,
         frozen=frozen,
         abstract_state=compiled.abstract_state,
-        init_state=compiled.init_state,
+        init_state=initialised(compiled.init_state, task, init_from) if init_from else compiled.init_state,
         step=compiled.step,
         learning_rate=compiled.learning_rate,
     )
@@ -158,33 +169,3 @@ def open_data(config: Any, data_dir: str, workdir: Path) -> Loader:
             "every process must read the same number of clips"
         )
     return kind_of(config).data(config, data_dir, workdir)
-
-
-def frozen_parameters(task: Task, teacher: str | None, random_teacher: bool, seed: int) -> Any:
-    """The teacher's weights from a file, or random ones if that was asked for; {} for targets without a teacher.
-
-    Raises:
-      ValueError: a teacher is needed and neither was given, or given and not needed.
-    """
-    needed = getattr(task, "source", None) == "features"
-    if not needed:
-        if teacher or random_teacher:
-            raise ValueError("this task has no teacher: drop --teacher, or pre-train with target=dino or feature")
-        return {}
-    init = functools.partial(task.init_frozen, stream(seed, "teacher"))
-    if teacher:
-        weights = load_weights(teacher, jax.eval_shape(init))
-    elif random_teacher:
-        logging.warning("the teacher has RANDOM weights (--random_teacher): good for a smoke test, not for training")
-        weights = jax.jit(init)()
-    else:
-        raise ValueError(
-            f"target={task.target!r} needs the weights of its teacher: pass --teacher=FILE.npz "
-            "(or --random_teacher for a smoke test; target=mlp needs none)"
-        )
-    return cast_frozen(weights, task.compute.dtype)
-
-
-def cast_frozen(weights: Any, dtype: jnp.dtype) -> Any:
-    """A frozen network's matrices in the compute type (cast once, not every step); biases and norms stay fp32."""
-    return jax.tree.map(lambda x: jnp.asarray(x, dtype if x.ndim > 1 else jnp.float32), weights)
