@@ -52,15 +52,15 @@ def _folder_format(place: epath.Path) -> str:
     names = sorted(inner.name for inner in place.iterdir())
     if not names:
         raise UnreadableWeights(f"{place} is an empty folder: expected a run folder or a Hugging Face folder")
-    if huggingface.CONFIG in names:
-        return "hf"
     try:
         find_checkpoint(place)
-    except CheckpointError as error:
+        return "orbax"
+    except CheckpointError as error:  # a run folder has a config.json too
+        if huggingface.CONFIG in names:
+            return "hf"
         raise UnreadableWeights(
             f"{place} holds neither a checkpoint of ours ({error}) nor {huggingface.CONFIG} with safetensors"
         ) from error
-    return "orbax"
 
 
 def read_weights(

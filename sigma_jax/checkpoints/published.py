@@ -133,8 +133,17 @@ def published_arrays(weights: Weights) -> dict[str, np.ndarray]:
 
     timm's register models add positions before cls and registers are put in front, so a cls row of the position table
     moves into the cls token: the sum is what both compute.
+
+    Raises:
+      WeightsMismatch: positions that the authors' code does not compute.
     """
     params = weights.params
+    positions = weights.sizes.get("positions", "sincos_1d")
+    if positions != "sincos_1d":
+        raise WeightsMismatch(
+            f"{weights.source} was trained with positions {positions!r}; the authors' code computes sincos_1d only, so "
+            "there it would run and be wrong. Use .npz or --to=orbax"
+        )
     if weights.kind == "teacher" and weights.sizes["cls_position"] and weights.sizes["num_registers"]:
         table = params["positions"]
         params = {**params, "cls": params["cls"] + table[:1], "positions": table[1:]}

@@ -6,6 +6,7 @@ each step:   save what is due (or stop, if the platform asks us to), next batch,
 at the end:  measure, save, report, wait
 """
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -47,14 +48,15 @@ def train(run: Run, *, allow_config_change: bool = False) -> TrainState:
       Preempted, NonFinite, ChangedConfig: each says what was saved and what to do.
     """
     leader = jax.process_index() == 0
-    checkpoints = open_checkpoints(run)
-    checkpoints.catch_sigterm()
-    state = restore_or_init(run, checkpoints, allow_config_change)
-    first = int(state.step)
-    writer = MetricWriter(run.workdir, active=leader, resume_step=first)
-    console = Console(run.plan.total_steps, first)
-    logger = _Logger(run, writer, console)
-    try:
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(contextlib.closing(open_checkpoints(run)))
+        stack.callback(run.loader.close)
+        checkpoints.catch_sigterm()
+        state = restore_or_init(run, checkpoints, allow_config_change)
+        first = int(state.step)
+        writer = stack.enter_context(contextlib.closing(MetricWriter(run.workdir, active=leader, resume_step=first)))
+        console = stack.enter_context(contextlib.closing(Console(run.plan.total_steps, first)))
+        logger = _Logger(run, writer, console)
         for step in range(first, run.plan.total_steps):
             _save(run, checkpoints, step, state)
             with logger.throughput.waiting():
@@ -66,11 +68,6 @@ def train(run: Run, *, allow_config_change: bool = False) -> TrainState:
         logger.flush()
         _save(run, checkpoints, run.plan.total_steps, state, force=True)
         checkpoints.wait()
-    finally:
-        run.loader.close()
-        console.close()
-        writer.close()
-        checkpoints.close()
     return state
 
 

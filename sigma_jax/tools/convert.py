@@ -1,0 +1,97 @@
+"""Weights from one format into another; everything is checked, nothing is skipped silently.
+
+  python -m sigma_jax.tools.convert IN OUT
+  python -m sigma_jax.tools.convert dino_vitbase16_pretrain.pth dino_b16.npz
+  python -m sigma_jax.tools.convert runs/k400 sigma_b_hf --to=hf
+
+IN: a .pth (SIGMA, VideoMAE, DINO, DINOv2), a Hugging Face folder or .safetensors (VideoMAE, DINOv2), a run folder or
+checkpoint of ours, an .npz of ours. OUT: .npz (ours), .pth (the authors' names), a folder with --to=hf or --to=orbax.
+Exit code 0: written and read back equal; 1: refused, with the reason; 2: wrong usage.
+"""
+
+import argparse
+import dataclasses
+import sys
+import time
+from pathlib import Path
+
+from sigma_jax.checkpoints.formats import FORMATS, describe, detect_format, read_weights, write_weights
+from sigma_jax.checkpoints.weights_file import Weights
+from sigma_jax.evals.pretrained import check
+
+SUFFIXES = {".npz": "npz", ".pth": "pth", ".pt": "pth", ".bin": "pth"}
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_arguments(argv)
+    try:
+        convert(args)
+    except (ValueError, OSError) as error:
+        print(f"convert: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m sigma_jax.tools.convert", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("source", metavar="IN")
+    parser.add_argument("out", metavar="OUT")
+    parser.add_argument("--from", dest="form", choices=FORMATS, help="format of IN (default: detected)")
+    parser.add_argument("--to", choices=FORMATS, help="format of OUT (default: by its suffix)")
+    parser.add_argument("--num_heads", type=int, help="where the file does not say and width / 64 is wrong")
+    parser.add_argument("--decoder_num_heads", type=int, help="likewise, of the decoder")
+    parser.add_argument("--num_frames", type=int, help="frames of training, which a .pth does not say (default: 16)")
+    parser.add_argument("--image_size", type=int, help="pixels of training, which a .pth does not say (default: 224)")
+    args = parser.parse_args(argv)
+    args.to = args.to or SUFFIXES.get(Path(args.out).suffix)
+    if args.to is None:
+        parser.error(f"{args.out} has none of the suffixes {', '.join(SUFFIXES)}: say --to=hf or --to=orbax")
+    return args
+
+
+def convert(args: argparse.Namespace) -> None:
+    """Reads, checks against the model, writes, reads back.
+
+    Raises:
+      ValueError, OSError: what is wrong with IN, or with OUT once it was read back.
+    """
+    start = time.perf_counter()
+    form = args.form or detect_format(args.source)
+    heads = {"num_heads": args.num_heads, "decoder_num_heads": args.decoder_num_heads}
+    weights = with_clip(read_weights(args.source, form=form, **heads), form, args.num_frames, args.image_size)
+    report = check(weights)
+    print("\n".join(report.lines()))
+    print(f"  {describe(weights)}")
+    notes = write_weights(args.out, weights, args.to)
+    for note in notes:
+        print(f"  note: {note}")
+    counts = {name: weights.sizes.get(name) for name in heads}
+    back = read_weights(args.out, form=args.to, **counts)
+    check(back)
+    if not notes and args.to != "pth" and back.digest() != weights.digest():
+        raise ValueError(f"{args.out} does not read back as it was written: the disk or this program is broken")
+    seconds = time.perf_counter() - start
+    print(f"{args.out}: {args.to}, {_size(Path(args.out)):,} bytes, content {back.digest()}, {seconds:.1f} s")
+
+
+def with_clip(weights: Weights, form: str, num_frames: int | None, image_size: int | None) -> Weights:
+    """Frames and size of training, said by the user where the file does not say them."""
+    given = {name: n for name, n in (("num_frames", num_frames), ("image_size", image_size)) if n is not None}
+    if not given:
+        return weights
+    if form != "pth" or weights.kind == "teacher":
+        raise ValueError(
+            f"{weights.source} says {weights.sizes}: --num_frames and --image_size are for video .pth files"
+        )
+    return dataclasses.replace(weights, sizes=weights.sizes | given)
+
+
+def _size(path: Path) -> int:
+    files = [path] if path.is_file() else [inner for inner in path.rglob("*") if inner.is_file()]
+    return sum(file.stat().st_size for file in files)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
