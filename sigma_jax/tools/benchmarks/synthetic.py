@@ -12,6 +12,7 @@ from absl import flags
 from sigma_jax.tools.benchmarks.options import OPTIONS
 from sigma_jax.train import config as configs
 from sigma_jax.train import setup
+from sigma_jax.train.initial_weights import cast_frozen
 from sigma_jax.train.plan import RunPlan, resolve_plan
 from sigma_jax.train.sharding import batch_sharding, make_mesh
 from sigma_jax.train.state import stream
@@ -52,7 +53,7 @@ class SyntheticRun:
 
     def _frozen(self) -> Any:
         weights = self.task.init_frozen(stream(self.config.seed, "teacher"))
-        return setup.cast_frozen(weights, self.task.compute.dtype)
+        return cast_frozen(weights, self.task.compute.dtype)
 
 
 def prepare(overrides: dict[str, str]) -> SyntheticRun:
