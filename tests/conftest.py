@@ -1,4 +1,4 @@
-"""Eight CPU devices for the whole suite; set before jax is imported anywhere."""
+"""Eight CPU devices and quick compilation for the whole suite, set before jax is imported; data shared by tests."""
 
 import os
 
@@ -6,7 +6,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("PJRT_NPROC", "16")  # fewer threads than devices deadlock at collectives
 _flags = os.environ.get("XLA_FLAGS", "")
 if "host_platform_device_count" not in _flags:
-    os.environ["XLA_FLAGS"] = f"{_flags} --xla_force_host_platform_device_count=8".strip()
+    _flags += " --xla_force_host_platform_device_count=8"
+if "optimization_level" not in _flags:
+    _flags += " --xla_backend_optimization_level=0"  # tests compile much and compute little: four times quicker
+os.environ["XLA_FLAGS"] = _flags.strip()
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
@@ -22,3 +25,13 @@ def devices():
     found = jax.devices()
     assert len(found) == 8, f"expected 8 CPU devices, found {len(found)}"
     return found
+
+
+@pytest.fixture(scope="session")
+def shapes_dir(tmp_path_factory):
+    """Shards of rendered shapes, 8 frames of 32x32: 48 unlabelled in train, 120 labelled in bank, 80 in val."""
+    from sigma_jax.tools import synthetic
+
+    out = tmp_path_factory.mktemp("shapes")
+    assert synthetic.main([f"--out={out}", "--train=48", "--bank=120", "--val=80"]) == 0
+    return out

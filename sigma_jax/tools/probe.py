@@ -18,6 +18,7 @@ import numpy as np
 from absl import flags
 
 from sigma_jax.checkpoints.manager import find_checkpoint, restore_subtree
+from sigma_jax.data.metadata import read_label_map
 from sigma_jax.data.pipeline import eval_loader
 from sigma_jax.data.synthetic import MOTIONS, SHAPES
 from sigma_jax.evals.features import raw_pixel_features
@@ -51,8 +52,9 @@ def feature_fn(task: PretrainTask, params) -> Callable[[np.ndarray], jax.Array]:
 
 def labellings(data_dir: Path) -> dict[str, tuple[Callable[[np.ndarray], np.ndarray], int]]:
     """What is asked of a data set: its classes; of the synthetic shapes also motion and shape by themselves."""
-    names = json.loads((data_dir / "label_map.json").read_text())
-    names = sorted(names, key=names.get) if isinstance(names, dict) else names
+    names = read_label_map(data_dir)
+    if not names:
+        raise ValueError(f"{data_dir} has no label_map.txt: a probe needs labelled splits (class folders, or a csv)")
     factors = {"motion": MOTIONS, "shape": SHAPES}
     parts = [name.split("-") for name in names]
     if not all(len(part) == 2 and part[0] in MOTIONS and part[1] in SHAPES for part in parts):

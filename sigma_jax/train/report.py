@@ -4,6 +4,7 @@ Letters: B clips, M hidden tubes, E target width, K prototypes.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,11 @@ CLIPS = "What the video model is given: frames above, and below them the same wi
 TUBES = "The hidden tubes that the projection network puts closest to the most used prototypes, in their surroundings."
 
 
-def write_report(run: Run, state: TrainState) -> Path:
+def write_report(run: Run, state: TrainState, more: Sequence[Picture] = ()) -> Path:
     """Pictures into workdir/pictures and report.html, from the run's files, its state and a few clips of its data.
+
+    Args:
+      more: pictures to show as well.
 
     Returns:
       Path of the page.
@@ -38,6 +42,7 @@ def write_report(run: Run, state: TrainState) -> Path:
     curves = write_curves(folder / "curves.png", run.workdir / "metrics.jsonl")
     pictures = [Picture(curves, "Curves of loss, prototype use, gradient norm and speed over steps", CURVES)]
     pictures += clip_pictures(run, folder, *_sample(run), params=state.params)
+    pictures += more
     versions = json.loads((run.workdir / "versions.json").read_text())
     page = RunPage(
         title=f"SIGMA run: {Path(run.workdir).name}",

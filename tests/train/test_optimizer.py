@@ -1,0 +1,57 @@
+"""AdamW's groups and schedule of a stacked parameter tree."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sigma_jax.train.optimizer import adamw, decay_mask, layer_scales, path_of
+from sigma_jax.train.state import stream
+from tests.train.small import small_task
+
+
+def paths(tree):
+    return {path_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def test_only_matrices_and_prototypes_decay():
+    task = small_task()
+    decays = paths(decay_mask(jax.eval_shape(task.init, jax.random.key(0))))
+    assert decays["prototypes"] and decays["encoder/blocks/attn/qkv"] and decays["encoder/embed/kernel"]
+    for name in ("decoder/mask_token", "encoder/blocks/attn/q_bias", "encoder/norm/scale", "decoder/head/bias"):
+        assert not decays[name]
+
+
+def test_layer_decay_of_twelve_blocks():
+    params = {"encoder": {"embed": {"kernel": jnp.ones((2, 3))}, "blocks": {"w": {"kernel": jnp.ones((12, 2, 2))}}}}
+    scales = paths(layer_scales({**params, "head": {"kernel": jnp.ones((3, 2))}}, 0.75))
+    np.testing.assert_allclose(scales["encoder/embed/kernel"], 0.75**13)
+    np.testing.assert_allclose(scales["encoder/blocks/w/kernel"].ravel(), 0.75 ** np.arange(12, 0, -1), rtol=1e-6)
+    assert scales["head/kernel"] == 1
+
+
+def test_frozen_parameters_stay_bit_equal_and_hold_no_moments():
+    params = {"encoder": {"kernel": jnp.ones((3, 5))}, "head": {"kernel": jnp.ones((5, 2))}}
+    optimizer = adamw(0.1, trainable=lambda path: path.startswith("head"))
+    state = optimizer.init(params)
+    updates, _ = optimizer.update(jax.tree.map(jnp.ones_like, params), state, params)
+    assert not np.any(updates["encoder"]["kernel"]) and np.all(updates["head"]["kernel"])
+    assert not any(leaf.shape == (3, 5) for leaf in jax.tree.leaves(state))
+
+
+def test_clipping_limits_the_first_moment():
+    params = {"head": {"kernel": jnp.zeros((4, 1))}}
+    grads = {"head": {"kernel": jnp.full((4, 1), 50.0)}}
+    moments = {}
+    for clip in (None, 1.0):
+        optimizer = adamw(0.1, clip_norm=clip)
+        _, state = optimizer.update(grads, optimizer.init(params), params)
+        moments[clip] = max(float(jnp.max(leaf)) for leaf in jax.tree.leaves(state) if leaf.shape == (4, 1))
+    assert moments[1.0] < moments[None] / 10
+
+
+def test_streams_are_named_and_stepped():
+    draws = {
+        (name, step): float(jax.random.uniform(stream(0, name, step))) for name in ("mask", "init") for step in (0, 1)
+    }
+    assert len(set(draws.values())) == 4
+    assert float(jax.random.uniform(stream(0, "mask", jnp.int32(1)))) == draws["mask", 1]

@@ -1,0 +1,147 @@
+"""The update: devices do not matter, bad steps are skipped, accumulation averages, every option does something."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sigma_jax.models.pretrain import Compute
+from sigma_jax.train.optimizer import adamw
+from sigma_jax.train.sharding import make_mesh, shard_batch, state_shardings
+from sigma_jax.train.state import new_state, stream
+from sigma_jax.train.step import loss_and_gradient, train_step
+from tests.train.small import small_task, small_video
+
+
+def run_steps(task, num_steps=2, accumulation=1, batch=8):
+    """Losses and final parameters of a few jitted steps over the task's mesh."""
+    optimizer = adamw(1e-3)
+
+    def init():
+        return new_state(task.init(stream(0, "init")), optimizer)
+
+    shardings = state_shardings(task.mesh, jax.eval_shape(init))
+    state = jax.jit(init, out_shardings=shardings)()
+    frozen = jax.jit(task.init_frozen)(stream(0, "teacher"))
+    step = jax.jit(train_step(task, optimizer, seed=0, accumulation=accumulation), out_shardings=(shardings, None))
+    losses = []
+    for i in range(num_steps):
+        state, metrics = step(state, frozen, shard_batch(task.mesh, {"video": small_video(batch, i)}))
+        losses.append({name: float(value) for name, value in metrics.items()})
+    return losses, jax.device_get(state.params)
+
+
+@pytest.mark.parametrize("target", ["mlp", "dino"])
+def test_eight_devices_equal_one(devices, target):
+    one, one_params = run_steps(small_task(make_mesh(devices=devices[:1]), target))
+    many, many_params = run_steps(small_task(make_mesh(data=4, fsdp=2), target))
+    np.testing.assert_allclose(many[0]["loss"], one[0]["loss"], rtol=1e-6)
+    np.testing.assert_allclose(many[1]["loss"], one[1]["loss"], rtol=1e-5)  # Adam's first step magnifies rounding
+    assert one[0].keys() == many[0].keys()
+    for a, b in zip(jax.tree.leaves(one_params), jax.tree.leaves(many_params), strict=True):
+        assert np.mean(np.abs(a - b) > 1e-5) < 0.01
+
+
+@pytest.mark.parametrize("target", ["pixel", "feature"])
+def test_regression_learns_its_target(target):
+    losses, _ = run_steps(small_task(target=target), num_steps=8)
+    assert losses[-1]["loss"] < losses[0]["loss"] and "loss_proj" not in losses[0]
+
+
+def test_a_nonfinite_step_changes_nothing_and_is_counted():
+    task, optimizer = small_task(target="pixel"), adamw(1e-3)
+    state = new_state(task.init(stream(0, "init")), optimizer)
+    step = jax.jit(train_step(task, optimizer, seed=0))
+    good = {"video": jnp.asarray(small_video(2) / 255.0, jnp.float32)}
+    bad = {"video": good["video"].at[0, 0, 0, 0, 0].set(jnp.nan)}
+    skipped, metrics = step(state, {}, bad)
+    skipped, metrics = step(skipped, {}, bad)
+    assert int(metrics["nonfinite_steps"]) == int(metrics["nonfinite_run"]) == 2
+    for before, after in zip(jax.tree.leaves(state.params), jax.tree.leaves(skipped.params), strict=True):
+        np.testing.assert_array_equal(before, after)
+    assert int(skipped.step) == 2  # the next step draws another mask
+    state, metrics = step(skipped, {}, good)
+    assert int(metrics["nonfinite_steps"]) == 2 and int(metrics["nonfinite_run"]) == 0
+    assert np.isfinite(metrics["loss"])
+
+
+def test_masks_follow_seed_and_step():
+    task = small_task(target="pixel")
+    params, batch = task.init(stream(0, "init")), {"video": jnp.asarray(small_video(2))}
+    loss = jax.jit(lambda seed, step: task.loss(params, {}, batch, seed, step)[0], static_argnums=0)
+    values = [float(loss(seed, step)) for seed, step in ((0, 0), (0, 0), (0, 1), (1, 0))]
+    assert values[0] == values[1] and len({values[0], values[2], values[3]}) == 3
+
+
+def test_accumulated_reconstruction_gradient_equals_the_whole_batch(devices):
+    """With given masks, so that micro-batches hide what the whole batch hides."""
+    task = small_task(make_mesh(devices=devices[:2]), "pixel")
+    params = task.init(stream(0, "init"))
+    rng = np.random.default_rng(0)
+    order = rng.permuted(np.tile(np.arange(task.grid.num_tubes), (8, 1)), axis=1).astype(np.int32)
+    visible = task.grid.num_visible
+    batch = {
+        "video": small_video(8),
+        "visible_idx": np.sort(order[:, :visible], axis=1),
+        "masked_idx": np.sort(order[:, visible:], axis=1),
+    }
+    batch = shard_batch(task.mesh, batch)
+    grads = [
+        jax.jit(lambda p, a=a: loss_and_gradient(task, p, {}, batch, (0, jnp.int32(0), a)))(params) for a in (1, 4)
+    ]
+    np.testing.assert_allclose(grads[1][0][0], grads[0][0][0], rtol=1e-6)
+    for one, four in zip(jax.tree.leaves(grads[0][1]), jax.tree.leaves(grads[1][1]), strict=True):
+        np.testing.assert_allclose(four, one, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"normalize_targets": False},
+        {"mask_kind": "random"},
+        {"positions": "sincos_3d"},
+        {"sigma": "soft"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_every_option_changes_the_loss(change):
+    task = small_task()
+    if "sigma" in change:
+        change = {"sigma": dataclasses.replace(task.sigma, assignments="soft")}
+    other = small_task(**change)
+    params, batch = task.init(stream(0, "init")), {"video": jnp.asarray(small_video(4))}
+    losses = [
+        float(jax.jit(lambda p, t=t: t.loss(t.constrain(p), {}, batch, 0, jnp.int32(0))[0])(params))
+        for t in (task, other)
+    ]
+    assert abs(losses[0] - losses[1]) > 1e-5
+
+
+@pytest.mark.parametrize("compute", [{"remat": "full"}, {"remat": "dots"}, {"unroll": 0}, {"unroll": 2}])
+def test_how_blocks_are_run_does_not_matter(compute):
+    params = small_task().init(stream(0, "init"))
+    batch = {"video": jnp.asarray(small_video(4))}
+
+    def gradient(task):
+        return jax.jit(jax.grad(lambda p: task.loss(task.constrain(p), {}, batch, 0, jnp.int32(0))[0]))(params)
+
+    plain, other = gradient(small_task()), gradient(small_task(compute=Compute(**compute)))
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(b, a, atol=2e-6)
+
+
+def test_bfloat16_computes_in_16_bits_and_stays_close():
+    params, batch = small_task().init(stream(0, "init")), {"video": jnp.asarray(small_video(4))}
+
+    def loss(task):
+        return jax.jit(lambda p: task.loss(task.constrain(p), {}, batch, 0, jnp.int32(0))[0])
+
+    half = loss(small_task(target="pixel", compute=Compute(dtype=jnp.bfloat16)))
+    pixel = small_task(target="pixel").init(stream(0, "init"))
+    assert "bf16" in half.lower(pixel).as_text()
+    whole = float(loss(small_task(target="pixel"))(pixel))
+    np.testing.assert_allclose(float(half(pixel)), whole, rtol=2e-2)
+    assert float(half(pixel)) != whole
+    assert np.isfinite(float(loss(small_task(compute=Compute(dtype=jnp.bfloat16)))(params)))
