@@ -8,7 +8,6 @@ The same workdir resumes. Exit status: 0 done, 75 preempted (start the same comm
 
 import os
 import sys
-from importlib import metadata
 from pathlib import Path
 
 if "host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
@@ -17,7 +16,6 @@ if "host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
 import jax
 from absl import flags, logging
 
-from sigma_jax import __version__
 from sigma_jax.train import config as configs
 from sigma_jax.train import loop, setup
 from sigma_jax.train.initial_weights import init_from
@@ -36,14 +34,7 @@ flags.DEFINE_string("allow_unexpected", "", "Parts of --init that need not be us
 flags.DEFINE_string("platform", None, "cpu: train on the CPU even if the config needs an accelerator.")
 flags.DEFINE_bool("allow_config_change", False, "Resume although the config differs from the checkpoint's.")
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "av")
-USER_ERRORS = (ValueError, TypeError, AttributeError, FileNotFoundError, setup.NoAccelerator, loop.NonFinite)
-
-
-def versions() -> dict[str, str]:
-    """What made a run."""
-    found = {"sigma_jax": __version__, "python": sys.version.split()[0], "platform": jax.default_backend()}
-    return found | {name: metadata.version(name) for name in PACKAGES}
+USER_ERRORS = (ValueError, TypeError, AttributeError, OSError, RuntimeError)
 
 
 def use_compilation_cache() -> None:
@@ -71,10 +62,9 @@ def run(config, command: list[str]) -> None:
         random_teacher=FLAGS.random_teacher,
         init_from=init_from(FLAGS.init, FLAGS.allow_missing, FLAGS.allow_unexpected),
     )
-    loop.write_run_files(job, command, versions())
     for line in job.plan.describe():
         logging.info("plan: %s", line)
-    state = loop.train(job, allow_config_change=FLAGS.allow_config_change)
+    state = loop.train(job, command=command, allow_config_change=FLAGS.allow_config_change)
     if jax.process_index() == 0:
         logging.info("report: %s", write_report(job, state))
 

@@ -7,6 +7,7 @@ workdir/probe.json. A feature is the mean of the encoder's latents over all tube
 trained but the linear probe (multinomial logistic regression, not the paper's probe recipe).
 """
 
+import argparse
 import json
 import sys
 from collections.abc import Callable, Iterable
@@ -15,7 +16,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 
 from sigma_jax.checkpoints.manager import find_checkpoint, restore_subtree
 from sigma_jax.data.metadata import read_label_map
@@ -30,13 +30,16 @@ from sigma_jax.train.sharding import make_mesh
 from sigma_jax.train.state import stream
 from sigma_jax.train.tasks import PretrainTask, pretrain_task
 
-FLAGS = flags.FLAGS
-flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
-flags.DEFINE_string("data_dir", None, "Folder of record shards with labels.", required=True)
-flags.DEFINE_string("bank_split", "bank", "Labelled split that k-NN looks up and the linear probe is trained on.")
-flags.DEFINE_string("test_split", "val", "Labelled split that is measured.")
-flags.DEFINE_integer("batch_size", 64, "Clips per forward pass.")
-flags.DEFINE_integer("k", 20, "Neighbours of k-NN.")
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--data_dir", type=Path, required=True, help="folder of record shards with labels")
+    parser.add_argument("--bank_split", default="bank", help="labelled split that k-NN and the linear probe learn from")
+    parser.add_argument("--test_split", default="val", help="labelled split that is measured")
+    parser.add_argument("--batch_size", type=int, default=64, help="clips per forward pass")
+    parser.add_argument("--k", type=int, default=20, help="neighbours of k-NN")
+    return parser.parse_args(argv)
 
 
 def feature_fn(task: PretrainTask, params) -> Callable[[np.ndarray], jax.Array]:
@@ -66,13 +69,13 @@ def labellings(data_dir: Path) -> dict[str, tuple[Callable[[np.ndarray], np.ndar
     return asked | {"joint": (lambda labels: labels, len(names))}
 
 
-def measure(config, workdir: Path, data_dir: Path) -> list[dict]:
+def measure(config, args: argparse.Namespace) -> list[dict]:
     """Rows of the table: trained, random weights, raw pixels."""
     task = pretrain_task(config, make_mesh(), build_compute(config.compute))
     fresh = jax.jit(task.init)(stream(config.seed, "init"))
     encoder = fresh["encoder"]
     wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), encoder)
-    trained = restore_subtree(find_checkpoint(workdir), {"params": {"encoder": wanted}})["params"]
+    trained = restore_subtree(find_checkpoint(args.workdir), {"params": {"encoder": wanted}})["params"]
     rows = {
         "trained": feature_fn(task, trained),
         "random weights": feature_fn(task, {"encoder": encoder}),
@@ -81,17 +84,17 @@ def measure(config, workdir: Path, data_dir: Path) -> list[dict]:
 
     def batches(split: str) -> Iterable[dict[str, np.ndarray]]:
         return eval_loader(
-            data_dir,
+            args.data_dir,
             split=split,
             num_frames=config.model.num_frames,
             frame_stride=config.data.frame_stride,
             image_size=config.model.image_size,
-            global_batch=FLAGS.batch_size,
+            global_batch=args.batch_size,
             crop="none" if config.data.crop == "none" else "center",
         )
 
-    bank, test = (list(batches(split)) for split in (FLAGS.bank_split, FLAGS.test_split))
-    evaluator = FrozenFeatures(lambda: bank, lambda: test, labellings(data_dir), k=FLAGS.k)
+    bank, test = (list(batches(split)) for split in (args.bank_split, args.test_split))
+    evaluator = FrozenFeatures(lambda: bank, lambda: test, labellings(args.data_dir), k=args.k)
     return [{"features": name, **dict(evaluator.run(function))} for name, function in rows.items()]
 
 
@@ -104,17 +107,15 @@ def table(rows: list[dict]) -> str:
     return "\n".join("  ".join(cells) for cells in aligned)
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str] | None = None) -> int:
     start_logging()
-    FLAGS(argv)
-    workdir, data_dir = Path(FLAGS.workdir), Path(FLAGS.data_dir)
-    config = load_json(workdir / "config.json")
-    rows = measure(config, workdir, data_dir)
-    print(f"Top-1 in per cent on split {FLAGS.test_split!r} of {data_dir} (k-NN with k={FLAGS.k}):")
+    args = parse_arguments(argv)
+    rows = measure(load_json(args.workdir / "config.json"), args)
+    print(f"Top-1 in per cent on split {args.test_split!r} of {args.data_dir} (k-NN with k={args.k}):")
     print(table(rows))
-    (workdir / "probe.json").write_text(json.dumps({"rows": rows}, indent=2) + "\n")
+    (args.workdir / "probe.json").write_text(json.dumps({"rows": rows}, indent=2) + "\n")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(main())

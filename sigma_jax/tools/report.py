@@ -6,12 +6,12 @@ Reads the newest checkpoint; writes workdir/pictures and workdir/report.html. Wi
 first videos of a folder as the published recipe sees them: 16 frames of 224x224, 90 % of the tubes hidden.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
 import jax
 import numpy as np
-from absl import flags
 
 from sigma_jax.data.augment import center_crop_resize
 from sigma_jax.data.decode import BadVideo, decode_frames, probe
@@ -25,12 +25,6 @@ from sigma_jax.train.logs import start_logging
 from sigma_jax.train.loop import open_checkpoints
 from sigma_jax.train.report import write_report
 from sigma_jax.train.setup import build
-
-FLAGS = flags.FLAGS
-flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
-flags.DEFINE_string("data_dir", None, "Folder of the run's record shards.", required=True)
-flags.DEFINE_string("videos", None, "Folder of videos to show with masks.")
-flags.DEFINE_string("teacher", None, "Weights of the frozen teacher, as in training.")
 
 PUBLISHED = TubeGrid()
 NUM_VIDEOS, STRIDE = 4, 2
@@ -67,22 +61,30 @@ def video_pictures(folder: Path, videos: Path) -> list[Picture]:
     ]
 
 
-def main(argv: list[str]) -> int:
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--data_dir", required=True, help="folder of the run's record shards")
+    parser.add_argument("--videos", type=Path, help="folder of videos to show with masks")
+    parser.add_argument("--teacher", help="weights of the frozen teacher, as in training")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
     start_logging()
-    FLAGS(argv)
-    workdir = Path(FLAGS.workdir)
-    config = load_json(workdir / "config.json")
-    run = build(config, workdir, FLAGS.data_dir, teacher=FLAGS.teacher)
+    args = parse_arguments(argv)
+    config = load_json(args.workdir / "config.json")
+    run = build(config, args.workdir, args.data_dir, teacher=args.teacher)
     checkpoints = open_checkpoints(run)
     latest = checkpoints.latest_step()
     if latest is None:
-        print(f"report: no checkpoint in {workdir}: train first", file=sys.stderr)
+        print(f"report: no checkpoint in {args.workdir}: train first", file=sys.stderr)
         return 1
     state, _, _ = checkpoints.restore(latest, run.abstract_state)
-    more = video_pictures(workdir / "pictures", Path(FLAGS.videos)) if FLAGS.videos else []
+    more = video_pictures(args.workdir / "pictures", args.videos) if args.videos else []
     print(f"report: {write_report(run, state, more)}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(main())

@@ -9,23 +9,29 @@ at the end:  measure, save, report, wait
 import contextlib
 import dataclasses
 import json
-from pathlib import Path
+import platform
+import shlex
+from collections.abc import Sequence
+from importlib import metadata
 from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
 
+from sigma_jax import __version__
 from sigma_jax.checkpoints.manager import Checkpointer
 from sigma_jax.train.config import diff_configs, to_json
 from sigma_jax.train.console import Console, format_metrics
 from sigma_jax.train.health import HealthMonitor, should_stop, write_dump
 from sigma_jax.train.metrics import MetricWriter, Throughput
+from sigma_jax.train.optimizer import path_of
 from sigma_jax.train.setup import Run
 from sigma_jax.train.sharding import shard_batch
 from sigma_jax.train.state import TrainState
 from sigma_jax.train.step import loss_and_gradient
 
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "av")
 RESTART_CODE = 75  # exit status after a preemption: start the same command again
 
 
@@ -41,8 +47,12 @@ class ChangedConfig(ValueError):
     """The workdir holds a run with another config."""
 
 
-def train(run: Run, *, allow_config_change: bool = False) -> TrainState:
+def train(run: Run, *, command: Sequence[str] = (), allow_config_change: bool = False) -> TrainState:
     """Trains to the end of the plan, from the newest checkpoint in the workdir or from scratch.
+
+    Args:
+      command: what the user typed, kept in the workdir.
+      allow_config_change: resume although the checkpoint was made with another config.
 
     Raises:
       Preempted, NonFinite, ChangedConfig: each says what was saved and what to do.
@@ -53,6 +63,8 @@ def train(run: Run, *, allow_config_change: bool = False) -> TrainState:
         stack.callback(run.loader.close)
         checkpoints.catch_sigterm()
         state = restore_or_init(run, checkpoints, allow_config_change)
+        if leader:
+            write_run_files(run, command)
         first = int(state.step)
         writer = stack.enter_context(contextlib.closing(MetricWriter(run.workdir, active=leader, resume_step=first)))
         console = stack.enter_context(contextlib.closing(Console(run.plan.total_steps, first)))
@@ -171,31 +183,32 @@ class _Logger:
 
 
 def module_norms(run: Run, state: TrainState, batch: dict[str, jax.Array]) -> dict[str, float]:
-    """Norm of the gradient of each module, in the order of the forward pass."""
+    """Norm of the gradient of each module ('encoder/blocks'), in the order of the forward pass."""
 
     @jax.jit
-    def norms(params, frozen, batch, step):
+    def gradient(params, frozen, batch, step):
         when = (run.config.seed, step, run.plan.accumulation)
-        _, grads = loss_and_gradient(run.task, run.task.constrain(params), frozen, batch, when)
-        return {
-            f"{part}/{name}" if isinstance(tree, dict) else part: jax.numpy.sqrt(
-                sum(jax.numpy.sum(jax.numpy.square(leaf)) for leaf in jax.tree.leaves(inner))
-            )
-            for part, tree in grads.items()
-            for name, inner in (tree.items() if isinstance(tree, dict) else [("", tree)])
-        }
+        return loss_and_gradient(run.task, run.task.constrain(params), frozen, batch, when)[1]
 
-    return {name: float(value) for name, value in norms(state.params, run.frozen, batch, state.step).items()}
+    squares: dict[str, float] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradient(state.params, run.frozen, batch, state.step)):
+        module = "/".join(path_of(path).split("/")[:2])
+        squares[module] = squares.get(module, 0.0) + float(jax.numpy.sum(jax.numpy.square(leaf)))
+    position = {name: i for i, name in enumerate(("encoder", "decoder", "projection", "prototypes"))}
+    ordered = sorted(squares, key=lambda module: position.get(module.split("/")[0], len(position)))
+    return {module: squares[module] ** 0.5 for module in ordered}
 
 
-def write_run_files(run: Run, command: list[str], versions: dict[str, str]) -> None:
-    """Config, plan, versions and command of a run, into its folder; by the first process."""
-    if jax.process_index() != 0:
-        return
-    folder = Path(run.workdir)
-    (folder / "config.json").write_text(to_json(run.config))
-    (folder / "plan.json").write_text(json.dumps(dataclasses.asdict(run.plan), indent=2) + "\n")
-    (folder / "versions.json").write_text(json.dumps(versions, indent=2) + "\n")
-    (folder / "command.txt").write_text(" ".join(command) + "\n")
-    with open(folder / "plan.txt", "w") as file:
-        file.write("\n".join(run.plan.describe()) + "\n")
+def versions() -> dict[str, str]:
+    """What made a run."""
+    found = {"sigma_jax": __version__, "python": platform.python_version(), "platform": jax.default_backend()}
+    return found | {name: metadata.version(name) for name in PACKAGES}
+
+
+def write_run_files(run: Run, command: Sequence[str]) -> None:
+    """Config, plan, versions and command of a run, into its folder."""
+    (run.workdir / "config.json").write_text(to_json(run.config))
+    (run.workdir / "plan.json").write_text(json.dumps(dataclasses.asdict(run.plan), indent=2) + "\n")
+    (run.workdir / "plan.txt").write_text("\n".join(run.plan.describe()) + "\n")
+    (run.workdir / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n")
+    (run.workdir / "command.txt").write_text(shlex.join(command) + "\n")

@@ -14,7 +14,7 @@ from sigma_jax.train.config import (
     split_command_line,
 )
 
-CONFIG_FILE = '''
+CONFIG_FILE = """
 from ml_collections import ConfigDict
 from sigma_jax.train.config import parse_arg
 
@@ -24,7 +24,7 @@ def get_config(arg=None):
                          "grid": (2, 3), "names": (), "limit": None,
                          "optim": {"base_lr": 1.5e-4, "betas": (0.9, 0.95)}})
     return config
-'''
+"""
 
 
 @pytest.fixture

@@ -1,0 +1,168 @@
+"""The main command: a run from shards to report, every config, mistakes as sentences, resuming after kill -9."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from sigma_jax import main as command
+from sigma_jax.train import loop, setup
+from sigma_jax.train.config import apply_overrides, load_config
+
+ROOT = Path(__file__).resolve().parents[2]
+SHRINK = {  # a config at the size of the test data: 8 frames of 32x32, 48 records
+    "model.size": "tiny",
+    "model.num_frames": "4",
+    "model.image_size": "32",
+    "model.tube_size": "2,8,8",
+    "objective.teacher": "tiny",
+    "objective.num_prototypes": "13",
+    "batch_size": "8",
+    "total_steps": "2",
+    "checkpoint.save_every_steps": "2",
+    "checkpoint.keep_every_steps": "0",
+    "log_every_steps": "1",
+    "data.num_workers": "0",
+    "data.frame_stride": "1",
+}
+
+
+def shrunk(spec: str, **changes):
+    overrides = dict(SHRINK)
+    for field in ("warmup_epochs", "warmup_percent"):
+        if field in load_config(spec).optim:
+            overrides["optim.warmup_steps"] = "1"
+    return apply_overrides(load_config(spec), overrides | changes)
+
+
+@pytest.mark.parametrize(
+    "spec", ["configs/k400.py", "configs/k400.py:target=dino,teacher=tiny", "configs/ssv2.py", "configs/demo.py"]
+)
+def test_every_pretraining_config_trains_two_shrunk_steps(spec, shapes_dir, tmp_path, devices):
+    config = shrunk(spec)
+    run = setup.build(config, tmp_path, str(shapes_dir), random_teacher=config.objective.target == "dino")
+    state = loop.train(run)
+    assert int(state.step) == 2
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2] and all(np.isfinite(line["loss"]) for line in lines)
+    assert lines[1]["lr"] > 0 and run.loader.state() == {"next_batch": 2}
+
+
+def cli(*words) -> int:
+    """The command in this process."""
+    return command.main(["sigma_jax.main", *map(str, words)])
+
+
+@pytest.fixture
+def flags_restored():
+    from absl.testing import flagsaver
+
+    cache = jax.config.jax_compilation_cache_dir
+    with flagsaver.flagsaver():
+        yield
+    jax.config.update("jax_compilation_cache_dir", cache)
+
+
+@pytest.mark.parametrize(
+    "words,message",
+    [
+        (["--config=configs/k40.py"], "did you mean 'configs/k400.py'"),
+        (["--config=configs/k400.py:sise=S"], "did you mean 'size'"),
+        (["--config=configs/k400.py:size=XS"], "expected one of B, S, L, H"),
+        (["--config=configs/demo.py", "--config.optim.base_rl=1"], "did you mean 'optim.base_lr'"),
+        (["--config=configs/demo.py", "--config.batch_size=many"], "expected int"),
+        (["--config=configs/demo.py", "--data_dir="], "sigma_jax.tools.prepare"),
+        (["--config=configs/demo.py", "--data_dir=/nowhere"], "sigma_jax.tools.prepare"),
+        (["--config=configs/k400.py"], "--platform=cpu"),
+        (["--config=configs/demo.py", "--config.batch_size=63"], "one of \\[56, 64\\]"),
+        (["--config=configs/demo.py", "--config.model.image_size=30"], "image_size=30"),
+        (["--config=configs/demo.py", "--config.objective.mask_ratio=1.5"], "mask_ratio=1.5"),
+        (["--config=configs/demo.py", "--config.objective.num_prototypes=1"], "at least 2"),
+        (["--config=configs/demo.py", "--config.objective.target=clip"], "choose one of mlp"),
+        (["--config=configs/demo.py:target=dino,teacher=tiny,size=tiny"], "--teacher=FILE"),
+        (["--config=configs/demo.py", "--config.mesh.data=3"], "does not make 8 devices"),
+        (["--config=configs/demo.py", "--config.compute.attention=flash"], "choose one of"),
+        (["--config=configs/demo.py", "--config.compute.remat=some"], "choose one of"),
+    ],
+    ids=lambda value: value[-1][9:40] if isinstance(value, list) else "",
+)
+def test_mistakes_are_sentences(words, message, shapes_dir, tmp_path, caplog, flags_restored):
+    given = [f"--workdir={tmp_path}", f"--data_dir={shapes_dir}", *words]
+    if message == "--platform=cpu":
+        given = [word for word in given if "platform" not in word]
+    assert cli(*given) == 1
+    assert re.search(message, caplog.text), caplog.text
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_changed_config_is_refused_and_named(shapes_dir, tmp_path):
+    def run(**changes):
+        return setup.build(shrunk("configs/demo.py", **changes), tmp_path, str(shapes_dir))
+
+    loop.train(run())
+    with pytest.raises(loop.ChangedConfig, match="optim.weight_decay: 0.05 -> 0.1"):
+        loop.train(run(**{"optim.weight_decay": "0.1"}))
+    assert json.loads((tmp_path / "config.json").read_text())["optim"]["weight_decay"] == 0.05
+    assert int(loop.train(run(**{"optim.weight_decay": "0.1"}), allow_config_change=True).step) == 2
+
+
+def test_a_run_that_is_never_finite_stops_with_evidence(shapes_dir, tmp_path, monkeypatch):
+    config = shrunk("configs/demo.py", **{"health.max_nonfinite_run": "2", "total_steps": "9"})
+    run = setup.build(config, tmp_path, str(shapes_dir))
+    state = run.init_state()
+    params = dict(state.params, encoder=jax.tree.map(lambda x: x * np.nan, state.params["encoder"]))
+    monkeypatch.setattr(run, "init_state", lambda: state._replace(params=params))
+    with pytest.raises(loop.NonFinite, match="first in"):
+        loop.train(run)
+    (dump,) = tmp_path.glob("nonfinite_step_*.json")
+    evidence = json.loads(dump.read_text())
+    assert evidence["record_keys"] and evidence["first_nonfinite_module"].startswith("encoder")
+
+
+def start(workdir: Path, data: Path, cache: Path) -> subprocess.Popen:
+    """The command in a process of its own, with a worker process for data."""
+    overrides = SHRINK | {"total_steps": "20", "checkpoint.save_every_steps": "5", "data.num_workers": "1"}
+    words = [f"--config.{name}={value}" for name, value in overrides.items()] + ["--config.optim.warmup_steps=2"]
+    environment = os.environ | {"XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PLATFORMS": "cpu"}
+    argv = ["--config=configs/demo.py", f"--workdir={workdir}", f"--data_dir={data}", *words]
+    return subprocess.Popen(
+        [sys.executable, "-m", "sigma_jax.main", *argv],
+        cwd=ROOT,
+        env=environment,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(shapes_dir, tmp_path):
+    straight, broken, cache = tmp_path / "straight", tmp_path / "broken", tmp_path / "cache"
+    assert start(straight, shapes_dir, cache).wait(250) == 0
+    process = start(broken, shapes_dir, cache)
+    deadline = time.monotonic() + 250
+    while not (broken / "checkpoints" / "10").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert (broken / "checkpoints" / "10").exists() and not (broken / "report.html").exists()
+    assert start(broken, shapes_dir, cache).wait(250) == 0
+
+    def outcome(workdir):
+        lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+        folder = workdir / "checkpoints" / "20" / "content_hash"
+        hashes = next(path for path in folder.rglob("*") if path.is_file() and path.read_text().startswith("{"))
+        return {line["step"]: line["loss"] for line in lines}, json.loads(hashes.read_text())
+
+    assert outcome(straight) == outcome(broken)
+    assert list(outcome(straight)[0]) == list(range(1, 21))
+    for name in ("report.html", "config.json", "plan.txt", "versions.json", "command.txt", "tensorboard"):
+        assert (straight / name).exists(), name
+    for picture in ("curves.png", "clips.png", "prototypes.png"):
+        assert (straight / "pictures" / picture).stat().st_size > 1000
