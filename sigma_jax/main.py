@@ -3,21 +3,22 @@
     python -m sigma_jax.main --config=configs/k400.py --workdir=runs/k400 --data_dir=DATA/k400
     python -m sigma_jax.main --config=configs/k400.py:size=S,target=dino --config.optim.base_lr=1e-4 ...
 
-The same workdir resumes. Exit status: 0 done, 75 preempted (start the same command again), 1 anything else.
+The same workdir resumes. Several hosts: start the same command on each (launch/PODS.md).
+Exit status: 0 done, 75 preempted (start the same command again), 1 anything else.
 """
 
 import os
 import sys
 from pathlib import Path
 
-if "host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+if "host_platform_device_count" in os.environ.get("XLA_FLAGS", "") or "JAX_NUM_CPU_DEVICES" in os.environ:
     os.environ.setdefault("PJRT_NPROC", "16")  # fewer threads than simulated devices deadlock at collectives
 
 import jax
 from absl import flags, logging
 
 from sigma_jax.train import config as configs
-from sigma_jax.train import loop, setup
+from sigma_jax.train import distributed, loop, setup
 from sigma_jax.train.initial_weights import init_from
 from sigma_jax.train.logs import start_logging
 from sigma_jax.train.report import write_report
@@ -32,6 +33,7 @@ flags.DEFINE_string("init", None, "Start from these weights: a run folder or any
 flags.DEFINE_string("allow_missing", "", "Parts that --init may lack, e.g. head,decoder/head: they start fresh.")
 flags.DEFINE_string("allow_unexpected", "", "Parts of --init that need not be used, e.g. decoder,prototypes.")
 flags.DEFINE_string("platform", None, "cpu: train on the CPU even if the config needs an accelerator.")
+flags.DEFINE_string("checkpoint_dir", None, "Where checkpoints go, e.g. gs://...; default: workdir/checkpoints.")
 flags.DEFINE_bool("allow_config_change", False, "Resume although the config differs from the checkpoint's.")
 
 USER_ERRORS = (ValueError, TypeError, AttributeError, OSError, RuntimeError)
@@ -62,11 +64,14 @@ def run(config, command: list[str]) -> None:
         random_teacher=FLAGS.random_teacher,
         init_from=init_from(FLAGS.init, FLAGS.allow_missing, FLAGS.allow_unexpected),
     )
+    job.checkpoint_dir = FLAGS.checkpoint_dir or job.checkpoint_dir
     for line in job.plan.describe():
         logging.info("plan: %s", line)
     state = loop.train(job, command=command, allow_config_change=FLAGS.allow_config_change)
-    if jax.process_index() == 0:
+    if jax.process_count() == 1:
         logging.info("report: %s", write_report(job, state))
+    elif jax.process_index() == 0:
+        logging.info("report.html: start the same command in one process, it finds the finished run and draws it")
 
 
 def main(argv: list[str]) -> int:
@@ -79,6 +84,8 @@ def main(argv: list[str]) -> int:
             jax.config.update("jax_platforms", FLAGS.platform)
         use_compilation_cache()
         config = configs.apply_overrides(configs.load_config(FLAGS.config), overrides)
+        meeting = distributed.meeting_from_flags()
+        logging.info("%s", distributed.connect(meeting, FLAGS.connect_seconds, FLAGS.peer_seconds))
         run(config, ["python", "-m", "sigma_jax.main", *argv[1:]])
     except loop.Preempted as notice:
         logging.warning("%s", notice)
@@ -86,6 +93,12 @@ def main(argv: list[str]) -> int:
     except flags.Error as error:
         print(f"{error}\n{__doc__}", file=sys.stderr)  # noqa: T201
         return 2
+    except jax.errors.JaxRuntimeError as error:
+        if os.environ.get("SIGMA_TRACEBACK"):
+            raise
+        cause = "the step failed" + (", probably because another process stopped" if jax.process_count() > 1 else "")
+        logging.error("%s: %s (SIGMA_TRACEBACK=1 shows where)", cause, str(error)[:2000])
+        return 1
     except USER_ERRORS as error:
         if os.environ.get("SIGMA_TRACEBACK"):
             raise
@@ -94,5 +107,11 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def end(code: int) -> None:
+    """Exits; a failed process of several does not wait for the others."""
+    distributed.leave(code if code != loop.RESTART_CODE else 0)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    end(main(sys.argv))

@@ -157,6 +157,10 @@ class Checkpointer:
         """The newest complete checkpoint, None when there is none."""
         return self._manager.latest_step()
 
+    def meta(self, step: int) -> dict:
+        """The `meta` that was saved with `step`."""
+        return _read_json(self.directory / str(step), "meta")
+
     def restore(self, step: int, abstract_state: Any) -> tuple[Any, dict, dict]:
         """(state, data_state, meta) of `step`.
 

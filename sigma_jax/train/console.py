@@ -42,13 +42,16 @@ def format_metrics(metrics: Mapping[str, Any]) -> str:
 
 
 class Console:
-    """Progress of one run. A bar when `stream` is a terminal, otherwise one log line per `show`."""
+    """Progress of one run. A bar when `stream` is a terminal, otherwise one log line per `show`.
 
-    def __init__(self, total_steps: int, start_step: int = 0, stream: TextIO | None = None):
-        self._total = total_steps
+    active: False in all processes but the first; then only warnings are shown.
+    """
+
+    def __init__(self, total_steps: int, start_step: int = 0, stream: TextIO | None = None, *, active: bool = True):
+        self._total, self._active = total_steps, active
         stream = stream or sys.stderr
         self._bar = None
-        if stream.isatty():
+        if active and stream.isatty():
             self._bar = tqdm(total=total_steps, initial=start_step, file=stream, unit="step", dynamic_ncols=True)
 
     def advance(self, step: int) -> None:
@@ -58,6 +61,8 @@ class Console:
 
     def show(self, step: int, metrics: Mapping[str, Any], epoch: float) -> None:
         """Show the numbers of `step`; `epoch` is fractional."""
+        if not self._active:
+            return
         text = f"(epoch {epoch:.1f}) {format_metrics(metrics)}"
         if self._bar is not None:
             self._bar.set_postfix_str(text)
@@ -70,7 +75,7 @@ class Console:
             self._bar.write(f"WARNING: {text}" if warning else text, file=self._bar.fp)
         elif warning:
             logging.warning("%s", text)
-        else:
+        elif self._active:
             logging.info("%s", text)
 
     def close(self) -> None:

@@ -32,6 +32,7 @@ from sigma_jax.train.state import TrainState
 from sigma_jax.train.step import loss_and_gradient
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "av")
+MOVABLE = ("mesh.", "data.num_workers", "data.cache_decoded", "log_every_", "checkpoint.", "max_batch_per_device")
 RESTART_CODE = 75  # exit status after a preemption: start the same command again
 
 
@@ -67,7 +68,7 @@ def train(run: Run, *, command: Sequence[str] = (), allow_config_change: bool = 
             write_run_files(run, command)
         first = int(state.step)
         writer = stack.enter_context(contextlib.closing(MetricWriter(run.workdir, active=leader, resume_step=first)))
-        console = stack.enter_context(contextlib.closing(Console(run.plan.total_steps, first)))
+        console = stack.enter_context(contextlib.closing(Console(run.plan.total_steps, first, active=leader)))
         logger = _Logger(run, writer, console)
         for step in range(first, run.plan.total_steps):
             _save(run, checkpoints, step, state)
@@ -84,9 +85,9 @@ def train(run: Run, *, command: Sequence[str] = (), allow_config_change: bool = 
 
 
 def open_checkpoints(run: Run) -> Checkpointer:
-    """The run's checkpoints, below workdir/checkpoints."""
+    """The run's checkpoints, usually below workdir/checkpoints."""
     return Checkpointer(
-        run.workdir / "checkpoints",
+        run.checkpoint_dir,
         keep_last=run.config.checkpoint.keep_last,
         save_every_steps=run.plan.save_every_steps,
         keep_every_steps=run.plan.keep_every_steps or None,
@@ -98,16 +99,34 @@ def restore_or_init(run: Run, checkpoints: Checkpointer, allow_config_change: bo
     latest = checkpoints.latest_step()
     if latest is None:
         return run.init_state()
-    state, data_state, meta = checkpoints.restore(latest, run.abstract_state)
-    changes = diff_configs(meta["config"], run.config)
+    check_same_run(run, checkpoints.meta(latest), allow_config_change)
+    state, data_state, _ = checkpoints.restore(latest, run.abstract_state)
+    run.loader.restore(data_state)
+    logging.info("resumed from step %d of %s", latest, run.checkpoint_dir)
+    return state
+
+
+def check_same_run(run: Run, meta: dict[str, Any], allow_config_change: bool) -> None:
+    """Compares config and plan with those of the checkpoint, before any array is read.
+
+    What only says where and how fast a run goes (MOVABLE) may change; another Sinkhorn batch is said aloud.
+
+    Raises:
+      ChangedConfig: lists the differences.
+    """
+    changes = [line for line in diff_configs(meta["config"], run.config) if not line.startswith(MOVABLE)]
     if changes and not allow_config_change:
         raise ChangedConfig(
-            f"{run.workdir} holds a run with another config:\n  " + "\n  ".join(changes) + "\n"
+            f"{run.checkpoint_dir} holds a run with another config:\n  " + "\n  ".join(changes) + "\n"
             "Use another --workdir, undo the change, or accept it with --allow_config_change"
         )
-    run.loader.restore(data_state)
-    logging.info("resumed from step %d of %s", latest, run.workdir)
-    return state
+    before, now = meta["plan"]["accumulation"], run.plan.accumulation
+    if before != now and run.plan.num_prototypes:
+        logging.warning(
+            "this run had %d micro-batch(es) per step and now has %d, because the devices changed: Sinkhorn balances "
+            "%d clips at a time instead of %d. To keep it, set --config.max_batch_per_device to fit %d devices",
+            before, now, run.plan.batch_size // now, run.plan.batch_size // before, run.plan.num_devices,
+        )  # fmt: skip
 
 
 def _save(run: Run, checkpoints: Checkpointer, step: int, state: TrainState, force: bool = False) -> None:

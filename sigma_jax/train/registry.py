@@ -27,6 +27,11 @@ def kind_of(config: Any) -> Kind:
     return lookup(KINDS, config.task, "task")
 
 
+def bad_records_name(process: int) -> str:
+    """File in the workdir where a process names what it could not read."""
+    return f"bad_records-{process}.jsonl" if process else "bad_records.jsonl"
+
+
 def open_pretrain_data(config: Any, data_dir: str, workdir: Path) -> Loader:
     """Endless random clips without labels."""
     return pretrain_loader(
@@ -42,7 +47,7 @@ def open_pretrain_data(config: Any, data_dir: str, workdir: Path) -> Loader:
         process_count=jax.process_count(),
         crop=config.data.crop,
         max_bad_fraction=config.data.max_bad_fraction,
-        bad_records_path=workdir / "bad_records.jsonl",
+        bad_records_path=workdir / bad_records_name(jax.process_index()),
         cache_decoded=config.data.cache_decoded,
     )
 

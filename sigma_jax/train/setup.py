@@ -53,6 +53,10 @@ class Run:
     step: Step
     learning_rate: Any  # step -> float
     evaluators: tuple[Scheduled, ...] = ()
+    checkpoint_dir: str | Path = ""  # default: workdir/checkpoints
+
+    def __post_init__(self):
+        self.checkpoint_dir = self.checkpoint_dir or self.workdir / "checkpoints"
 
     def meta(self) -> dict:
         """What a checkpoint says about its run."""

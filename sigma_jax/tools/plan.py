@@ -1,0 +1,106 @@
+"""Compiles the real training step for a machine, present or not, and says what it needs, how fast it should be.
+
+    python -m sigma_jax.tools.plan --config=configs/k400.py:target=dino --topology=v5e:4x4 --batch_per_chip=8
+    python -m sigma_jax.tools.plan --config=configs/demo.py                     # the machine at hand
+
+--topology needs libtpu (pip install -e ".[tpu]") and no TPU. Exit status: 0 it fits, 1 it does not, or an error.
+"""
+
+import json
+import logging as python_logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+if any(word.startswith("--topology") for word in sys.argv):
+    os.environ["JAX_PLATFORMS"] = "cpu"  # compiling for chips that are elsewhere
+
+import jax
+from absl import flags
+
+from sigma_jax.data.specs import SPECS
+from sigma_jax.tools.planning import text
+from sigma_jax.tools.planning.chips import find_chip
+from sigma_jax.tools.planning.forecast import Compiled, DoesNotFit, compile_program, forecast
+from sigma_jax.tools.planning.search import advice, largest_batch
+from sigma_jax.train import config as configs
+from sigma_jax.train.ahead_of_time import Program, build_program, topology_devices
+from sigma_jax.train.sharding import make_mesh
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("config", None, "Config file, as for sigma_jax.main.", required=True)
+flags.DEFINE_string("topology", None, "TPU topology such as v5e:16x16; default: the devices at hand.")
+flags.DEFINE_integer("slices", 1, "Slices of that topology, joined by the data centre network.", lower_bound=1)
+flags.DEFINE_integer("batch_per_chip", None, "Clips per chip; default: config.batch_size over the chips.")
+flags.DEFINE_integer("num_records", None, "Training videos; default: those of the data set the config is named after.")
+flags.DEFINE_integer("search", 0, "Compiles to spend on finding the largest batch per chip that fits.", lower_bound=0)
+flags.DEFINE_float("price", None, "Price of a chip-hour, for the cost of the whole run.")
+flags.DEFINE_bool("json", False, "One JSON object instead of text.")
+
+USER_ERRORS = (ValueError, TypeError, AttributeError, FileNotFoundError, ModuleNotFoundError)
+
+
+def make_program(config: Any, mesh: jax.sharding.Mesh, clips: int | None) -> Program:
+    """The program at `clips` per chip (None: as the config says)."""
+    if clips is not None:
+        accumulate = min(config.max_batch_per_device, clips)
+        sizes = {"batch_size": str(clips * mesh.size), "max_batch_per_device": str(accumulate)}
+        config = configs.apply_overrides(config, sizes)
+    name = Path(FLAGS.config.partition(":")[0]).stem
+    records = FLAGS.num_records or (SPECS[name].num_train if name in SPECS else 0) or config.batch_size
+    return build_program(config, mesh, records)
+
+
+def plan(overrides: dict[str, str]) -> dict[str, Any]:
+    """Compiles and forecasts; the result is what --json prints."""
+    devices = topology_devices(FLAGS.topology, FLAGS.slices) if FLAGS.topology else jax.devices()
+    chip = find_chip(devices[0].device_kind)
+    config = configs.apply_overrides(configs.load_config(FLAGS.config), overrides)
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, devices)
+    program = make_program(config, mesh, FLAGS.batch_per_chip)
+    clips = program.plan.batch_size // mesh.size
+    result: dict[str, Any] = {
+        "config": FLAGS.config,
+        "overrides": overrides,
+        "topology": FLAGS.topology,
+        "device_kind": devices[0].device_kind,
+        "plan": program.plan.describe(),
+    }
+    outcome: Compiled | DoesNotFit
+    try:
+        outcome = compile_program(program)
+    except DoesNotFit as shortage:
+        outcome = shortage
+        result |= {"fits": False, "needed_bytes": shortage.needed, "available_bytes": shortage.available}
+        result |= {"clips_per_chip": clips, "advice": advice(shortage.needed, shortage.available, config, clips)}
+    else:
+        result |= {"fits": True} | forecast(program, outcome, chip)
+    if FLAGS.search and chip is not None:
+        capacity = outcome.available if isinstance(outcome, DoesNotFit) else 0.98 * chip.memory
+        found = largest_batch(
+            lambda n: compile_program(make_program(config, mesh, n)), (clips, outcome), capacity, FLAGS.search
+        )
+        result["largest_batch"] = found._asdict()
+    if FLAGS.price and "chip_hours" in result:
+        result["cost"] = FLAGS.price * result["chip_hours"]
+    return result
+
+
+def main(argv: list[str]) -> int:
+    python_logging.getLogger("jax").setLevel(python_logging.ERROR)
+    try:
+        rest, overrides = configs.split_command_line(argv)
+        FLAGS(rest)
+        result = plan(overrides)
+    except (flags.Error, *USER_ERRORS) as error:
+        if os.environ.get("SIGMA_TRACEBACK"):
+            raise
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps(result, indent=2) if FLAGS.json else text.report(result))
+    return 0 if result["fits"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

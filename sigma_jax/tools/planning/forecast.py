@@ -1,0 +1,150 @@
+"""From a compiled step to numbers: memory by kind, work against the model, collectives, time, what fits.
+
+Time model, printed with the result: a chip works at 60 % of its roofline, max(FLOPs / peak, bytes / bandwidth) / 0.6,
+and waits for every collective (nothing overlaps). Efficiency = work / (work + waiting).
+"""
+
+import math
+import re
+from typing import Any, NamedTuple
+
+import jax
+from jax.extend import core as jex_core
+
+from sigma_jax.tools.planning.chips import Chip, collective_seconds
+from sigma_jax.tools.planning.hlo import Collective, Module
+from sigma_jax.train.ahead_of_time import Program, abstract_batch, lower
+from sigma_jax.train.flops import model_flops
+from sigma_jax.train.sharding import bytes_per_device
+
+UTILISATION = 0.6
+MANY_CHIPS = 4096
+
+
+class DoesNotFit(RuntimeError):
+    """The compiler says that the step needs more memory than a device has; `needed`, `available` in bytes."""
+
+    def __init__(self, needed: float, available: float):
+        super().__init__(f"needs {needed / 2**30:.2f} GiB, has {available / 2**30:.2f} GiB")
+        self.needed, self.available = needed, available
+
+
+class Compiled(NamedTuple):
+    """A compiled step and what was read from it. Bytes are per device."""
+
+    memory: dict[str, int]  # params, optimizer, teacher, batch, temporaries (activations and scratch), code
+    collectives: list[Collective]
+    memory_traffic: int  # bytes per step and device
+
+    @property
+    def total(self) -> int:
+        return sum(self.memory.values())
+
+
+def compile_program(program: Program) -> Compiled:
+    """Compiles the real training step.
+
+    Raises:
+      DoesNotFit: the compiler gave up for lack of memory.
+    """
+    lowered = lower(program)
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        raise _shortage(error) from error
+    module = Module(compiled.as_text())
+    stats, state = compiled.memory_analysis(), program.step.abstract_state
+    params, optimizer = bytes_per_device(state.params), bytes_per_device(state.opt_state)
+    teacher = bytes_per_device(program.frozen)
+    memory = {
+        "params": params,
+        "optimizer": optimizer,
+        "teacher": teacher,
+        "batch": max(0, stats.argument_size_in_bytes - params - optimizer - teacher),
+        "temporaries": stats.temp_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes,
+        "code": stats.generated_code_size_in_bytes,
+    }
+    return Compiled(memory, module.collectives(dict(program.task.mesh.shape)), module.memory_bytes())
+
+
+def _shortage(error: Exception) -> Exception:
+    sizes = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+    numbers = [float(n) * sizes[u] for n, u in re.findall(r"([0-9.]+)([KMGT])i?B?\b", str(error).split("\n")[0])]
+    if "RESOURCE_EXHAUSTED" not in str(error) or len(numbers) < 2:
+        return error
+    return DoesNotFit(numbers[0], numbers[1])
+
+
+def executed_flops(program: Program) -> float:
+    """FLOPs of all matrix products of one step on one device, recomputation included."""
+    traced = program.step.step.trace(program.step.abstract_state, program.frozen, abstract_batch(program))
+    return _count(traced.jaxpr.jaxpr, program.task.mesh.size) / program.task.mesh.size
+
+
+def _count(jaxpr: Any, mesh_size: int) -> float:
+    """Global FLOPs of a jaxpr: per-device code counts once per device, loop bodies once per round."""
+    total = 0.0
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        if name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            shape = equation.invars[0].aval.shape
+            total += 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(shape[i] for i in contracted)
+            continue
+        times = {"scan": equation.params.get("length", 1), "shard_map": mesh_size}.get(name, 1)
+        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr):
+            if _is_jaxpr(value):
+                total += times * _count(getattr(value, "jaxpr", value), mesh_size)
+    return total
+
+
+def _is_jaxpr(value: Any) -> bool:
+    return isinstance(value, (jex_core.Jaxpr, jex_core.ClosedJaxpr))
+
+
+def forecast(program: Program, compiled: Compiled, chip: Chip | None) -> dict[str, Any]:
+    """Everything about one compiled step as plain numbers (bytes, FLOPs, seconds)."""
+    plan = program.plan
+    clips = plan.batch_size // plan.num_devices
+    flops = executed_flops(program)
+    model = sum(model_flops(program.task).values()) * clips
+    result: dict[str, Any] = {
+        "clips_per_chip": clips,
+        "global_batch": plan.batch_size,
+        "chips": plan.num_devices,
+        "mesh": plan.mesh,
+        "memory_bytes": compiled.memory | {"total": compiled.total},
+        "flops_per_chip": flops,
+        "model_flops_per_chip": model,
+        "memory_traffic_per_chip": compiled.memory_traffic,
+        "collectives": [c._asdict() | {"axes": list(c.axes)} for c in compiled.collectives],
+    }
+    if chip is not None:
+        result |= _timing(plan, compiled, chip, flops, model)
+    return result
+
+
+def _timing(plan: Any, compiled: Compiled, chip: Chip, flops: float, model: float) -> dict[str, Any]:
+    compute, memory = flops / chip.flops, compiled.memory_traffic / chip.bandwidth
+    work = max(compute, memory) / UTILISATION
+
+    def network(num_devices: int) -> float:
+        def span(c: Collective) -> int:
+            over = math.prod(plan.mesh[axis] for axis in c.axes)
+            return max(1, num_devices * over // plan.num_devices)
+
+        return sum(collective_seconds(chip, c, span(c)) for c in compiled.collectives if c.axes)
+
+    step = work + network(plan.num_devices)
+    return {
+        "chip": chip.name,
+        "chip_memory_bytes": int(chip.memory),
+        "seconds": {"compute": compute, "memory": memory, "network": network(plan.num_devices), "step": step},
+        "clips_per_s": plan.batch_size / step,
+        "clips_per_s_per_chip": plan.batch_size / step / plan.num_devices,
+        "mfu": model / chip.flops / step,
+        "efficiency": work / step,
+        f"efficiency_at_{MANY_CHIPS}_chips": work / (work + network(MANY_CHIPS)),
+        "hours": plan.total_steps * step / 3600,
+        "chip_hours": plan.total_steps * step / 3600 * plan.num_devices,
+    }

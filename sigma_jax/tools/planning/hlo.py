@@ -1,0 +1,232 @@
+"""Reads a compiled program's text (HLO): its collectives and its memory traffic, loops multiplied out.
+
+XLA's own cost analysis counts the body of a loop once; the step runs its blocks and Sinkhorn sweeps in loops, so the
+counts here follow the call graph from the entry and multiply by trip counts (the constant that a loop compares with).
+"""
+
+import math
+import re
+from typing import NamedTuple
+
+BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4}
+BYTES |= {"s64": 8, "u64": 8, "f64": 8, "f8e4m3fn": 1, "f8e5m2": 1, "s4": 0.5, "u4": 0.5}
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+NO_TRAFFIC = frozenset(
+    ("parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all", "partition-id", "copy-done")
+)
+SLICES = ("dynamic-slice", "slice", "gather")
+
+_SHAPE = re.compile(r"([a-z]+[0-9a-z]*)\[([0-9,]*)\](?:\{([^{}]*)\})?")
+_NAME = re.compile(r"%([\w.-]+)")
+
+
+class Instruction(NamedTuple):
+    """One line: `name = shape opcode(operands), attributes`."""
+
+    name: str
+    shape: str
+    opcode: str
+    operands: tuple[str, ...]
+    attributes: str
+    arguments: str  # text between the parentheses
+    is_root: bool
+
+
+class Collective(NamedTuple):
+    """A collective operation of the step."""
+
+    kind: str  # all-reduce, ...
+    num_bytes: int  # of one execution, per device
+    times: int  # executions per step
+    axes: tuple[str, ...]  # mesh axes it runs over
+    source: str  # where in the program
+
+
+class Module:
+    """A parsed HLO module."""
+
+    def __init__(self, text: str):
+        self.computations: dict[str, dict[str, Instruction]] = {}
+        self.entry = ""
+        current = None
+        for line in text.splitlines():
+            if line.endswith("{") and not line.startswith(" ") and "->" in line:
+                name = _NAME.search(line).group(1)
+                current = self.computations[name] = {}
+                self.entry = name if line.startswith("ENTRY") else self.entry
+            elif current is not None and " = " in line:
+                instruction = _parse(line)
+                current[instruction.name] = instruction
+
+    def runs(self) -> list[tuple[str, int]]:
+        """(computation, executions per step) of the entry, loop bodies, called and conditional computations."""
+        found, waiting = [], [(self.entry, 1)]
+        while waiting:
+            name, times = waiting.pop()
+            found.append((name, times))
+            for instruction in self.computations[name].values():
+                if instruction.opcode == "while":
+                    body = _attribute(instruction, "body")
+                    waiting.append((body, times * self._trips(instruction)))
+                elif instruction.opcode in ("call", "conditional"):
+                    names = _NAME.findall(instruction.attributes)
+                    waiting += [(other, times) for other in names if other in self.computations]
+        return found
+
+    def _trips(self, loop: Instruction) -> int:
+        known = re.search(r'known_trip_count"?:\{"n":"(\d+)"', loop.attributes)
+        if known:
+            return int(known.group(1))
+        condition = self.computations[_attribute(loop, "condition")].values()
+        bounds = [int(i.arguments) for i in condition if i.opcode == "constant" and i.arguments.isdigit()]
+        return max(bounds, default=1)
+
+    def collectives(self, mesh_shape: dict[str, int]) -> list[Collective]:
+        """All collectives of one step, each with its bytes and the mesh axes it runs over."""
+        found = []
+        for name, times in self.runs():
+            computation = self.computations[name]
+            for instruction in computation.values():
+                kind = next((k for k in COLLECTIVES if instruction.opcode in (k, f"{k}-start")), None)
+                if kind is None:
+                    continue
+                moved = max(
+                    shape_bytes(instruction.shape) / (2 if instruction.opcode.endswith("start") else 1),
+                    sum(shape_bytes(computation[o].shape) for o in instruction.operands if o in computation),
+                )
+                axes = group_axes(instruction.attributes, mesh_shape)
+                source = re.search(r'op_name="([^"]*)"', instruction.attributes)
+                found.append(Collective(kind, int(moved), times, axes, source.group(1) if source else ""))
+        return sorted(found, key=lambda c: -c.num_bytes * c.times)
+
+    def memory_bytes(self) -> int:
+        """Bytes read from and written to the device's main memory in one step (on-chip memory does not count)."""
+        return int(sum(times * self._traffic(name) for name, times in self.runs()))
+
+    def _traffic(self, name: str) -> float:
+        computation = self.computations[name]
+        total = 0.0
+        for instruction in computation.values():
+            shapes = [computation[o].shape if o in computation else "" for o in instruction.operands]
+            if instruction.opcode in NO_TRAFFIC or instruction.opcode in ("while", "call", "conditional"):
+                continue
+            if instruction.opcode.endswith(("-done", "-update")):
+                continue
+            if instruction.opcode in ("copy-start", *SLICES):
+                total += shape_bytes(instruction.shape, on_chip=False) * (1 if "copy" in instruction.opcode else 2)
+            elif instruction.opcode == "dynamic-update-slice":
+                total += 2 * shape_bytes(shapes[1], on_chip=False)
+            elif instruction.opcode == "fusion":
+                total += self._fusion_traffic(instruction, shapes)
+            else:
+                total += sum(shape_bytes(shape, on_chip=False) for shape in (instruction.shape, *shapes))
+        return total
+
+    def _fusion_traffic(self, fusion: Instruction, shapes: list[str]) -> float:
+        """Operands and results of a fusion; of arrays that it only slices or updates in place, that part only."""
+        inner = self.computations[_attribute(fusion, "calls")]
+        same = {}  # bitcasts are the array itself
+
+        def origin(name: str) -> str:
+            while name in inner and inner[name].opcode == "bitcast":
+                name = same.setdefault(name, inner[name].operands[0])
+            return name
+
+        total = 0.0
+        for parameter in (i for i in inner.values() if i.opcode == "parameter"):
+            shape = shapes[int(parameter.arguments)] if int(parameter.arguments) < len(shapes) else parameter.shape
+            uses = [
+                (use, [origin(o) for o in use.operands].index(parameter.name))
+                for use in inner.values()
+                if use.opcode != "bitcast" and parameter.name in [origin(o) for o in use.operands]
+            ]
+            if "S(1)" in shape:
+                continue
+            if uses and all(use.opcode in SLICES and place == 0 for use, place in uses):
+                total += sum(shape_bytes(use.shape) for use, _ in uses)
+            elif not (uses and all(use.opcode == "dynamic-update-slice" and place == 0 for use, place in uses)):
+                total += shape_bytes(shape, on_chip=False)
+        root = next(i for i in inner.values() if i.is_root)
+        results = [inner[origin(o)] for o in root.operands if origin(o) in inner] if root.opcode == "tuple" else [root]
+        updates = [inner[r.operands[1]].shape for r in results if r.opcode == "dynamic-update-slice"]
+        if updates and len(updates) == len(results):
+            return total + sum(shape_bytes(shape) for shape in updates)
+        return total + shape_bytes(fusion.shape, on_chip=False)
+
+
+def shape_bytes(shape: str, on_chip: bool = True) -> float:
+    """Bytes of `f32[8,128]{...}` or a tuple of such; without `on_chip` only those in the device's main memory."""
+    total = 0.0
+    for kind, dims, layout in _SHAPE.findall(shape):
+        if on_chip or "S(1)" not in layout:
+            total += BYTES.get(kind, 0) * math.prod(int(d) for d in dims.split(",") if d)
+    return total
+
+
+def group_axes(attributes: str, mesh_shape: dict[str, int]) -> tuple[str, ...]:
+    """Mesh axes along which the members of the first replica group differ; devices are numbered in mesh order."""
+    sizes = list(mesh_shape.values())
+    members = _first_group(attributes, math.prod(sizes))
+    places = []
+    for device in members:
+        place = []
+        for size in reversed(sizes):
+            device, index = divmod(device, size)
+            place.insert(0, index)
+        places.append(place)
+    return tuple(name for i, name in enumerate(mesh_shape) if len({place[i] for place in places}) > 1)
+
+
+def _first_group(attributes: str, num_devices: int) -> list[int]:
+    listed = re.search(r"replica_groups=\{\{([0-9,]*)\}", attributes)
+    if listed:
+        return [int(d) for d in listed.group(1).split(",")]
+    iota = re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[([0-9,]+)\](?:T\(([0-9,]+)\))?", attributes)
+    if iota:
+        dims = [int(d) for d in iota.group(3).split(",")]
+        order = [int(d) for d in iota.group(4).split(",")] if iota.group(4) else list(range(len(dims)))
+        return _transposed(dims, order)[: int(iota.group(2))]
+    named = re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", attributes)
+    if named:
+        axes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", named.group(1))}
+        varying = re.findall(r"'([^']+)'", named.group(2))
+        names = list(axes)
+        order = [i for i, n in enumerate(names) if n not in varying] + [names.index(n) for n in varying]
+        return _transposed(list(axes.values()), order)[: math.prod(axes[n] for n in varying)]
+    pairs = re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", attributes)
+    return [int(pairs.group(1)), int(pairs.group(2))] if pairs else list(range(num_devices))
+
+
+def _transposed(dims: list[int], order: list[int]) -> list[int]:
+    """0, 1, 2, ... laid out as `dims`, read with its dimensions in another order."""
+    strides = [math.prod(dims[i + 1 :]) for i in range(len(dims))]
+    values = [0]
+    for axis in order:
+        values = [v + strides[axis] * i for v in values for i in range(dims[axis])]
+    return values
+
+
+def _parse(line: str) -> Instruction:
+    left, _, right = line.strip().partition(" = ")
+    is_root = left.startswith("ROOT ")
+    end = _closing(right, 0) + 1 if right.startswith("(") else right.index(" ")
+    shape, rest = right[:end], right[end:].lstrip()
+    opcode, _, _ = rest.partition("(")
+    close = _closing(rest, len(opcode))
+    arguments = rest[len(opcode) + 1 : close]
+    name = left.removeprefix("ROOT ").lstrip("%")
+    return Instruction(name, shape, opcode, tuple(_NAME.findall(arguments)), rest[close + 1 :], arguments, is_root)
+
+
+def _closing(text: str, start: int) -> int:
+    """Index of the parenthesis that closes the one at `start`."""
+    depth = 0
+    for i in range(start, len(text)):
+        depth += (text[i] == "(") - (text[i] == ")")
+        if depth == 0:
+            return i
+    return len(text)
+
+
+def _attribute(instruction: Instruction, key: str) -> str:
+    return re.search(rf"{key}=%([\w.-]+)", instruction.attributes).group(1)

@@ -1,0 +1,63 @@
+"""Small real runs of sigma_jax.main in processes of their own, for the tests of several processes and of restarts."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from sigma_jax.data.synthetic import write_videos
+from sigma_jax.tools import prepare
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = (
+    "model.image_size=16", "model.num_frames=4", "batch_size=16", "max_batch_per_device=4",
+    "objective.num_prototypes=16",    "objective.projection_widths=32,32",
+    "log_every_steps=1", "checkpoint.keep_last=3", "data.cache_decoded=false",
+)  # fmt: skip
+
+
+def make_data(folder: Path) -> Path:
+    """Shards of a few tiny videos."""
+    write_videos(folder / "videos", seed=0, start=0, count=48, size=16, num_workers=1)
+    code = prepare.main([f"--videos={folder / 'videos'}", f"--out={folder / 'shards'}", "--workers=1"])
+    assert code == 0
+    return folder / "shards"
+
+
+def start(workdir: Path, data: Path, *overrides: str, devices: int = 1, flags: tuple[str, ...] = ()):
+    """A training process with simulated CPU devices; compiled in a hurry, deaf to nothing."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "PJRT_NPROC")}
+    environment |= {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": str(devices),
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "JAX_COMPILATION_CACHE_DIR": "",
+    }
+    values = [f"--config.{override}" for override in (*TINY, *overrides)]
+    command = [sys.executable, "-m", "sigma_jax.main", "--config=configs/demo.py", f"--workdir={workdir}"]
+    command += [f"--data_dir={data}", *flags, *values]
+    log = open(f"{workdir}.{len(list(workdir.parent.glob('*.log')))}.log", "w+")  # noqa: SIM115
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    process.log = log
+    return process
+
+
+def finish(process, seconds: float = 240) -> tuple[int, str]:
+    """(exit code, everything it wrote); killed after `seconds`."""
+    try:
+        code = process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        code = -1
+    process.log.seek(0)
+    text = process.log.read()
+    process.log.close()
+    return code, text
+
+
+def losses(workdir: Path) -> dict[int, float]:
+    """Step -> loss, of metrics.jsonl."""
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return {row["step"]: row["loss"] for row in rows if "loss" in row}

@@ -1,0 +1,138 @@
+"""Several processes: flags, pre-flight, equality with one process, one killed, checkpoints across process counts."""
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from sigma_jax.train import distributed
+from tests.train import runs
+
+
+def flag_values(**given):
+    return SimpleNamespace(
+        **{"coordinator": None, "num_processes": None, "process_id": None, "distributed": "off"} | given
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        return s.getsockname()[1]
+
+
+def test_flags_that_cannot_be_are_errors():
+    meeting = distributed.meeting_from_flags
+    assert meeting(flag_values()) is None
+    assert meeting(flag_values(coordinator="a:1", num_processes=1, process_id=0)) is None
+    assert meeting(flag_values(coordinator="a:1", num_processes=2, process_id=1)).process_id == 1
+    assert meeting(flag_values(distributed="on")) == (None, None, None)
+    with pytest.raises(ValueError, match="--process_id missing"):
+        meeting(flag_values(coordinator="a:1", num_processes=2))
+    with pytest.raises(ValueError, match="--process_id=2 with --num_processes=2.*numbered 0 to 1"):
+        meeting(flag_values(coordinator="a:1", num_processes=2, process_id=2))
+    with pytest.raises(ValueError, match="expected host:port"):
+        meeting(flag_values(coordinator="node0", num_processes=2, process_id=1))
+
+
+def test_launchers_are_recognised():
+    assert distributed.started_as_many({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"})
+    assert distributed.started_as_many({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"})
+    assert distributed.started_as_many({"TPU_WORKER_HOSTNAMES": "a,b"})
+    for single in (
+        {},
+        {"SLURM_NTASKS": "4"},
+        {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"},
+        {"TPU_WORKER_HOSTNAMES": "a"},
+    ):
+        assert not distributed.started_as_many(single)
+
+
+def test_wrong_coordinator_is_named_in_time():
+    meeting = distributed.Meeting(f"localhost:{free_port()}", 2, 1)
+    with pytest.raises(
+        distributed.CannotConnect, match=r"process 1 did not reach process 0 at localhost:\d+ within 1 s"
+    ):
+        distributed.connect(meeting, connect_seconds=1)
+
+
+def test_a_host_that_never_arrives_is_named_in_time():
+    code = (
+        "from sigma_jax.train import distributed as d\n"
+        f"d.connect(d.Meeting('localhost:{free_port()}', 2, 0), connect_seconds=3)\n"
+    )
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=runs.ROOT, timeout=120)
+    assert done.returncode != 0 and time.monotonic() - started < 60
+    assert "process 0 waited 3 s" in done.stderr and "for 2 processes" in done.stderr, done.stderr[-2000:]
+
+
+def two_processes(workdir, data, *overrides):
+    address = f"--coordinator=localhost:{free_port()}"
+    limits = ("--num_processes=2", "--connect_seconds=60", "--peer_seconds=10")
+    return [
+        runs.start(workdir, data, *overrides, devices=4, flags=(address, *limits, f"--process_id={i}"))
+        for i in range(2)
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Shards; six steps by one process of eight devices; the first four of them by two processes of four."""
+    folder = tmp_path_factory.mktemp("runs")
+    data = runs.make_data(folder)
+    every = ("checkpoint.save_every_steps=2", "mesh.fsdp=2")
+    code, log = runs.finish(runs.start(folder / "one", data, "total_steps=6", *every, devices=8))
+    assert code == 0, log[-3000:]
+    ended = [runs.finish(process) for process in two_processes(folder / "two", data, "total_steps=6", *every)]
+    assert [code for code, _ in ended] == [0, 0], "\n".join(log[-3000:] for _, log in ended)
+    return SimpleNamespace(folder=folder, data=data, logs=[log for _, log in ended], every=every)
+
+
+def test_two_processes_train_as_one(finished):
+    one, two = runs.losses(finished.folder / "one"), runs.losses(finished.folder / "two")
+    assert list(one) == list(two) == [1, 2, 3, 4, 5, 6]
+    np.testing.assert_allclose(list(two.values()), list(one.values()), rtol=0, atol=1e-6)
+    assert one[1] != one[6]
+
+
+def test_preflight_is_printed_and_only_the_first_process_writes(finished):
+    for index, log in enumerate(finished.logs):
+        assert "2 process(es) x 4 local device(s) = 8 device(s)" in log and f"this is process {index}" in log
+    assert "step 6/6" in finished.logs[0] and "step 6/6" not in finished.logs[1]
+    rows = (finished.folder / "two" / "metrics.jsonl").read_text().splitlines()
+    assert sorted(json.loads(row)["step"] for row in rows if "loss" in row) == [1, 2, 3, 4, 5, 6], "each step once"
+
+
+def test_checkpoint_of_two_restores_in_one(finished):
+    """The run of two processes, cut back to step 4, goes on in one process on another mesh with the same batches."""
+    import shutil
+
+    workdir = finished.folder / "moved"
+    shutil.copytree(finished.folder / "two", workdir)
+    shutil.rmtree(workdir / "checkpoints" / "6")
+    moved = [value for value in finished.every if "fsdp" not in value] + ["mesh.fsdp=1", "total_steps=6"]
+    code, log = runs.finish(runs.start(workdir, finished.data, *moved, devices=4))
+    assert code == 0 and "resumed from step 4" in log, log[-3000:]
+    one, again = runs.losses(finished.folder / "one"), runs.losses(workdir)
+    np.testing.assert_allclose([again[5], again[6]], [one[5], one[6]], rtol=0, atol=1e-6)
+
+
+def test_when_one_is_killed_the_other_stops(finished):
+    first, second = two_processes(finished.folder / "lost", finished.data, "total_steps=100000", *finished.every)
+    metrics = finished.folder / "lost" / "metrics.jsonl"
+    deadline = time.monotonic() + 200
+    while not metrics.exists() and first.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.5)
+    second.kill()
+    killed = time.monotonic()
+    code, log = runs.finish(first, 120)
+    runs.finish(second)
+    assert code not in (0, -1), log[-3000:]
+    assert time.monotonic() - killed < 90
+    assert "another process stopped" in log or "distributed service detected fatal errors" in log, log[-3000:]
