@@ -1,12 +1,21 @@
 """What is cut out of one video: its record is read, the chosen frames are decoded, cropped and resized."""
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
 from sigma_jax.data import augment, decode, records, sampling
 
 CROPS = ("multi_scale", "center", "none")
+
+
+class Clip(NamedTuple):
+    """What was read: clip uint8 [F s s 3], class (-1: none), name of the video."""
+
+    video: np.ndarray
+    label: int
+    key: str
 
 
 @dataclass(frozen=True)
@@ -36,9 +45,10 @@ class ClipReader:
         self.source, self.spec = source, spec
         self._cache = {} if cache_decoded else None
 
-    def read(self, index: int, rng: np.random.Generator | None) -> tuple[np.ndarray, int]:
-        """(clip uint8 [F s s 3], label) of record `index`: a random clip, or without rng the central one.
+    def read(self, index: int, rng: np.random.Generator | None, number: int = 0) -> Clip:
+        """A clip of record `index`: a random one, or without rng the central one.
 
+        `number`: which copy or view of the video, for readers that make several (labelled.py); there is one here.
         Raises BadRecord or BadVideo where there is none.
         """
         record, num_frames, decoded = self._load(index)
@@ -50,7 +60,7 @@ class ClipReader:
             video = decode.decode_frames(record.video, frames, num_frames)
         else:
             video = decoded[frames]
-        return self._crop(video, rng), record.label
+        return Clip(self._crop(video, rng), record.label, record.key)
 
     def _load(self, index: int) -> tuple[records.Record, int, np.ndarray | None]:
         if self._cache is not None and index in self._cache:

@@ -175,3 +175,13 @@ def _to_rgb(frame) -> np.ndarray:
         _local.reformatter = VideoReformatter()
     image = _local.reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
     return np.rot90(image, _quarter_turns(frame))
+
+
+def decode_image(data: bytes) -> np.ndarray:
+    """A still picture as RGB uint8 [h w 3]; raises BadVideo where it cannot be read."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise BadVideo(f"not readable as an image: {error}") from error

@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import grain
 import numpy as np
@@ -24,10 +25,17 @@ from sigma_jax.data.clips import ClipReader, ClipSpec
 _CHUNK_BYTES = 2**25
 _MAX_REPLACEMENTS = 20
 _ENDLESS = 2**60
+KEY_BYTES = 256
+
+
+class Clips(Protocol):
+    """ClipSpec, LabelledSpec: what every row holds."""
+
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class _Layout:
+class Layout:
     """Which places of the stream a chunk holds: every host's part of a batch is cut into equal chunks."""
 
     global_batch: int
@@ -45,27 +53,29 @@ class _Layout:
         return range(first, first + self.chunk_rows)
 
 
-def _make_layout(global_batch: int, process_index: int, process_count: int, spec: ClipSpec) -> _Layout:
+def make_layout(global_batch: int, process_index: int, process_count: int, spec: Clips) -> Layout:
     """Chunks of at most _CHUNK_BYTES, but at least one clip."""
     if global_batch < 1 or global_batch % process_count:
         raise ValueError(f"global_batch {global_batch} does not divide over {process_count} processes")
     rows = global_batch // process_count
     fits = max(_CHUNK_BYTES // math.prod(spec.shape), 1)
     chunk_rows = max(n for n in range(1, rows + 1) if rows % n == 0 and n <= fits)
-    return _Layout(global_batch, process_index, rows, chunk_rows)
+    return Layout(global_batch, process_index, rows, chunk_rows)
 
 
-class _PretrainChunks:
-    """Chunk number -> rows of the endless shuffled stream."""
+class ShuffledChunks:
+    """Chunk number -> rows of the endless shuffled stream; `repeats` neighbouring places hold one video."""
 
-    def __init__(self, reader: ClipReader, layout: _Layout, seed: int):
-        self.reader, self.layout, self.seed = reader, layout, seed
+    names = ("video", "label", "record")  # of a batch
+
+    def __init__(self, reader: ClipReader, layout: Layout, seed: int, repeats: int = 1):
+        self.reader, self.layout, self.seed, self.repeats = reader, layout, seed, repeats
         shuffle_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
         # grain reshuffles each repetition; looked up by place, nothing is ever listed
         self.order = grain.MapDataset.range(len(reader.source)).shuffle(seed=shuffle_seed).repeat()
 
     def __call__(self, chunk: int) -> dict:
-        out = _empty_chunk(self.layout, self.reader.spec)
+        out = empty_chunk(self.layout, self.reader.spec)
         for row, place in enumerate(self.layout.places(int(chunk))):
             out["weight"][row] = 1
             if not self._fill(out, row, place):
@@ -74,11 +84,12 @@ class _PretrainChunks:
         return out
 
     def _fill(self, out: dict, row: int, place: int) -> bool:
+        place, copy = divmod(place, self.repeats)
         index = int(self.order[place])
         for attempt in range(_MAX_REPLACEMENTS):
             rng = np.random.default_rng((self.seed, place, attempt))
             try:
-                out["video"][row], out["label"][row] = self.reader.read(index, rng)
+                out["video"][row], out["label"][row], _ = self.reader.read(index, rng, copy)
             except (records.BadRecord, decode.BadVideo) as error:
                 out["bad"].append(self.reader.describe(index, error))
                 index = int(np.random.default_rng((self.seed, place, attempt, 1)).integers(len(self.reader.source)))
@@ -88,20 +99,26 @@ class _PretrainChunks:
         return False
 
 
-class _EvalChunks:
-    """Chunk number -> rows of one pass in order; rows beyond the end have weight 0."""
+class EvalChunks:
+    """Chunk number -> rows of one pass in order, all views of a record together; rows beyond the end have weight 0."""
 
-    def __init__(self, reader: ClipReader, layout: _Layout, allow_incomplete: bool):
-        self.reader, self.layout, self.allow_incomplete = reader, layout, allow_incomplete
+    names = ("video", "label", "record", "weight", "view", "key")  # of a batch
+
+    def __init__(self, reader: ClipReader, layout: Layout, allow_incomplete: bool, views: int = 1):
+        self.reader, self.layout, self.allow_incomplete, self.views = reader, layout, allow_incomplete, views
 
     def __call__(self, chunk: int) -> dict:
-        out = _empty_chunk(self.layout, self.reader.spec)
-        for row, index in enumerate(self.layout.places(int(chunk))):
+        out = empty_chunk(self.layout, self.reader.spec)
+        for row, place in enumerate(self.layout.places(int(chunk))):
+            index, view = divmod(place, self.views)
             if index >= len(self.reader.source):
                 continue
+            out["record"][row], out["view"][row] = index, view
             try:
-                out["video"][row], out["label"][row] = self.reader.read(index, None)
-                out["record"][row], out["weight"][row] = index, 1
+                out["video"][row], out["label"][row], key = self.reader.read(index, None, view)
+                out["weight"][row] = 1
+                name = np.frombuffer(key.encode("utf-8", "surrogateescape")[:KEY_BYTES], np.uint8)
+                out["key"][row, : len(name)] = name
             except (records.BadRecord, decode.BadVideo) as error:
                 out["bad"].append(self.reader.describe(index, error))
                 if not self.allow_incomplete:
@@ -109,7 +126,7 @@ class _EvalChunks:
         return out
 
 
-def _empty_chunk(layout: _Layout, spec: ClipSpec) -> dict:
+def empty_chunk(layout: Layout, spec: Clips) -> dict:
     """Rows to be filled; a dict, because grain passes the arrays of a dict through shared memory."""
     n = layout.chunk_rows
     return {
@@ -117,18 +134,22 @@ def _empty_chunk(layout: _Layout, spec: ClipSpec) -> dict:
         "label": np.full(n, -1, np.int32),
         "record": np.full(n, -1, np.int64),
         "weight": np.zeros(n, np.float32),
+        "view": np.zeros(n, np.int32),
+        "key": np.zeros((n, KEY_BYTES), np.uint8),
         "bad": [],  # records that could not be read, see ClipReader.describe
         "failure": "",  # why rows are empty that should not be
     }
 
 
 class Loader(Iterator):
-    """Iterator over one host's batches: video uint8 [b F s s 3], label int32 [b], record int64 [b] (and weight [b]).
+    """Iterator over one host's batches: video uint8 [b F s s 3], label int32 [b], record int64 [b].
 
-    `label` is -1 where a record has no class, `record` the number of the record in its split.
+    `label` is -1 where a record has no class, `record` the number of the record in its split. Evaluations add `weight`
+    float32 [b] (0 for what could not be read, and for padding, whose record is -1), `view` int32 [b] (which view of
+    the video) and `key` uint8 [b KEY_BYTES] (the video's name, UTF-8, cut or filled with zeros).
     """
 
-    def __init__(self, chunks: _PretrainChunks | _EvalChunks, *, num_batches: int, num_workers: int, bad: BadRecords):
+    def __init__(self, chunks: ShuffledChunks | EvalChunks, *, num_batches: int, num_workers: int, bad: BadRecords):
         self.num_records = len(chunks.reader.source)
         self._chunks, self._num_batches, self._num_workers, self._bad = chunks, num_batches, num_workers, bad
         self._next_batch, self._iterator = 0, None
@@ -146,11 +167,7 @@ class Loader(Iterator):
         for chunk in chunks:
             self._bad.add(chunk["bad"], len(chunk["record"]), chunk["failure"])
         self._next_batch += 1
-        if isinstance(self._chunks, _EvalChunks):
-            names = ("video", "label", "record", "weight")
-        else:
-            names = ("video", "label", "record")
-        parts = {name: [chunk[name] for chunk in chunks] for name in names}
+        parts = {name: [chunk[name] for chunk in chunks] for name in self._chunks.names}
         return {name: part[0] if len(part) == 1 else np.concatenate(part) for name, part in parts.items()}
 
     def _dataset(self) -> grain.IterDataset:
@@ -230,13 +247,18 @@ def pretrain_loader(
       ValueError: settings that make no clip or no equal batches.
     """
     spec = ClipSpec(num_frames, frame_stride, image_size, crop)
-    reader = ClipReader(_open_source(data_dir, split), spec, cache_decoded)
-    layout = _make_layout(global_batch, process_index, process_count, spec)
+    reader = ClipReader(open_source(data_dir, split), spec, cache_decoded)
+    layout = make_layout(global_batch, process_index, process_count, spec)
     bad = BadRecords(max_bad_fraction, bad_records_path, len(reader.source))
-    chunks = _PretrainChunks(reader, layout, seed)
-    loader = Loader(chunks, num_batches=_ENDLESS // global_batch, num_workers=num_workers, bad=bad)
+    loader = endless_loader(ShuffledChunks(reader, layout, seed), num_workers=num_workers, bad=bad)
     loader.restore({"next_batch": start_batch})
     return loader
+
+
+def endless_loader(chunks: ShuffledChunks, *, num_workers: int, bad: BadRecords) -> Loader:
+    """A loader that never stops."""
+    num_batches = _ENDLESS // chunks.layout.global_batch
+    return Loader(chunks, num_batches=num_batches, num_workers=num_workers, bad=bad)
 
 
 def eval_loader(
@@ -261,14 +283,14 @@ def eval_loader(
     if crop == "multi_scale":
         raise ValueError("crop 'multi_scale' is random; evaluation takes 'center' or 'none'")
     spec = ClipSpec(num_frames, frame_stride, image_size, crop)
-    reader = ClipReader(_open_source(data_dir, split), spec, cache_decoded=False)
-    layout = _make_layout(global_batch, process_index, process_count, spec)
-    chunks, num_batches = _EvalChunks(reader, layout, allow_incomplete), math.ceil(len(reader.source) / global_batch)
+    reader = ClipReader(open_source(data_dir, split), spec, cache_decoded=False)
+    layout = make_layout(global_batch, process_index, process_count, spec)
+    chunks, num_batches = EvalChunks(reader, layout, allow_incomplete), math.ceil(len(reader.source) / global_batch)
     bad = BadRecords(max_fraction=1.0, path=None, num_records=len(reader.source))
     return Loader(chunks, num_batches=num_batches, num_workers=num_workers, bad=bad)
 
 
-def _open_source(data_dir: str | os.PathLike, split: str) -> records.RecordSource:
+def open_source(data_dir: str | os.PathLike, split: str) -> records.RecordSource:
     source = records.RecordSource(data_dir, split)
     if not len(source):
         raise records.DataSetError(f"split {split!r} in {data_dir} holds no records")

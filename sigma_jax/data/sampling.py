@@ -3,6 +3,8 @@
 Letters: N frames in the video, F frames in the clip.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 
 
@@ -36,3 +38,74 @@ def check_clip(num_frames_in_video: int, num_frames: int, stride: int) -> None:
             f"expected at least one frame, stride and video frame; got num_frames={num_frames}, stride={stride} "
             f"for a video of {num_frames_in_video} frames"
         )
+
+
+@dataclass(frozen=True)
+class FrameSampling:
+    """Frames for training and testing a classifier, as in the published finetuning code.
+
+    kind: 'dense' (Kinetics: a window of num_frames * stride frames) or 'uniform' (Something-Something: num_frames
+    segments of equal length; stride plays no part).
+    """
+
+    kind: str
+    num_frames: int
+    stride: int = 1
+
+    def __post_init__(self):
+        if self.kind not in ("dense", "uniform"):
+            raise ValueError(f"frame sampling {self.kind!r} is unknown, expected 'dense' or 'uniform'")
+
+    def train(self, num_frames_in_video: int, rng: np.random.Generator) -> np.ndarray:
+        """Random frame numbers int64 [F]."""
+        check_clip(num_frames_in_video, self.num_frames, self.stride)
+        if self.kind == "uniform":
+            return _uniform_train(num_frames_in_video, self.num_frames, rng)
+        span = self.num_frames * self.stride
+        if num_frames_in_video > span:
+            return dense_window(int(rng.integers(span, num_frames_in_video)), span, self.num_frames)
+        spread = np.linspace(0, num_frames_in_video, num_frames_in_video // self.stride)
+        filled = np.full(self.num_frames, num_frames_in_video, np.float64)
+        filled[: len(spread)] = spread
+        return np.clip(filled, 0, num_frames_in_video - 1).astype(np.int64)
+
+    def view(self, num_frames_in_video: int, view: int, num_views: int) -> np.ndarray:
+        """Frame numbers int64 [F] of test view `view` of `num_views`; short videos give the same view again.
+
+        One view is the middle of the video (ours; the published code always takes several).
+        """
+        check_clip(num_frames_in_video, self.num_frames, self.stride)
+        if not 0 <= view < num_views:
+            raise ValueError(f"view {view} of {num_views}: expected 0..{num_views - 1}")
+        if self.kind == "uniform":
+            return _uniform_view(num_frames_in_video, self.num_frames, view, num_views)
+        if num_views == 1:
+            return center_indices(num_frames_in_video, self.num_frames, self.stride)
+        every = np.arange(0, num_frames_in_video, self.stride)
+        every = np.pad(every, (0, max(self.num_frames - len(every), 0)), mode="edge")
+        start = int(view * (len(every) - self.num_frames) / (num_views - 1))
+        return every[start : start + self.num_frames]
+
+
+def dense_window(end: int, span: int, num_frames: int) -> np.ndarray:
+    """F points spread over [end - span, end], both ends included, rounded down, below `end`.
+
+    The published code spreads over span, not span - stride, so the real spacing is span / (F - 1).
+    """
+    start = end - span
+    return np.clip(np.floor(np.linspace(start, end, num_frames)), start, end - 1).astype(np.int64)
+
+
+def _uniform_train(num_frames_in_video: int, num_frames: int, rng: np.random.Generator) -> np.ndarray:
+    """One random frame per segment. Videos shorter than F are spread evenly; the published code repeats frame 0."""
+    length = num_frames_in_video // num_frames
+    if length:
+        return np.arange(num_frames) * length + rng.integers(length, size=num_frames)
+    return np.arange(num_frames) * num_frames_in_video // num_frames
+
+
+def _uniform_view(num_frames_in_video: int, num_frames: int, view: int, num_views: int) -> np.ndarray:
+    """Segments cut into `num_views` parts: view v takes the start of part v of every segment; one view, the middle."""
+    segment = num_frames_in_video / num_frames
+    offset = segment / 2 if num_views == 1 else segment * view / num_views
+    return np.floor(offset + np.arange(num_frames) * segment + 1e-9).astype(np.int64)
