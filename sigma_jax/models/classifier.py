@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sigma_jax.models.attentive import AttentivePool
 from sigma_jax.models.encoder import Encoder
 from sigma_jax.models.pretrain import Compute
 from sigma_jax.models.sizes import VideoSize
@@ -20,7 +21,7 @@ def finetune_init(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> 
 
 
 class VideoClassifier(nn.Module):
-    """All tubes -> blocks -> mean -> a fresh LayerNorm -> dropout -> linear head.
+    """All tubes -> blocks -> mean (or attentive pooling) -> a fresh LayerNorm -> dropout -> linear head.
 
     The pre-trained encoder's final norm is not used (goldens README, item 29; goldens/finetune_cls).
     """
@@ -31,6 +32,7 @@ class VideoClassifier(nn.Module):
     head_init_scale: float = 0.001
     drop_path: float = 0.0
     dropout: float = 0.0
+    pooling: str = "mean"  # or attentive
     positions: str = "sincos_1d"
     compute: Compute = Compute()
 
@@ -60,7 +62,7 @@ class VideoClassifier(nn.Module):
         )
         latents = encoder(video, train=train, collect=collect)
         latents, inner = latents if collect else (latents, None)
-        pooled = layer_norm("norm")(jnp.mean(latents.astype(jnp.float32), axis=1))
+        pooled = layer_norm("norm")(self._pool(latents))
         features = nn.Dropout(self.dropout, deterministic=not train)(pooled)
 
         def head_init(key, shape, dtype=jnp.float32):
@@ -76,3 +78,12 @@ class VideoClassifier(nn.Module):
             "block_last": blocks[-1],
             "pooled": pooled,
         }
+
+    def _pool(self, latents: jax.Array) -> jax.Array:
+        """[B N D] -> [B D], fp32."""
+        if self.pooling == "mean":
+            return jnp.mean(latents.astype(jnp.float32), axis=1)
+        if self.pooling != "attentive":
+            raise ValueError(f"pooling {self.pooling!r} is unknown: choose mean or attentive")
+        compute = self.compute
+        return AttentivePool(self.size.num_heads, finetune_init, compute.dtype, compute.backend, name="pool")(latents)

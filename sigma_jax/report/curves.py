@@ -34,6 +34,7 @@ PANELS = (
     Panel("Learning rate", r"^lr$", is_exact=True),
     Panel("Throughput", r"^clips_per_s$", "clips / s"),
     Panel("Waiting for data", r"^data_wait_ms$", "ms per step"),
+    Panel("Accuracy", r"^(val|test)/", "%"),
     Panel("k-NN on frozen features", r"^knn/", "top-1, %"),
     Panel("Linear probe on frozen features", r"^linear/", "top-1, %"),
 )

@@ -1,0 +1,32 @@
+"""Numbers of a classifier from per-video probabilities.
+
+Letters: n videos, C classes.
+"""
+
+import numpy as np
+
+from sigma_jax.evals.knn import accuracy
+
+
+def summarize(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """top1, top5 (with five classes or more) and mean_per_class, in per cent, of probabilities [n C], labels [n]."""
+    numbers = {"top1": accuracy(probabilities, labels)}
+    if probabilities.shape[1] >= 5:
+        numbers["top5"] = accuracy(probabilities, labels, top=5)
+    predicted = probabilities.argmax(axis=1)
+    return numbers | {"mean_per_class": mean_per_class(predicted == labels, labels)}
+
+
+def mean_per_class(is_correct: np.ndarray, labels: np.ndarray) -> float:
+    """Mean over the classes that occur of the share of their videos that is right, per cent.
+
+    The released helper averages over classes 0..c for each c instead (protocol page, B-1).
+    """
+    return 100.0 * float(np.mean([is_correct[labels == c].mean() for c in np.unique(labels)]))
+
+
+def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """int [C C]: row = true class, column = predicted class."""
+    matrix = np.zeros((num_classes, num_classes), np.int64)
+    np.add.at(matrix, (labels, predicted), 1)
+    return matrix
