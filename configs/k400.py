@@ -53,8 +53,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.optim = ConfigDict()
     c.optim.base_lr = 1.5e-4  # for 256 clips; scaled by batch_size / 256
     c.optim.min_lr = 1e-5  # likewise
+    c.optim.warmup_lr = 0.0  # likewise
     c.optim.betas = (0.9, 0.95)
     c.optim.weight_decay = 0.05
+    c.optim.layer_decay = 1.0
+    c.optim.ema_decay = None  # e.g. 0.9999: also average the weights
     c.optim.clip_norm = None
     c.optim.warmup_epochs = 40.0
 

@@ -4,6 +4,7 @@
     python -m sigma_jax.main --config=configs/k400.py:size=S,target=dino --config.optim.base_lr=1e-4 ...
 
 The same workdir resumes. Several hosts: start the same command on each (launch/PODS.md).
+--mode=eval --init=CHECKPOINT trains nothing and writes the test's result to workdir/eval.
 Exit status: 0 done, 75 preempted (start the same command again), 1 anything else.
 """
 
@@ -19,6 +20,7 @@ from absl import flags, logging
 
 from sigma_jax.train import config as configs
 from sigma_jax.train import distributed, loop, setup
+from sigma_jax.train.evaluate import evaluate
 from sigma_jax.train.initial_weights import init_from
 from sigma_jax.train.logs import start_logging
 from sigma_jax.train.report import write_report
@@ -32,6 +34,7 @@ flags.DEFINE_bool("random_teacher", False, "Use a random teacher: smoke tests on
 flags.DEFINE_string("init", None, "Start from these weights: a run folder or any format of tools.convert.")
 flags.DEFINE_string("allow_missing", "", "Parts that --init may lack, e.g. head,decoder/head: they start fresh.")
 flags.DEFINE_string("allow_unexpected", "", "Parts of --init that need not be used, e.g. decoder,prototypes.")
+flags.DEFINE_enum("mode", "train", ["train", "eval"], "eval: only test the weights of --init.")
 flags.DEFINE_string("platform", None, "cpu: train on the CPU even if the config needs an accelerator.")
 flags.DEFINE_string("checkpoint_dir", None, "Where checkpoints go, e.g. gs://...; default: workdir/checkpoints.")
 flags.DEFINE_bool("allow_config_change", False, "Resume although the config differs from the checkpoint's.")
@@ -56,6 +59,11 @@ def run(config, command: list[str]) -> None:
     setup.require_platform(config, FLAGS.platform)
     workdir = Path(FLAGS.workdir)
     workdir.mkdir(parents=True, exist_ok=True)
+    if FLAGS.mode == "eval":
+        if not FLAGS.init:
+            raise ValueError("--mode=eval measures a checkpoint: give --init=RUN_FOLDER, its best, or a step folder")
+        evaluate(config, workdir, FLAGS.data_dir, FLAGS.init)
+        return
     job = setup.build(
         config,
         workdir,

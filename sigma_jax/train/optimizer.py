@@ -6,7 +6,7 @@ decay^(depth - i), the tube embedding's by decay^(depth + 1), everything else's 
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -82,3 +82,34 @@ def _scale_by_layer(layer_decay: float) -> optax.GradientTransformation:
         return jax.tree.map(lambda u, s: u * jnp.asarray(s, u.dtype), updates, scales), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+class Averaged(NamedTuple):
+    """Optimizer state with a running mean of the parameters beside it."""
+
+    inner: Any
+    count: jax.Array
+    mean: Any
+
+
+def with_average(optimizer: optax.GradientTransformation, decay: float) -> optax.GradientTransformation:
+    """Keeps mean <- decay * mean + (1 - decay) * parameters; the first update sets it to the parameters."""
+
+    def init(params):
+        return Averaged(optimizer.init(params), jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
+
+    def update(grads, state, params):
+        updates, inner = optimizer.update(grads, state.inner, params)
+        kept = jnp.where(state.count == 0, 0.0, decay)
+        new = optax.apply_updates(params, updates)
+        mean = jax.tree.map(lambda m, p: kept * m + (1.0 - kept) * p, state.mean, new)
+        return updates, Averaged(inner, state.count + 1, mean)
+
+    return optax.GradientTransformation(init, update)
+
+
+def evaluated_params(params: Any, opt_state: Any) -> Any:
+    """The averaged parameters where the optimizer keeps them (and has made a step), else the parameters."""
+    if isinstance(opt_state, Averaged) and int(opt_state.count):
+        return opt_state.mean
+    return params

@@ -23,6 +23,7 @@ class RunPlan:
     platform: str
     num_records: int
     batch_size: int
+    repeats: int
     batch_per_process: int
     micro_batch_per_device: int
     accumulation: int
@@ -32,6 +33,7 @@ class RunPlan:
     log_every_steps: int
     save_every_steps: int
     keep_every_steps: int
+    start_lr: float
     peak_lr: float
     final_lr: float
     num_params: int
@@ -44,10 +46,12 @@ class RunPlan:
 
     def describe(self) -> list[str]:
         """The plan in sentences."""
-        clips = self.total_steps * self.batch_size
+        clips = self.total_steps * self.batch_size * self.repeats
+        copies = f" videos x {self.repeats} copies" if self.repeats > 1 else ""
         lines = [
             f"{self.num_devices} {self.platform} device(s) in {self.num_processes} process(es), mesh {self.mesh}",
-            f"global batch {self.batch_size} = {self.num_devices} device(s) x {self.micro_batch_per_device} clips x "
+            f"global batch {self.batch_size}{copies} = {self.num_devices} device(s) x "
+            f"{self.micro_batch_per_device} clips x "
             f"{self.accumulation} micro-batch(es)",
             f"{self.num_records} records, {self.steps_per_epoch} steps per epoch, {self.total_steps} steps = "
             f"{self.total_steps / self.steps_per_epoch:.1f} epochs = {clips:,} clips",
@@ -96,7 +100,8 @@ def split_batch(batch_size: int, num_devices: int, max_per_device: int) -> tuple
 def resolve_plan(config: Any, mesh: Mesh, task: Any, num_records: int) -> RunPlan:
     """The plan of a config; every contradiction is an error here, before anything is compiled."""
     num_devices, num_processes = mesh.size, jax.process_count()
-    micro, accumulation = split_batch(config.batch_size, num_devices, config.max_batch_per_device)
+    repeats = config.data.get("repeats", 1)  # clips of each video in a batch
+    micro, accumulation = split_batch(config.batch_size * repeats, num_devices, config.max_batch_per_device)
     steps_per_epoch = max(1, num_records // config.batch_size)
     lengths = {"steps_per_epoch": steps_per_epoch}
     total_steps = resolve_duration(config, "total", **lengths)
@@ -111,6 +116,7 @@ def resolve_plan(config: Any, mesh: Mesh, task: Any, num_records: int) -> RunPla
         platform=mesh.devices.flat[0].platform,
         num_records=num_records,
         batch_size=config.batch_size,
+        repeats=repeats,
         batch_per_process=config.batch_size // num_processes,
         micro_batch_per_device=micro,
         accumulation=accumulation,
@@ -120,6 +126,7 @@ def resolve_plan(config: Any, mesh: Mesh, task: Any, num_records: int) -> RunPla
         log_every_steps=resolve_duration(config, "log_every", **lengths),
         save_every_steps=resolve_duration(config.checkpoint, "save_every", **lengths),
         keep_every_steps=resolve_duration(config.checkpoint, "keep_every", **lengths),
+        start_lr=scaled_lr(config.optim.warmup_lr, config.batch_size),
         peak_lr=scaled_lr(config.optim.base_lr, config.batch_size),
         final_lr=scaled_lr(config.optim.min_lr, config.batch_size),
         num_params=num_params,

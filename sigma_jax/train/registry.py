@@ -10,6 +10,9 @@ from jax.sharding import Mesh
 from sigma_jax.data.pipeline import Loader, pretrain_loader
 from sigma_jax.models.pretrain import Compute
 from sigma_jax.models.sizes import lookup
+from sigma_jax.train.classification_data import open_training_data, resolve_classes
+from sigma_jax.train.classification_task import classification_task
+from sigma_jax.train.classification_tests import build_measurements, build_test
 from sigma_jax.train.evaluation import Scheduled
 from sigma_jax.train.tasks import Task, pretrain_task
 
@@ -20,6 +23,8 @@ class Kind(NamedTuple):
     task: Callable[[Any, Mesh, Compute], Task]
     data: Callable[[Any, str, Path], Loader]  # config, data_dir, workdir: this process's training batches
     evaluators: Callable[[Any], tuple[Scheduled, ...]]  # of a Run
+    resolve: Callable[[Any, str], Any] = lambda config, data_dir: config  # fills in what the data say
+    test: Callable[[Any], Scheduled] | None = None  # of a Bench, for --mode=eval
 
 
 def kind_of(config: Any) -> Kind:
@@ -52,4 +57,10 @@ def open_pretrain_data(config: Any, data_dir: str, workdir: Path) -> Loader:
     )
 
 
-KINDS = {"pretrain": Kind(pretrain_task, open_pretrain_data, lambda run: ())}
+CLASSIFY = Kind(classification_task, open_training_data, build_measurements, resolve_classes, build_test)
+KINDS = {
+    "pretrain": Kind(pretrain_task, open_pretrain_data, lambda run: ()),
+    "finetune": CLASSIFY,
+    "linear_probe": CLASSIFY,
+    "attentive_probe": CLASSIFY,
+}

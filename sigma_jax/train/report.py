@@ -25,6 +25,7 @@ from sigma_jax.train.tasks import PretrainTask
 NUM_CLIPS = 32  # looked at for prototypes
 CURVES = "How loss, prototype use and speed went. At a loss / ln K of 1 assignments carry no information."
 CLIPS = "What the video model is given: frames above, and below them the same with hidden tubes grey."
+CONFUSION = "Which classes are taken for which: rows true, columns predicted, shade the share of the row."
 TUBES = "The hidden tubes that the projection network puts closest to the most used prototypes, in their surroundings."
 
 
@@ -41,12 +42,15 @@ def write_report(run: Run, state: TrainState, more: Sequence[Picture] = ()) -> P
     folder.mkdir(exist_ok=True)
     curves = write_curves(folder / "curves.png", run.workdir / "metrics.jsonl")
     pictures = [Picture(curves, "Curves of loss, prototype use, gradient norm and speed over steps", CURVES)]
-    pictures += clip_pictures(run, folder, *_sample(run), params=state.params)
+    if isinstance(run.task, PretrainTask):
+        pictures += clip_pictures(run, folder, *_sample(run), params=state.params)
+    elif (confusion := run.workdir / "eval" / "confusion.png").is_file():
+        pictures.append(Picture(confusion, "Matrix of true and predicted classes", CONFUSION))
     pictures += more
     versions = json.loads((run.workdir / "versions.json").read_text())
     page = RunPage(
         title=f"SIGMA run: {Path(run.workdir).name}",
-        summary=f"{int(state.step):,} steps, target {run.task.target}. " + run.plan.describe()[1] + ".",
+        summary=f"{int(state.step):,} steps, {_aim(run)}. " + run.plan.describe()[1] + ".",
         command=(run.workdir / "command.txt").read_text().strip(),
         config=(run.workdir / "config.json").read_text(),
         versions=versions,
@@ -56,10 +60,23 @@ def write_report(run: Run, state: TrainState, more: Sequence[Picture] = ()) -> P
     return write_page(run.workdir / "report.html", page)
 
 
+def _aim(run: Run) -> str:
+    if isinstance(run.task, PretrainTask):
+        return f"target {run.task.target}"
+    return f"{run.config.task.replace('_', ' ')} on {run.config.data.name}, {run.task.num_classes} classes"
+
+
 def _results(workdir: Path) -> list[dict[str, Any]]:
-    """Rows that tools.probe left in the workdir, if it ran."""
-    path = workdir / "probe.json"
-    return json.loads(path.read_text())["rows"] if path.is_file() else []
+    """Rows that tools.probe or the multi-view test left in the workdir, if they ran."""
+    probe, test = workdir / "probe.json", workdir / "eval" / "result.json"
+    if probe.is_file():
+        return json.loads(probe.read_text())["rows"]
+    if not test.is_file():
+        return []
+    result = json.loads(test.read_text())
+    numbers = {name: result[name] for name in ("top1", "top5", "mean_per_class") if name in result}
+    views = f"{result['split']}, {result['num_views']} x {result['num_crops']} views"
+    return [{"split": views, "videos": result["num_videos"], **numbers}]
 
 
 def _sample(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

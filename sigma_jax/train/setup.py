@@ -20,7 +20,7 @@ from sigma_jax.ops.attention import check_backend
 from sigma_jax.train.config import to_json
 from sigma_jax.train.evaluation import Scheduled
 from sigma_jax.train.initial_weights import InitFrom, heads_of, initialised, with_teacher
-from sigma_jax.train.optimizer import adamw
+from sigma_jax.train.optimizer import adamw, with_average
 from sigma_jax.train.plan import RunPlan, resolve_plan
 from sigma_jax.train.registry import kind_of
 from sigma_jax.train.schedule import cosine_with_warmup
@@ -113,6 +113,7 @@ def build(
       teacher: weights of the frozen teacher, in any format.
       init_from: what parameters start from, None for random numbers.
     """
+    config = kind_of(config).resolve(config, data_dir)
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
     task = kind_of(config).task(config, mesh, build_compute(config.compute))
     task, frozen = with_teacher(task, teacher, random_teacher, config.seed)
@@ -140,14 +141,9 @@ def build(
 
 def build_step(config: Any, task: Task, plan: RunPlan) -> CompiledStep:
     """Optimizer, sharded state and jitted update of a plan; needs no data, allocates nothing."""
-    learning_rate = cosine_with_warmup(plan.peak_lr, plan.final_lr, plan.total_steps, plan.warmup_steps)
-    optimizer = adamw(
-        learning_rate,
-        betas=tuple(config.optim.betas),
-        weight_decay=config.optim.weight_decay,
-        clip_norm=config.optim.clip_norm,
-        trainable=task.trainable,
-    )
+    lengths = plan.total_steps, plan.warmup_steps
+    learning_rate = cosine_with_warmup(plan.peak_lr, plan.final_lr, *lengths, plan.start_lr)
+    optimizer = build_optimizer(config.optim, learning_rate, task.trainable)
     init = functools.partial(fresh_state, task, optimizer, config.seed)
     shapes = jax.eval_shape(init)
     shardings = state_shardings(task.mesh, shapes)
@@ -163,6 +159,19 @@ def build_step(config: Any, task: Task, plan: RunPlan) -> CompiledStep:
 def quick_compilation() -> dict | None:
     """Compiler options for code that runs once: on a CPU, no optimisation (a fifth of the time)."""
     return {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+
+
+def build_optimizer(optim: Any, learning_rate: Any, trainable: Any) -> optax.GradientTransformation:
+    """AdamW as the config has it, with averaged weights beside it if it asks for them."""
+    optimizer = adamw(
+        learning_rate,
+        betas=tuple(optim.betas),
+        weight_decay=optim.weight_decay,
+        layer_decay=optim.layer_decay,
+        clip_norm=optim.clip_norm,
+        trainable=trainable,
+    )
+    return with_average(optimizer, optim.ema_decay) if optim.ema_decay else optimizer
 
 
 def fresh_state(task: Task, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
