@@ -24,9 +24,7 @@ OWN_RECIPE = ("recipe and views after VideoMAE's UCF101 script: SIGMA released n
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    choice = parse_arg(
-        arg, dataset=("k400", "ssv2", "ucf101", "hmdb51", "folder"), size=("B", "S", "L", "H", "tiny"), stride=4
-    )
+    choice = parse_arg(arg, dataset=("k400", "ssv2", "ucf101", "hmdb51", "folder"), size=("B", "S", "L", "H", "tiny"))
     c = ConfigDict()
     c.task = "finetune"
     c.seed = 0
@@ -76,7 +74,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.data.num_classes = None  # counted in the data; a known data set must have what it should
     c.data.label_hash = None  # of the label map, filled in
     c.data.sampling = "dense"
-    c.data.frame_stride = choice.stride
+    c.data.frame_stride = 4
     c.data.repeats = 1  # augmented copies of each video in a batch
     c.data.min_area = 0.25
     c.data.flip = 0.5
@@ -126,6 +124,14 @@ def get_config(arg: str | None = None) -> ConfigDict:
         c.optim.layer_decay = 0.7
         c.optim.min_lr = 1e-5
         c.optim.warmup_lr = 1e-8
+    if choice.size == "tiny":  # the model of configs/demo.py
+        c.model.num_frames = 8
+        c.model.image_size = 32
+        c.model.tube_size = (2, 8, 8)
+        c.model.positions = "sincos_3d"
+        c.data.frame_stride = 1
+        c.data.flip = 0.0  # moving shapes know left from right
+        c.evals.num_views = 2
     if choice.dataset == "folder":
         c.needs_accelerator = False
         c.decisions = (*FIXES, "the K400 recipe with fewer epochs on a data set of one's own")

@@ -44,8 +44,12 @@ class ClassificationTask:
     compute: Compute = Compute()
 
     batch_keys = ("video", "label")
-    init_missing = ("head", "norm", "pool")  # of pre-trained weights: these start fresh
     init_unexpected = ("encoder/norm", "decoder", "prototypes", "projection")
+
+    @property
+    def init_missing(self) -> tuple[str, ...]:
+        """Parts that pre-trained weights lack: they start fresh."""
+        return ("head", "norm", "pool") if self.pooling == "attentive" else ("head", "norm")
 
     @property
     def cost(self) -> TaskCost:

@@ -7,11 +7,14 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
-from sigma_jax.checkpoints.manager import CheckpointError, find_checkpoint, read_meta, restore_subtree
+from sigma_jax.checkpoints.formats import read_weights
+from sigma_jax.checkpoints.loading import load_into, say
+from sigma_jax.checkpoints.manager import CheckpointError, find_checkpoint, read_meta
 from sigma_jax.train.classification_tests import Bench
+from sigma_jax.train.initial_weights import heads_of
 from sigma_jax.train.registry import kind_of
 from sigma_jax.train.setup import build_compute
-from sigma_jax.train.sharding import make_mesh, state_shardings, with_shardings
+from sigma_jax.train.sharding import make_mesh, state_shardings
 from sigma_jax.train.state import TrainState
 
 
@@ -19,7 +22,7 @@ def evaluate(config: Any, workdir: Path, data_dir: str, init: str) -> dict[str, 
     """Runs the test of a finetuned or probed checkpoint; writes to workdir/eval.
 
     Args:
-      init: a run's folder, its `best`, its `checkpoints`, or one step of them; written on any mesh.
+      init: a run's folder, its `best`, its `checkpoints`, or one step of them, written on any mesh; or a file.
 
     Raises:
       CheckpointError, ValueError: no such checkpoint, another model, other classes, or a workdir inside it.
@@ -27,21 +30,23 @@ def evaluate(config: Any, workdir: Path, data_dir: str, init: str) -> dict[str, 
     kind = kind_of(config)
     if kind.test is None:
         raise ValueError(f"task {config.task!r} has no test: evaluate a finetuned or probed model, or use tools.probe")
-    folder = find_checkpoint(init)
-    if Path(str(folder)) in (workdir.resolve(), *workdir.resolve().parents):
+    folder = find_checkpoint(init) if Path(init).is_dir() else None
+    if folder is not None and Path(str(folder)) in (workdir.resolve(), *workdir.resolve().parents):
         raise ValueError(f"--workdir={workdir} lies in the checkpoint {folder}, which is only read: choose another")
     config = kind.resolve(config, data_dir)
-    meta = read_meta(folder)
-    check_fits(config, meta.get("config", {}), str(folder))
+    if folder is not None:
+        check_fits(config, read_meta(folder).get("config", {}), str(folder))
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
     task = kind.task(config, mesh, build_compute(config.compute))
     shapes = jax.eval_shape(task.init, jax.random.key(0))
-    wanted = with_shardings(shapes, state_shardings(mesh, shapes))
-    params = restore_subtree(folder, {"params": wanted})["params"]
-    step = int(folder.name)
+    weights = read_weights(str(folder or init), **heads_of(task.size))
+    params, report = load_into(weights, shapes)
+    say(report)
+    params = jax.tree.map(jax.device_put, params, state_shardings(mesh, shapes))
+    step = int(folder.name) if folder is not None else 0
     zero = jnp.zeros((), jnp.int32)
     state = TrainState(jnp.int32(step), params, (), zero, zero)
-    test = kind.test(Bench(config, workdir, data_dir, task, mesh, source=str(folder)))
+    test = kind.test(Bench(config, workdir, data_dir, task, mesh, source=str(folder or init)))
     numbers = dict(test.run(state, step))
     logging.info("%s of step %d: %s", test.name, step, {name: round(value, 2) for name, value in numbers.items()})
     return numbers

@@ -38,8 +38,9 @@ class InitFrom:
 def initialised(init_state: Callable[[], TrainState], task: Any, source: InitFrom) -> Callable[[], TrainState]:
     """`init_state` with parameters from a file; optimizer and step are fresh.
 
-    What a task always makes anew (`init_missing`, e.g. a classifier's head) or never uses (`init_unexpected`) need not
-    be named by the user. The returned function raises WeightsMismatch, with the lists of what does not fit.
+    What a task makes anew on a pre-trained model (`init_missing`, e.g. a classifier's head) or never uses
+    (`init_unexpected`) need not be named by the user.
+    The returned function raises WeightsMismatch, with the lists of what does not fit.
     """
 
     def start() -> TrainState:
@@ -47,10 +48,11 @@ def initialised(init_state: Callable[[], TrainState], task: Any, source: InitFro
         if weights.kind == "teacher":
             raise WeightsMismatch(f"--init={source.path} is an image teacher: give it as --teacher")
         fresh = init_state()
+        new = getattr(task, "init_missing", ()) if weights.kind == "pretrain" else ()  # a classifier has its head
         params, report = load_into(
             weights,
             fresh.params,
-            allow_missing=(*getattr(task, "init_missing", ()), *source.allow_missing),
+            allow_missing=(*new, *source.allow_missing),
             allow_unexpected=(*getattr(task, "init_unexpected", ()), *source.allow_unexpected),
         )
         say(report)

@@ -76,7 +76,7 @@ def test_translations_are_shares_of_the_side(sign):
     # at a strength whose shift is a whole number of pixels: half the side
     half = ImageChops.offset(PICTURE, -sign * 30, 0)
     columns = slice(0, 30) if sign > 0 else slice(30, 60)
-    close = dict(atol=1, rtol=0)  # Pillow's bicubic filter rounds down
+    close = {"atol": 1, "rtol": 0}  # Pillow's bicubic filter rounds down
     np.testing.assert_allclose(shifted_x[:, columns].astype(int), np.asarray(half)[:, columns].astype(int), **close)
     rows = slice(0, 20) if sign > 0 else slice(20, 40)
     moved = np.asarray(ImageChops.offset(PICTURE, 0, -sign * 20))
