@@ -1,4 +1,5 @@
-"""L2 regression: the VideoMAE control (pixel targets) and the feature-regression ablation (teacher targets)."""
+"""L2 regression: the VideoMAE control (pixel targets), feature regression (teacher targets), and the collapse control
+(targets learned together with the predictions, the failure that SIGMA's balanced assignments prevent)."""
 
 import jax
 import jax.numpy as jnp
@@ -11,3 +12,16 @@ def reconstruction_loss(predictions: jax.Array, targets: jax.Array) -> jax.Array
       predictions, targets: [B M C].
     """
     return jnp.mean(jnp.square(predictions.astype(jnp.float32) - targets.astype(jnp.float32)))
+
+
+def target_spread(targets: jax.Array) -> jax.Array:
+    """How different targets are: standard deviation over clips and tubes, averaged over width; 0 after a collapse.
+
+    Args:
+      targets: [B M C].
+
+    Returns:
+      fp32 scalar; no gradient.
+    """
+    flat = jax.lax.stop_gradient(targets).astype(jnp.float32).reshape(-1, targets.shape[-1])
+    return jnp.mean(jnp.std(flat, axis=0))

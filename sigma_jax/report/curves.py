@@ -30,6 +30,7 @@ PANELS = (
     Panel("Prototypes in use", r"prototypes_used", "share of K", is_share=True),
     Panel("Assignment entropy", r"assignment_entropy", "share of ln K", is_share=True),
     Panel("Sinkhorn marginal error", r"marginal_error", "relative"),
+    Panel("Spread of learned targets", r"^target_spread$", "standard deviation, log scale", is_log=True),
     Panel("Gradient norm", r"^grad_norm$", "L2, log scale", is_log=True),
     Panel("Learning rate", r"^lr$", is_exact=True),
     Panel("Throughput", r"^clips_per_s$", "clips / s"),

@@ -15,7 +15,7 @@ from sigma_jax.models.dino import DinoVit, tube_features
 from sigma_jax.models.pretrain import Compute, PretrainModel
 from sigma_jax.models.prototypes import constrain
 from sigma_jax.models.sizes import TEACHER_SIZES, VIDEO_SIZES, TeacherSize, VideoSize, lookup
-from sigma_jax.objective.reconstruction import reconstruction_loss
+from sigma_jax.objective.reconstruction import reconstruction_loss, target_spread
 from sigma_jax.objective.sigma import sharded_symmetric_loss
 from sigma_jax.objective.targets import feature_targets, pixel_targets, teacher_frames
 from sigma_jax.ops.masking import sample_mask
@@ -89,12 +89,13 @@ TARGETS = {  # name: (what is regressed or assigned, objective)
     "dino": ("features", "sigma"),
     "pixel": ("pixels", "l2"),
     "feature": ("features", "l2"),
+    "learned": ("pixels", "learned_l2"),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class PretrainTask:
-    """SIGMA-MLP, SIGMA-DINO, the VideoMAE control and feature regression, by `target`."""
+    """SIGMA-MLP, SIGMA-DINO, the VideoMAE control, feature regression and the collapse control, by `target`."""
 
     mesh: Mesh
     grid: TubeGrid
@@ -126,7 +127,7 @@ class PretrainTask:
 
     @property
     def objective(self) -> str:
-        """'sigma' or 'l2'."""
+        """'sigma', 'l2', or 'learned_l2' (L2 on the projections of a network trained with it: collapses)."""
         return lookup(TARGETS, self.target, "target")[1]
 
     @property
@@ -134,17 +135,17 @@ class PretrainTask:
         """E, the width of predictions."""
         if self.source == "features":
             return self.teacher.width
-        return self.projection_widths[-1] if self.objective == "sigma" else self.grid.tube_dim
+        return self.grid.tube_dim if self.objective == "l2" else self.projection_widths[-1]
 
     @property
     def model(self) -> PretrainModel:
-        sigma = self.objective == "sigma"
+        projects = self.source == "pixels" and self.objective != "l2"
         return PretrainModel(
             self.grid,
             self.size,
             self.target_width,
-            num_prototypes=self.sigma.num_prototypes if sigma else 0,
-            projection_widths=self.projection_widths if sigma and self.source == "pixels" else (),
+            num_prototypes=self.sigma.num_prototypes if self.objective == "sigma" else 0,
+            projection_widths=self.projection_widths if projects else (),
             positions=self.positions,
             compute=self.compute,
         )
@@ -187,8 +188,10 @@ class PretrainTask:
         predictions = self.model.apply(variables, video, visible_idx, masked_idx)
         if self.objective == "l2":
             return reconstruction_loss(predictions, targets), {}
-        # 4) Assign both to prototypes; each predicts the other's assignment.
         projections = self.model.apply(variables, targets, method="project")
+        if self.objective == "learned_l2":  # nothing keeps the two from agreeing on a constant
+            return reconstruction_loss(predictions, projections), {"target_spread": target_spread(projections)}
+        # 4) Assign both to prototypes; each predicts the other's assignment.
         settings = dataclasses.asdict(self.sigma)
         settings.pop("num_prototypes")
         loss = sharded_symmetric_loss(self.mesh, BATCH_AXES, **settings)
