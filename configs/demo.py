@@ -38,6 +38,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.data.num_workers = 0
     c.data.cache_decoded = True
 
+    del c.evals.knn.every_epochs
+    c.evals.knn.every_steps = 450
+    c.evals.knn.k = 20
+
     c.log_every_steps = 20
     del c.checkpoint.save_every_epochs
     c.checkpoint.save_every_steps = 300

@@ -6,7 +6,8 @@ Something-Something v2. Cost: 800 epochs x 240,436 clips; the authors used 16 GP
     python -m sigma_jax.main --config=configs/k400.py --workdir=runs/k400 --data_dir=DATA/k400
     python -m sigma_jax.main --config=configs/k400.py:size=S,target=dino --teacher=dino_b16.npz ...
 
-target: mlp (SIGMA-MLP), dino (SIGMA-DINO), pixel (VideoMAE control), feature (regression of teacher features).
+target: mlp (SIGMA-MLP), dino (SIGMA-DINO), pixel (VideoMAE control), feature (regression of teacher features),
+learned (regression of SIGMA-MLP's own projections: the control that collapses).
 """
 
 from ml_collections import ConfigDict
@@ -18,7 +19,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     choice = parse_arg(
         arg,
         size=("B", "S", "L", "H", "tiny"),
-        target=("mlp", "dino", "pixel", "feature"),
+        target=("mlp", "dino", "pixel", "feature", "learned"),
         teacher=("dino_b16", "dino_s16", "dinov2_s14", "dinov2_b14", "dinov2_l14", "tiny"),
     )
     c = ConfigDict()
@@ -47,7 +48,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.objective.num_iters = 10
     c.objective.temperature = 0.1
     c.objective.assignments = "hard"
-    c.objective.projection_widths = (1024, 1024, 512, 256)  # of target mlp
+    c.objective.projection_widths = (1024, 1024, 512, 256)  # of targets mlp and learned
     c.objective.normalize_targets = True
 
     c.optim = ConfigDict()
@@ -78,6 +79,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.mesh = ConfigDict()
     c.mesh.data = -1
     c.mesh.fsdp = 1
+
+    c.evals = ConfigDict()
+    c.evals.knn = ConfigDict()
+    c.evals.knn.every_epochs = 0.0  # off; the splits below are small labelled shards in the data folder
+    c.evals.knn.bank_split = "bank"
+    c.evals.knn.test_split = "val"
+    c.evals.knn.k = 200
 
     c.log_every_steps = 50
     c.checkpoint = ConfigDict()

@@ -31,13 +31,14 @@ class Labelling(NamedTuple):
 class FrozenFeatures:
     """k-NN and linear top-1, in per cent, of frozen features for several labellings of one data set.
 
-    Yields `knn/<name>` and `linear/<name>` for each labelling; features are extracted once.
+    Yields `knn/<name>` and, unless `linear` is False, `linear/<name>` for each labelling; features are extracted once.
     """
 
     def __init__(self, train_batches: Callable[[], Iterable[Batch]], test_batches: Callable[[], Iterable[Batch]],
-                 labellings: Mapping[str, tuple[Callable[[np.ndarray], np.ndarray], int]], *, k: int = 20):
+                 labellings: Mapping[str, tuple[Callable[[np.ndarray], np.ndarray], int]], *, k: int = 20,
+                 linear: bool = True):
         """Args: factories of the batches that `extract` takes, and name -> (labels function, number of classes)."""
-        self.train_batches, self.test_batches, self.k = train_batches, test_batches, k
+        self.train_batches, self.test_batches, self.k, self.linear = train_batches, test_batches, k, linear
         self.labellings = {name: Labelling(*labelling) for name, labelling in labellings.items()}
 
     def run(self, feature_fn: FeatureFn) -> Iterator[tuple[str, float]]:
@@ -47,5 +48,7 @@ class FrozenFeatures:
             train_labels, test_labels = labels(train_stored), labels(test_stored)
             scores = knn_scores(train_features, train_labels, test_features, k=self.k, num_classes=num_classes)
             yield f"knn/{name}", accuracy(scores, test_labels)
+            if not self.linear:
+                continue
             probe = linear_probe((train_features, train_labels), (test_features, test_labels), num_classes=num_classes)
             yield f"linear/{name}", probe["top1"]

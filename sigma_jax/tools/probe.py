@@ -10,23 +10,21 @@ trained but the linear probe (multinomial logistic regression, not the paper's p
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from sigma_jax.checkpoints.manager import find_checkpoint, restore_subtree
-from sigma_jax.data.metadata import read_label_map
-from sigma_jax.data.pipeline import eval_loader
-from sigma_jax.data.synthetic import MOTIONS, SHAPES
-from sigma_jax.evals.features import raw_pixel_features
+from sigma_jax.evals.features import FeatureFn, raw_pixel_features
+from sigma_jax.evals.labellings import labellings
 from sigma_jax.evals.protocol import FrozenFeatures
 from sigma_jax.train.config import load_json
 from sigma_jax.train.logs import start_logging
+from sigma_jax.train.monitor import central_clips, mean_latents
 from sigma_jax.train.setup import build_compute
-from sigma_jax.train.sharding import make_mesh
+from sigma_jax.train.sharding import make_mesh, state_shardings, with_shardings
 from sigma_jax.train.state import stream
 from sigma_jax.train.tasks import PretrainTask, pretrain_task
 
@@ -42,60 +40,25 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def feature_fn(task: PretrainTask, params) -> Callable[[np.ndarray], jax.Array]:
-    """video uint8 [B F y x 3] -> mean latent [B D], fp32."""
-
-    @jax.jit
-    def features(params, video):
-        latents = task.model.apply({"params": params}, video, method="encode")
-        return jnp.mean(latents.astype(jnp.float32), axis=1)
-
-    return lambda video: features(params, video)
+def random_encoder(task: PretrainTask, seed: int) -> dict:
+    """The encoder as a run of this seed starts with it."""
+    return {"encoder": jax.jit(task.init)(stream(seed, "init"))["encoder"]}
 
 
-def labellings(data_dir: Path) -> dict[str, tuple[Callable[[np.ndarray], np.ndarray], int]]:
-    """What is asked of a data set: its classes; of the synthetic shapes also motion and shape by themselves."""
-    names = read_label_map(data_dir)
-    if not names:
-        raise ValueError(f"{data_dir} has no label_map.txt: a probe needs labelled splits (class folders, or a csv)")
-    factors = {"motion": MOTIONS, "shape": SHAPES}
-    parts = [name.split("-") for name in names]
-    if not all(len(part) == 2 and part[0] in MOTIONS and part[1] in SHAPES for part in parts):
-        return {"class": (lambda labels: labels, len(names))}
-    asked = {}
-    for i, (factor, values) in enumerate(factors.items()):
-        table = np.asarray([values.index(part[i]) for part in parts])
-        asked[factor] = (lambda labels, table=table: table[labels], len(values))
-    return asked | {"joint": (lambda labels: labels, len(names))}
+def trained_encoder(task: PretrainTask, workdir: Path) -> dict:
+    """The encoder of the newest checkpoint of a run."""
+    shapes = jax.eval_shape(partial(random_encoder, task, 0))
+    wanted = with_shardings(shapes, state_shardings(task.mesh, shapes))
+    return restore_subtree(find_checkpoint(workdir), {"params": wanted})["params"]
 
 
-def measure(config, args: argparse.Namespace) -> list[dict]:
-    """Rows of the table: trained, random weights, raw pixels."""
-    task = pretrain_task(config, make_mesh(), build_compute(config.compute))
-    fresh = jax.jit(task.init)(stream(config.seed, "init"))
-    encoder = fresh["encoder"]
-    wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), encoder)
-    trained = restore_subtree(find_checkpoint(args.workdir), {"params": {"encoder": wanted}})["params"]
-    rows = {
-        "trained": feature_fn(task, trained),
-        "random weights": feature_fn(task, {"encoder": encoder}),
-        "raw 8x8x8 pixels": raw_pixel_features,
-    }
-
-    def batches(split: str) -> Iterable[dict[str, np.ndarray]]:
-        return eval_loader(
-            args.data_dir,
-            split=split,
-            num_frames=config.model.num_frames,
-            frame_stride=config.data.frame_stride,
-            image_size=config.model.image_size,
-            global_batch=args.batch_size,
-            crop="none" if config.data.crop == "none" else "center",
-        )
-
-    bank, test = (list(batches(split)) for split in (args.bank_split, args.test_split))
-    evaluator = FrozenFeatures(lambda: bank, lambda: test, labellings(args.data_dir), k=args.k)
-    return [{"features": name, **dict(evaluator.run(function))} for name, function in rows.items()]
+def measure(
+    features: Mapping[str, FeatureFn], config, data_dir: Path, *, splits=("bank", "val"), batch_size=64, k=20
+) -> list[dict]:
+    """Rows of the table, one per network; `splits`: what is looked up, and what is measured."""
+    bank, test = (list(central_clips(config, data_dir, split, batch_size)) for split in splits)
+    evaluator = FrozenFeatures(lambda: bank, lambda: test, labellings(data_dir), k=k)
+    return [{"features": name, **dict(evaluator.run(function))} for name, function in features.items()]
 
 
 def table(rows: list[dict]) -> str:
@@ -110,7 +73,16 @@ def table(rows: list[dict]) -> str:
 def main(argv: list[str] | None = None) -> int:
     start_logging()
     args = parse_arguments(argv)
-    rows = measure(load_json(args.workdir / "config.json"), args)
+    config = load_json(args.workdir / "config.json")
+    task = pretrain_task(config, make_mesh(), build_compute(config.compute))
+    latents = mean_latents(task)
+    features = {
+        "trained": partial(latents, trained_encoder(task, args.workdir)),
+        "random weights": partial(latents, random_encoder(task, config.seed)),
+        "raw 8x8x8 pixels": raw_pixel_features,
+    }
+    splits = args.bank_split, args.test_split
+    rows = measure(features, config, args.data_dir, splits=splits, batch_size=args.batch_size, k=args.k)
     print(f"Top-1 in per cent on split {args.test_split!r} of {args.data_dir} (k-NN with k={args.k}):")
     print(table(rows))
     (args.workdir / "probe.json").write_text(json.dumps({"rows": rows}, indent=2) + "\n")

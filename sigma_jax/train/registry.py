@@ -14,6 +14,7 @@ from sigma_jax.train.classification_data import open_training_data, resolve_clas
 from sigma_jax.train.classification_task import classification_task
 from sigma_jax.train.classification_tests import build_measurements, build_test
 from sigma_jax.train.evaluation import Scheduled
+from sigma_jax.train.monitor import knn_monitor
 from sigma_jax.train.tasks import Task, pretrain_task
 
 
@@ -59,7 +60,7 @@ def open_pretrain_data(config: Any, data_dir: str, workdir: Path) -> Loader:
 
 CLASSIFY = Kind(classification_task, open_training_data, build_measurements, resolve_classes, build_test)
 KINDS = {
-    "pretrain": Kind(pretrain_task, open_pretrain_data, lambda run: ()),
+    "pretrain": Kind(pretrain_task, open_pretrain_data, knn_monitor),
     "finetune": CLASSIFY,
     "linear_probe": CLASSIFY,
     "attentive_probe": CLASSIFY,

@@ -1,0 +1,36 @@
+"""What is asked of a labelled data set: its classes; of the synthetic shapes also motion and shape by themselves."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from sigma_jax.data.metadata import read_label_map
+from sigma_jax.data.synthetic import MOTIONS, SHAPES
+from sigma_jax.evals.protocol import Labelling
+
+
+def labellings(data_dir: str | Path) -> dict[str, Labelling]:
+    """Name -> question, from the label map: `class`, or for `<motion>-<shape>` classes `motion`, `shape` and `joint`.
+
+    Raises:
+        ValueError: the data set has no label map.
+    """
+    names = read_label_map(Path(data_dir))
+    if not names:
+        raise ValueError(f"{data_dir} has no label_map.txt: a probe needs labelled splits (class folders, or a csv)")
+    whole = Labelling(lambda labels: labels, len(names))
+    parts = [name.split("-") for name in names]
+    if not all(len(part) == 2 and part[0] in MOTIONS and part[1] in SHAPES for part in parts):
+        return {"class": whole}
+    motion = np.array([MOTIONS.index(part[0]) for part in parts])
+    shape = np.array([SHAPES.index(part[1]) for part in parts])
+    return {
+        "motion": Labelling(_looked_up(motion), len(MOTIONS)),
+        "shape": Labelling(_looked_up(shape), len(SHAPES)),
+        "joint": whole,
+    }
+
+
+def _looked_up(table: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda labels: table[labels]
