@@ -1,0 +1,24 @@
+"""Does the method show itself? SIGMA-MLP beside its controls at toy scale, the same budget each (evidence run).
+
+Expected: the table in README.md, ours. Cost: half an hour on two quiet cores for three seeds of all arms.
+
+    python -m sigma_jax.tools.evidence --workdir=runs/evidence --data_dir=DATA/shapes --seeds=3
+    python -m sigma_jax.main --config=configs/evidence.py:arm=learned --workdir=... --data_dir=DATA/shapes   (one arm)
+
+arm: sigma (SIGMA-MLP, hard assignments), soft (SIGMA-MLP, soft assignments), pixel (VideoMAE control), learned (L2 on
+targets learned together with the predictions: collapses).
+"""
+
+from ml_collections import ConfigDict
+
+from sigma_jax.train.config import load_config, parse_arg
+
+TARGETS = {"sigma": "mlp", "soft": "mlp", "pixel": "pixel", "learned": "learned"}
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    choice = parse_arg(arg, arm=tuple(TARGETS))
+    c = load_config(f"configs/demo.py:size=tiny,teacher=tiny,target={TARGETS[choice.arm]}").unlock()
+    c.objective.assignments = "soft" if choice.arm == "soft" else "hard"
+    c.evals.knn.every_steps = 150
+    return c

@@ -1,0 +1,213 @@
+"""The evidence run: SIGMA-MLP and its controls with the same budget, several seeds, one table.
+
+    python -m sigma_jax.tools.evidence --workdir=runs/evidence --data_dir=DATA/shapes [--seeds=3] [--steps=900]
+
+Every arm and seed is an ordinary run of sigma_jax.main in its own folder; what is finished is not repeated, so the same
+command goes on after an interruption. Frozen features are measured by k-NN and a linear probe (multinomial logistic
+regression); rows for random weights and raw pixels say what needs no training. Writes evidence.json, evidence.md,
+curves.png and report.html into the workdir, and prints the table.
+"""
+
+import argparse
+import datetime
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from sigma_jax import __version__
+from sigma_jax.evals.features import raw_pixel_features
+from sigma_jax.report.comparison import write_comparison
+from sigma_jax.report.page import Picture, RunPage, write_page
+from sigma_jax.tools.probe import measure, random_encoder, trained_encoder
+from sigma_jax.train.config import REPOSITORY, load_config, load_json
+from sigma_jax.train.monitor import mean_latents
+from sigma_jax.train.setup import build_compute
+from sigma_jax.train.sharding import make_mesh
+from sigma_jax.train.tasks import pretrain_task
+
+
+class Arm(NamedTuple):
+    """One row of the table: which arm of configs/evidence.py, and for how much of the budget."""
+
+    title: str
+    config: str
+    share: float = 1.0
+
+
+ARMS = {
+    "sigma": Arm("SIGMA-MLP, hard assignments (published)", "sigma"),
+    "soft": Arm("SIGMA-MLP, soft assignments", "soft"),
+    "pixel": Arm("pixel control (VideoMAE)", "pixel"),
+    "pixel_third": Arm("pixel control, a third of the steps", "pixel", 1 / 3),
+    "learned": Arm("L2 on learned targets", "learned"),
+}
+Numbers = dict[str, float]
+
+
+def train(arm: Arm, seed: int, folder: Path, data_dir: Path, steps: int) -> None:
+    """Trains (or resumes) one arm through the ordinary command.
+
+    Raises:
+        RuntimeError: the run failed; its log is in the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "sigma_jax.main", f"--config=configs/evidence.py:arm={arm.config}"]
+    command += [f"--workdir={folder}", f"--data_dir={data_dir}", f"--config.seed={seed}"]
+    command += [f"--config.total_steps={max(1, round(steps * arm.share))}"]
+    with open(folder / "log.txt", "a") as log:
+        status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
+    if status:
+        raise RuntimeError(f"{shlex.join(command)} ended with status {status}: see {folder / 'log.txt'}")
+
+
+def cached(path: Path, asked: dict, compute) -> Numbers:
+    """Numbers kept in `path`, or computed now; kept ones that were asked otherwise are an error.
+
+    Raises:
+        ValueError: the folder belongs to another experiment.
+    """
+    if path.is_file():
+        kept = json.loads(path.read_text())
+        if kept["asked"] != asked:
+            raise ValueError(f"{path} was measured for {kept['asked']}, now asked for {asked}: use another --workdir")
+        return kept["numbers"]
+    numbers = compute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"asked": asked, "numbers": numbers}, indent=2) + "\n")
+    return numbers
+
+
+def arm_numbers(arm: Arm, seed: int, folder: Path, data_dir: Path, steps: int) -> Numbers:
+    """Trains one arm if needed and measures its frozen encoder."""
+    train(arm, seed, folder, data_dir, steps)
+    config = load_json(folder / "config.json")
+    task = pretrain_task(config, make_mesh(), build_compute(config.compute))
+    return _measure(partial(mean_latents(task), trained_encoder(task, folder)), config, data_dir)
+
+
+def untrained_numbers(seed: int, data_dir: Path) -> Numbers:
+    """Random weights, as a run of this seed starts."""
+    config = load_config("configs/evidence.py")
+    task = pretrain_task(config, make_mesh(), build_compute(config.compute))
+    return _measure(partial(mean_latents(task), random_encoder(task, seed)), config, data_dir)
+
+
+def _measure(features, config, data_dir: Path) -> Numbers:
+    numbers = measure({"": features}, config, data_dir)[0]
+    numbers.pop("features")
+    return numbers
+
+
+def collect(workdir: Path, data_dir: Path, seeds: int, steps: int, say=print) -> dict[str, list[Numbers]]:
+    """Row title -> numbers of each seed; runs seed by seed, so that an interrupted experiment has whole seeds."""
+    rows: dict[str, list[Numbers]] = {arm.title: [] for arm in ARMS.values()} | {"random weights": []}
+    for seed in range(seeds):
+        for name, arm in ARMS.items():
+            say(f"seed {seed}: {arm.title}")
+            folder = workdir / f"{name}-seed{seed}"
+            asked = {"steps": steps, "seed": seed, "arm": name}
+            compute = partial(arm_numbers, arm, seed, folder, data_dir, steps)
+            rows[arm.title].append(cached(folder / "evidence.json", asked, compute))
+        path = workdir / f"random-seed{seed}.json"
+        rows["random weights"].append(cached(path, {"seed": seed}, partial(untrained_numbers, seed, data_dir)))
+    pixels = partial(_measure, raw_pixel_features, load_config("configs/evidence.py"), data_dir)
+    rows["raw 8x8x8 pixels"] = [cached(workdir / "pixels.json", {}, pixels)]
+    return rows
+
+
+def cell(values: Sequence[float]) -> str:
+    """Mean, and with several seeds the sample standard deviation."""
+    if len(values) < 2:
+        return f"{values[0]:.1f}"
+    return f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}"
+
+
+def table(rows: dict[str, list[Numbers]]) -> list[dict[str, str]]:
+    """Rows for the page and the markdown file, per cent."""
+    columns = list(next(iter(rows.values()))[0])
+    return [
+        {"frozen features": title, **{name: cell([numbers[name] for numbers in seeds]) for name in columns}}
+        for title, seeds in rows.items()
+    ]
+
+
+def findings(rows: dict[str, list[Numbers]]) -> list[str]:
+    """What the numbers say, column by column; a difference counts when the ranges of the seeds do not touch."""
+    ours, lines = ARMS["sigma"].title, []
+    for name in rows[ours][0]:
+        own = [numbers[name] for numbers in rows[ours]]
+        better, worse, level = [], [], []
+        for title, seeds in rows.items():
+            other = [numbers[name] for numbers in seeds]
+            if title != ours:
+                (better if min(own) > max(other) else worse if max(own) < min(other) else level).append(title)
+        parts = [("ahead of", better), ("level with", level), ("BEHIND", worse)]
+        lines.append(f"{name}: SIGMA-MLP is " + "; ".join(f"{word} {', '.join(t)}" for word, t in parts if t) + ".")
+    return lines
+
+
+def markdown(shown: list[dict[str, str]], found: list[str], note: str) -> str:
+    """The table for a README."""
+    columns = list(shown[0])
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(row.values()) + " |" for row in shown]
+    return "\n".join([*lines, "", note, "", *(f"- {line}" for line in found)]) + "\n"
+
+
+def commit() -> str:
+    """The checkout's commit, or 'unknown' outside one."""
+    try:
+        asked = ["git", "-C", str(REPOSITORY), "rev-parse", "--short", "HEAD"]
+        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", type=Path, required=True, help="folder of all runs and the table")
+    parser.add_argument("--data_dir", type=Path, required=True, help="shards of the moving shapes: train, bank, val")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=900, help="budget of each arm")
+    args = parser.parse_args(argv)
+    if args.seeds < 1 or args.steps < 3:
+        parser.error(f"got --seeds={args.seeds} --steps={args.steps}: expected 1 or more seeds, 3 or more steps")
+    rows = collect(args.workdir.absolute(), args.data_dir.absolute(), args.seeds, args.steps)
+    shown, found = table(rows), findings(rows)
+    command = f"python -m sigma_jax.tools.evidence --workdir={args.workdir} --data_dir={args.data_dir} "
+    command += f"--seeds={args.seeds} --steps={args.steps}"
+    note = (
+        f"Top-1 in per cent on 2 splits never trained on, mean ± standard deviation over {args.seeds} seed(s), "
+        f"{args.steps} steps. `{command}`, {datetime.date.today()}, version {__version__}, commit {commit()}."
+    )
+    metrics = {
+        arm.title: [args.workdir / f"{name}-seed{seed}" / "metrics.jsonl" for seed in range(args.seeds)]
+        for name, arm in ARMS.items()
+    }
+    picture = write_comparison(args.workdir / "curves.png", metrics)
+    (args.workdir / "evidence.json").write_text(json.dumps({"rows": rows, "note": note}, indent=2) + "\n")
+    (args.workdir / "evidence.md").write_text(markdown(shown, found, note))
+    first = args.workdir / "sigma-seed0"
+    page = RunPage(
+        title="Evidence run",
+        summary=note.replace("`", "") + " " + " ".join(found),
+        command=command,
+        config=(first / "config.json").read_text(),
+        versions=json.loads((first / "versions.json").read_text()),
+        results=shown,
+        pictures=[Picture(picture, "Curves of all arms over steps", "Mean over seeds; the band spans the seeds.")],
+    )
+    print(markdown(shown, found, note))
+    print(f"page: {write_page(args.workdir / 'report.html', page)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
