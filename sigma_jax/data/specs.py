@@ -25,6 +25,8 @@ SPECS = {
     "ssv2": DataSpec(174, 168_913, 24_777, 2, source="Something-Something V2, Goyal et al. 2017 (arXiv 1706.04261)"),
     "ucf101": DataSpec(101, 9_537, 3_783, 4, source="UCF101 split 1, Soomro et al. 2012 (arXiv 1212.0402)"),
     "hmdb51": DataSpec(51, 3_570, 1_530, 4, source="HMDB51 split 1, Kuehne et al. 2011 (ICCV)"),
+    "imagenet1k": DataSpec(1000, 1_281_167, 50_000, 1, source="ImageNet-1K, Russakovsky et al. 2015 (arXiv 1409.0575)"),
+    "cifar100": DataSpec(100, 50_000, 10_000, 1, source="CIFAR-100, Krizhevsky 2009"),
     "synthetic": DataSpec(40, 0, 0, 1, num_frames=8, image_size=32, source="data/synthetic.py: 8 motions x 5 shapes"),
 }
 

@@ -1,0 +1,259 @@
+"""Finetuning, probes and the multi-view test through the real trainer; what must stop with a sentence."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from sigma_jax import main as command
+from sigma_jax.checkpoints.manager import CheckpointError
+from sigma_jax.checkpoints.torch_weights import WeightsMismatch, from_torch
+from sigma_jax.data.records import DataSetError, RecordSource, find_shards
+from sigma_jax.models.sizes import VideoSize
+from sigma_jax.ops.tubes import PIXEL_MEAN, PIXEL_STD, TubeGrid
+from sigma_jax.train import loop, setup
+from sigma_jax.train.classification_task import ClassificationTask
+from sigma_jax.train.classification_tests import Bench, forward_fn, measure
+from sigma_jax.train.config import apply_overrides, load_config
+from sigma_jax.train.evaluate import check_fits, evaluate
+from sigma_jax.train.initial_weights import InitFrom
+from sigma_jax.train.optimizer import evaluated_params, layer_scales, with_average
+from sigma_jax.train.schedule import resolve_duration
+from sigma_jax.train.sharding import make_mesh, shard_batch
+
+GOLDEN = Path(__file__).parents[1] / "goldens" / "finetune_cls.npz"
+SMALL = {
+    "model.num_frames": "4",
+    "data.split": "bank",
+    "data.num_workers": "0",
+    "batch_size": "8",
+    "total_steps": "2",
+    "optim.warmup_steps": "1",
+    "optim.base_lr": "0.1",
+    "evals.num_crops": "1",
+    "evals.batch_size": "40",
+    "log_every_steps": "1",
+    "checkpoint.save_every_steps": "2",
+}
+PROBE = "configs/linear_probe.py:dataset=folder,size=tiny"
+
+
+def small(spec: str = PROBE, **changes):
+    return apply_overrides(load_config(spec), SMALL | changes)
+
+
+@pytest.fixture(scope="module")
+def probe(shapes_dir, tmp_path_factory, devices):
+    """(run, first parameters, last state) of a probe trained for two steps."""
+    workdir = tmp_path_factory.mktemp("probe")
+    run = setup.build(small(), workdir, str(shapes_dir))
+    first = jax.device_get(run.init_state().params)
+    return run, first, loop.train(run)
+
+
+def num_val(run) -> int:
+    return len(RecordSource(run.data_dir, "val"))
+
+
+def files_of(folder: Path) -> dict:
+    return {p: (p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(folder.rglob("*"))}
+
+
+def test_a_frozen_encoder_keeps_its_bits_and_the_head_learns(probe):
+    _, first, state = probe
+    last = jax.device_get(state.params)
+    for before, after in zip(*map(jax.tree.leaves, (first["encoder"], last["encoder"])), strict=True):
+        np.testing.assert_array_equal(before.view(np.uint32), after.view(np.uint32))
+    for part in ("head", "norm"):
+        assert all((a != b).any() for a, b in zip(*map(jax.tree.leaves, (first[part], last[part])), strict=True))
+
+
+def test_result_says_how_it_was_measured(probe):
+    run, _, _ = probe
+    result = json.loads((run.workdir / "eval" / "result.json").read_text())
+    assert result["complete"] and result["num_videos"] == result["num_videos_in_split"] == num_val(run)
+    assert (result["split"], result["num_views"], result["num_crops"]) == ("val", 2, 1)
+    assert result["merge"] == "softmax per view, arithmetic mean over views"
+    assert result["label_map_hash"] == run.config.data.label_hash and len(result["checkpoint"]["hash"]) == 16
+    assert len(result["decisions"]) >= 5 and {"top1", "top5", "mean_per_class"} <= result.keys()
+    with np.load(run.workdir / "eval" / "scores.npz") as scores:
+        assert scores["probabilities"].shape == (num_val(run), run.task.num_classes)
+        np.testing.assert_allclose(scores["probabilities"].sum(axis=1), 1, atol=1e-5)
+        top1 = 100 * (scores["probabilities"].argmax(axis=1) == scores["labels"]).mean()
+        assert top1 == pytest.approx(result["top1"]) and scores["keys"][0].endswith(".mp4")
+    assert (run.workdir / "eval" / "confusion.png").stat().st_size > 1000
+    assert (run.workdir / "best").is_dir()
+    lines = [json.loads(line) for line in (run.workdir / "metrics.jsonl").read_text().splitlines()]
+    assert {"val/top1", "test/top1"} <= {name for line in lines for name in line}
+
+
+def test_eval_mode_repeats_the_number_and_only_reads(probe, shapes_dir, tmp_path):
+    run, _, _ = probe
+    before = files_of(run.workdir)
+    words = [f"--config={PROBE}", "--mode=eval", f"--init={run.workdir}", f"--workdir={tmp_path}"]
+    words += [f"--data_dir={shapes_dir}", "--platform=cpu", "--config.mesh.fsdp=2"]
+    words += [f"--config.{name}={value}" for name, value in SMALL.items()]
+    assert command.main(["main", *words]) == 0
+    assert files_of(run.workdir) == before
+    trained, again = (json.loads((f / "eval" / "result.json").read_text()) for f in (run.workdir, tmp_path))
+    assert again["checkpoint"].pop("source") != trained["checkpoint"].pop("source")
+    assert again == trained
+
+
+def test_one_device_or_eight(probe, shapes_dir, devices):
+    run, _, state = probe
+    found = []
+    for chosen in (devices, devices[:1], devices[:3]):
+        mesh = make_mesh(devices=chosen)
+        bench = Bench(run.config, run.workdir, str(shapes_dir), run.task, mesh)
+        params = jax.device_put(jax.device_get(state.params), jax.sharding.NamedSharding(mesh, jax.P()))
+        found.append(measure(bench, forward_fn(run.task, mesh), params, (2, 1), "val")[0])
+    for other in found[1:]:
+        assert other.keys == found[0].keys and (other.labels == found[0].labels).all()
+        assert (other.probabilities.argmax(axis=1) == found[0].probabilities.argmax(axis=1)).all()
+        np.testing.assert_allclose(other.probabilities, found[0].probabilities, rtol=0, atol=1e-6)
+
+
+def test_an_unreadable_video_makes_the_result_incomplete(probe, shapes_dir, tmp_path):
+    run, _, _ = probe
+    data = tmp_path / "data"
+    shutil.copytree(shapes_dir, data)
+    shard = find_shards(data, "val")[0]
+    content = bytearray(shard.read_bytes())
+    content[200] ^= 0xFF  # inside the first record
+    shard.write_bytes(content)
+    evaluate(run.config, tmp_path, str(data), str(run.workdir))
+    result = json.loads((tmp_path / "eval" / "result.json").read_text())
+    assert not result["complete"] and result["num_videos"] == num_val(run) - 1
+    assert result["num_videos_in_split"] == num_val(run)
+    assert result["unreadable"][0]["record"] == 0 and "checksum" in result["unreadable"][0]["reason"]
+
+
+def test_another_label_map_stops(probe, shapes_dir, tmp_path):
+    run, _, _ = probe
+    data = tmp_path / "data"
+    shutil.copytree(shapes_dir, data)
+    names = (data / "label_map.txt").read_text().splitlines()
+    (data / "label_map.txt").write_text("\n".join(reversed(names)) + "\n")
+    with pytest.raises(CheckpointError, match="knows the classes of label map .* mean something else"):
+        evaluate(small(), tmp_path, str(data), str(run.workdir))
+
+
+def test_checkpoints_that_do_not_fit(probe, shapes_dir, tmp_path):
+    run, _, _ = probe
+    with pytest.raises(CheckpointError, match="model.size=tiny, this config S"):
+        evaluate(small(**{"model.size": "S"}), tmp_path, str(shapes_dir), str(run.workdir))
+    with pytest.raises(CheckpointError, match="without a classifier"):
+        check_fits(run.config, {"task": "pretrain"}, "runs/k400")
+    with pytest.raises(ValueError, match="which is only read"):
+        inside = run.workdir / "checkpoints" / "2" / "state"
+        evaluate(small(), inside, str(shapes_dir), str(run.workdir))
+
+
+def test_a_head_of_other_classes_needs_permission(probe, shapes_dir, tmp_path):
+    run, _, state = probe
+    other = run.task.__class__(**{**vars(run.task), "num_classes": 7})
+    compiled = setup.build_step(run.config, other, run.plan)
+    start = setup.initialised(compiled.init_state, other, InitFrom(str(run.workdir)))
+    with pytest.raises(WeightsMismatch, match=r"(?s)head/kernel.*--allow_missing"):
+        start()
+    params = setup.initialised(compiled.init_state, other, InitFrom(str(run.workdir), ("head",)))().params
+    assert params["head"]["kernel"].shape[1] == 7
+    np.testing.assert_array_equal(params["norm"]["scale"], state.params["norm"]["scale"])
+
+
+def test_data_that_do_not_fit(shapes_dir, tmp_path):
+    with pytest.raises(DataSetError, match="ucf101 has 101 classes, this folder [0-9]+"):
+        setup.build(small("configs/linear_probe.py:dataset=ucf101,size=tiny"), tmp_path, str(shapes_dir))
+    with pytest.raises(DataSetError, match=r"has label -1, expected 0\.\.[0-9]+"):
+        next(setup.build(small(**{"data.split": "train"}), tmp_path, str(shapes_dir)).loader)
+    with pytest.raises(DataSetError, match="no split 'test'"):
+        setup.build(small(**{"data.split": "test"}), tmp_path, str(shapes_dir))
+
+
+def test_copies_share_frames_and_order_does_not_depend_on_workers(shapes_dir, tmp_path):
+    config = small(**{"data.repeats": "2", "data.sampling": "uniform"})
+    batch = next(setup.build(config, tmp_path, str(shapes_dir)).loader)
+    record, video = batch["record"].reshape(8, 2), batch["video"].reshape(8, 2, 4, 32, 32, 3)
+    assert (record[:, 0] == record[:, 1]).all() and len(set(record[:, 0].tolist())) == 8
+    assert any((pair[0] != pair[1]).any() for pair in video)
+    config = apply_overrides(config, {"data.num_workers": "1"})
+    with_worker = setup.build(config, tmp_path, str(shapes_dir)).loader
+    np.testing.assert_array_equal(next(with_worker)["video"], batch["video"])
+    with_worker.close()
+
+
+def test_golden_losses_through_the_task():
+    with np.load(GOLDEN) as file:
+        arrays = dict(file)
+    config = json.loads(str(arrays["config_json"]))
+    task = ClassificationTask(
+        make_mesh(devices=jax.devices()[:1]),
+        TubeGrid(config["frames"], config["img"], (config.get("tubelet", 2), config["patch"], config["patch"])),
+        VideoSize(config["ed"], config["depth"], config["heads"], 0, 1),
+        config["nc"],
+        drop_path=0.0,
+        mixing=None,
+        erase_probability=0.0,
+    )
+    named = {name[6:]: value for name, value in arrays.items() if name.startswith("param:")}
+    params = jax.tree.map(jnp.asarray, from_torch(named, "classifier"))
+    video = np.moveaxis(arrays["video"], 1, -1) * np.float32(PIXEL_STD) + np.float32(PIXEL_MEAN)
+    loss, metrics = task.loss(params, {}, {"video": jnp.asarray(video), "label": jnp.asarray(arrays["y"])}, 0, 0)
+    assert float(loss) == pytest.approx(float(arrays["loss_smooth0.1"]), abs=2e-5)
+    assert 0 <= float(metrics["train_top1"]) <= 100
+
+
+def test_a_finetuning_step_reaches_everything(shapes_dir, tmp_path, devices):
+    run = setup.build(small("configs/finetune.py:dataset=folder,size=tiny"), tmp_path, str(shapes_dir))
+    batch = next(run.loader)
+    run.loader.close()
+    first = jax.device_get(run.init_state().params)
+    state = run.init_state()
+    for _ in range(2):  # the first step has the start of the warm-up as its rate
+        state, metrics = run.step(state, {}, shard_batch(run.mesh, {k: batch[k] for k in run.task.batch_keys}))
+    assert float(metrics["loss"]) == pytest.approx(np.log(run.task.num_classes), abs=0.3)
+    changed = jax.tree.map(lambda a, b: bool((a != b).any()), first, jax.device_get(state.params))
+    assert all(jax.tree.leaves(changed))
+
+
+def test_layer_decay_factors():
+    params = {
+        "encoder": {"embed": {"kernel": jnp.zeros((3, 4))}, "blocks": {"mlp": jnp.zeros((12, 2))}},
+        "norm": {"scale": jnp.zeros(4)},
+        "head": {"kernel": jnp.zeros((4, 2))},
+    }
+    scales = layer_scales(params, 0.75)
+    assert float(scales["encoder"]["embed"]["kernel"]) == pytest.approx(0.023757, abs=1e-6)
+    blocks = scales["encoder"]["blocks"]["mlp"].ravel()
+    assert (blocks[0], blocks[11]) == (pytest.approx(0.031676, abs=1e-6), pytest.approx(0.75))
+    assert scales["norm"]["scale"] == scales["head"]["kernel"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("spec", "lengths"),
+    [("configs/finetune.py:dataset=ssv2", (5278, 211_120, 26_390)), ("configs/linear_probe.py", (439, 13_170, 2195))],
+)
+def test_schedule_lengths_on_ssv2(spec, lengths):
+    config = load_config(spec)
+    steps = 168_913 // config.batch_size
+    total = resolve_duration(config, "total", steps_per_epoch=steps)
+    warmup = resolve_duration(config.optim, "warmup", steps_per_epoch=steps, total_steps=total)
+    assert (steps, total, warmup) == lengths
+
+
+def test_averaged_weights():
+    optimizer = with_average(optax.sgd(1.0), 0.9)
+    params = {"w": jnp.ones(2)}
+    state = optimizer.init(params)
+    assert evaluated_params(params, state) is params  # nothing to average yet
+    for _ in range(2):
+        updates, state = optimizer.update({"w": jnp.ones(2)}, state, params)
+        params = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(evaluated_params(params, state)["w"], 0.9 * 0.0 + 0.1 * -1.0, rtol=1e-6)
+    assert evaluated_params(params, optax.EmptyState()) is params
