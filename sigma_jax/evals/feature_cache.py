@@ -1,0 +1,57 @@
+"""Features of a frozen network on disk: computed once per data split, view and weights.
+
+A file is named by a hash of everything that decides its content, so other weights or another view never meet it.
+
+Letters: n clips, D feature width.
+"""
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from sigma_jax.data.records import RecordSource
+from sigma_jax.evals.features import Batch, FeatureFn, extract
+
+
+def cached_features(
+    folder: str | Path, made_of: Mapping[str, Any], feature_fn: FeatureFn, batches: Callable[[], Iterable[Batch]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """`extract`, or what an earlier call with the same `made_of` has stored.
+
+    Args:
+      folder: of the files `<hash>.npz`, with `<hash>.json` beside them saying what they were made of.
+      made_of: JSON: the hash of the weights, the view, the data (`split_identity`).
+      feature_fn, batches: as in `extract`; not called when the file is there.
+
+    Returns:
+      features float32 [n D], labels [n].
+    """
+    text = json.dumps(made_of, sort_keys=True)
+    path = Path(folder) / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.npz"
+    if path.is_file():
+        try:
+            with np.load(path) as arrays:
+                logging.info("features from %s", path)
+                return arrays["features"], arrays["labels"]
+        except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+            logging.warning("%s is damaged (%s): computed again", path, error)
+    features, labels = extract(feature_fn, batches())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    with partial.open("wb") as file:
+        np.savez(file, features=features, labels=labels)
+    os.replace(partial, path)
+    path.with_suffix(".json").write_text(json.dumps(made_of, indent=2, sort_keys=True) + "\n")
+    return features, labels
+
+
+def split_identity(source: RecordSource) -> dict[str, Any]:
+    """What tells one split from another without reading it: names and sizes of its shards, number of records."""
+    return {"shards": [[path.name, path.stat().st_size] for path in source.shards], "records": len(source)}
