@@ -87,7 +87,7 @@ def flags_restored():
         (["--config=configs/demo.py", "--config.objective.mask_ratio=1.5"], "mask_ratio=1.5"),
         (["--config=configs/demo.py", "--config.objective.num_prototypes=1"], "at least 2"),
         (["--config=configs/demo.py", "--config.objective.target=clip"], "choose one of mlp"),
-        (["--config=configs/demo.py:target=dino,teacher=tiny,size=tiny"], "--teacher=FILE"),
+        (["--config=configs/demo.py:target=dino,teacher=tiny,size=tiny"], "needs the weights of its teacher"),
         (["--config=configs/demo.py", "--config.mesh.data=3"], "does not make 8 devices"),
         (["--config=configs/demo.py", "--config.compute.attention=flash"], "choose one of"),
         (["--config=configs/demo.py", "--config.compute.remat=some"], "choose one of"),
