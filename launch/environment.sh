@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
 # Makes (once) the project's .venv from requirements.txt and activates it. Sourced by the other scripts.
-# PYTHON=python3.12 chooses the interpreter; a finished environment is reused until requirements.txt changes.
+#   PYTHON=python3.12        the interpreter (default: the first of 3.11, 3.12, 3.13 that is installed)
+#   VENV=.venv-3.12          another folder for the environment
+#   SIGMA_EXTRAS=dev,cuda    extras of pyproject.toml (default: dev)
+# A finished environment is reused until requirements.txt or pyproject.toml change.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -18,20 +21,18 @@ pick_python() {
 }
 
 make_environment() {
-  local wanted="$1" # extra requirement files or packages' marker, part of the stamp
-  local stamp
-  stamp="$(cat requirements.txt pyproject.toml | cksum) $wanted"
-  if [ -f .venv/.stamp ] && [ "$(cat .venv/.stamp)" = "$stamp" ]; then
+  local venv="$1" extras="$2" stamp python
+  stamp="$(cat requirements.txt pyproject.toml | cksum) $extras"
+  if [ -f "$venv/.stamp" ] && [ "$(cat "$venv/.stamp")" = "$stamp" ]; then
     return
   fi
-  echo "Setting up .venv (about a minute, 1 GB)..."
-  local python
   python="$(pick_python)"
-  [ -x .venv/bin/python ] || "$python" -m venv .venv
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".[$wanted]"
-  echo "$stamp" >.venv/.stamp
+  echo "Setting up $venv with $("$python" --version) (about a minute, 1 GB)..."
+  [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e ".[$extras]"
+  echo "$stamp" >"$venv/.stamp"
 }
 
-make_environment "${SIGMA_EXTRAS:-dev}"
-# shellcheck disable=SC1091
-. .venv/bin/activate
+make_environment "${VENV:-.venv}" "${SIGMA_EXTRAS:-dev}"
+# shellcheck disable=SC1090,SC1091
+. "${VENV:-.venv}/bin/activate"
