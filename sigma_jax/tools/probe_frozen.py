@@ -1,6 +1,6 @@
 """Probes any weights on any labelled set: k-NN and logistic regression on frozen features, computed once and kept.
 
-    python -m sigma_jax.tools.features --init=runs/k400 --data_dir=DATA/ucf101 --cache=features
+    python -m sigma_jax.tools.probe_frozen --init=runs/k400 --data_dir=DATA/ucf101 --cache=features
 
 --init takes a run folder or a file in any format. A feature is the mean of the latents of one central clip. Again with
 the same weights, data and view, nothing is computed; another k costs seconds. The linear number is a logistic
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return probe(args)
     except (DataSetError, CheckpointError, ValueError, FileNotFoundError) as error:
-        print(f"features: {error}", file=sys.stderr)
+        print(f"probe_frozen: {error}", file=sys.stderr)
         return 1
 
 
