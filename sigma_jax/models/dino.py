@@ -29,7 +29,7 @@ class DinoVit(nn.Module):
     def __call__(self, images: jax.Array, *, collect: bool = False) -> jax.Array | dict[str, jax.Array]:
         """images [n H W 3], uint8 or float in [0, 1] -> all tokens after the final norm [n 1+registers+T E], fp32.
 
-        H and W must be multiples of the patch size; the position table is resized bicubically where the grid differs.
+        H and W must be multiples of the patch size; the position table is resized where the grid differs.
         """
         size, patch = self.size, self.size.patch_size
         if images.shape[1] % patch or images.shape[2] % patch:
@@ -46,7 +46,8 @@ class DinoVit(nn.Module):
         cls = tokens("cls", 1)
         if size.cls_position:
             cls, table = cls + table[:1], table[1:]
-        x = embedded + resize_positions(table, size.position_grid, grid).astype(self.dtype)
+        antialias = size.num_registers > 0  # as published
+        x = embedded + resize_positions(table, size.position_grid, grid, antialias=antialias).astype(self.dtype)
         front = [cls] + ([tokens("registers", size.num_registers)] if size.num_registers else [])
         front = jnp.concatenate(front)[None]
         x = jnp.concatenate([jnp.broadcast_to(front, (x.shape[0], *front.shape[1:])), x], axis=1)

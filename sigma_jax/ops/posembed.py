@@ -37,17 +37,44 @@ def position_table(kind: str, grid_shape: tuple[int, int, int], dim: int) -> np.
     return np.concatenate([_sincos(axis.ravel().astype(np.float64), d) for axis, d in parts], axis=1).astype(np.float32)
 
 
-def resize_positions(table: jax.Array, old: tuple[int, ...], new: tuple[int, ...]) -> jax.Array:
-    """A learned table [N D] over grid `old` -> over grid `new`; identity when they are equal.
+def _torch_cubic(old: int, new: int) -> np.ndarray:
+    """[new old] weights of torch's bicubic `interpolate` without antialiasing: a = -0.75, the border repeated.
 
-    Space is resized bicubically and time linearly, half-pixel centres, without antialiasing (as torch's
-    `interpolate` does by default).
+    (jax.image.resize has a = -0.5 and drops taps beyond the border; torch does so with antialiasing only.)
+    """
+    a, weights = -0.75, np.zeros((new, old))
+    for i in range(new):
+        center = (i + 0.5) * old / new - 0.5
+        for tap in range(int(np.floor(center)) - 1, int(np.floor(center)) + 3):
+            d = abs(center - tap)
+            near = ((a + 2) * d - (a + 3)) * d * d + 1
+            far = ((d - 5) * d + 8) * d * a - 4 * a
+            weights[i, min(max(tap, 0), old - 1)] += near if d <= 1 else far if d < 2 else 0.0
+    return weights.astype(np.float32)
+
+
+def resize_positions(
+    table: jax.Array, old: tuple[int, ...], new: tuple[int, ...], *, antialias: bool = False
+) -> jax.Array:
+    """A learned table [N D] over grid `old` -> over grid `new` ((h, w) or (t, h, w)); identity when they are equal.
+
+    Space is resized bicubically and time linearly, half-pixel centres, equal to torch's `interpolate`. DINO and DINOv2
+    resize without antialiasing, DINOv2 with registers with it (published code).
     """
     if tuple(old) == tuple(new):
         return table
     dim = table.shape[-1]
-    cube = table.reshape(*old, dim)
-    if len(old) == 3 and old[0] != new[0]:
-        cube = jax.image.resize(cube, (new[0], *old[1:], dim), "linear", antialias=False)
-    cube = jax.image.resize(cube, (*new, dim), "cubic", antialias=False)
-    return cube.reshape(int(np.prod(new)), dim).astype(jnp.float32)
+    cube = jnp.asarray(table, jnp.float32).reshape(*old, dim)
+    if len(old) == 3:
+        if old[0] != new[0]:
+            cube = jax.image.resize(cube, (new[0], *old[1:], dim), "linear", antialias=False)
+    else:
+        cube = cube[None]
+    h, w = new[-2:]
+    if antialias:
+        cube = jax.image.resize(cube, (cube.shape[0], h, w, dim), "cubic", precision=jax.lax.Precision.HIGHEST)
+    else:
+        rows, columns = _torch_cubic(old[-2], h), _torch_cubic(old[-1], w)
+        precision = jax.lax.Precision.HIGHEST
+        cube = jnp.einsum("thwD,ah,bw->tabD", cube, rows, columns, precision=precision)
+    return cube.reshape(-1, dim)
