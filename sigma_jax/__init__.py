@@ -16,3 +16,18 @@ Where each term of the paper lives:
 """
 
 __version__ = "0.1.0"
+
+
+def load(path, *, num_heads: int | None = None, decoder_num_heads: int | None = None):
+    """A model from published or own weights, ready for features.
+
+        model = sigma_jax.load("sigma_b.npz")         # .npz, .pth, Hugging Face folder, run folder
+        clip = model.preprocess(frames)                # a video, uint8 [F y x 3], any size -> [1 16 224 224 3]
+        features = model.features(clip)                # [1 768]; video [B F y x 3], uint8 0..255 or float in [0, 1]
+
+    `model.module` and `model.params` are the Flax module and its parameters. Heads are width / 64 unless the file or
+    the caller says otherwise. Raises FileNotFoundError or ValueError that say what was found and what was expected.
+    """
+    from sigma_jax.evals import pretrained  # here, so that importing sigma_jax costs nothing
+
+    return pretrained.load(path, num_heads=num_heads, decoder_num_heads=decoder_num_heads)

@@ -1,0 +1,118 @@
+"""--teacher and --init: any format, strictly, with what follows the file and what must not."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sigma_jax.checkpoints.formats import write_weights
+from sigma_jax.checkpoints.torch_weights import WeightsMismatch
+from sigma_jax.checkpoints.weights_file import Weights
+from sigma_jax.models.dino import DinoVit
+from sigma_jax.models.pretrain import Compute
+from sigma_jax.models.sizes import TEACHER_SIZES
+from sigma_jax.train.config import load_config
+from sigma_jax.train.initial_weights import InitFrom, init_from, initialised, with_teacher
+from sigma_jax.train.optimizer import adamw
+from sigma_jax.train.setup import fresh_state
+from sigma_jax.train.sharding import make_mesh
+from sigma_jax.train.tasks import pretrain_task
+
+
+def task_of(arg: str):
+    config = load_config(f"configs/demo.py:{arg}")
+    return pretrain_task(config, make_mesh(devices=jax.devices()[:1]), Compute())
+
+
+def teacher_file(path, **changes) -> str:
+    size = dataclasses.replace(TEACHER_SIZES["tiny"], **changes)
+    shapes = jax.eval_shape(DinoVit(size).init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32), shapes)
+    write_weights(path, Weights("teacher", params, dataclasses.asdict(size), "test"), "pth")
+    return str(path)
+
+
+def test_without_a_file_the_error_says_what_to_download_and_type():
+    task = task_of("size=tiny,teacher=dino_b16,target=dino")
+    with pytest.raises(ValueError) as caught:
+        with_teacher(task, None, False, 0)
+    for part in (
+        "dino_vitbase16_pretrain.pth",
+        "https://dl.fbaipublicfiles.com/dino/",
+        "python -m sigma_jax.tools.convert dino_vitbase16_pretrain.pth dino_b16.npz",
+        "--teacher=dino_b16.npz",
+    ):
+        assert part in str(caught.value)
+
+
+def test_a_pth_serves_as_teacher_and_its_table_layout_is_followed(tmp_path):
+    task = task_of("size=tiny,teacher=tiny,target=dino")
+    path = teacher_file(tmp_path / "t.pth", cls_position=False, position_grid=(3, 3), num_registers=2)
+    changed, frozen = with_teacher(task, path, False, 0)
+    assert changed.teacher.num_registers == 2 and not changed.teacher.cls_position
+    assert frozen["positions"].shape == (9, 48) and frozen["registers"].shape == (2, 48)
+    video = jnp.zeros((1, 8, 32, 32, 3), jnp.uint8)
+    targets = jax.eval_shape(changed.targets, frozen, {"video": video}, jnp.zeros((1, 5), jnp.int32))
+    assert targets.shape == (1, 5, 48)
+
+
+def test_another_teacher_than_the_configs_is_refused(tmp_path):
+    task = task_of("size=tiny,teacher=tiny,target=dino")
+    path = teacher_file(tmp_path / "t.pth", depth=3)
+    with pytest.raises(
+        WeightsMismatch, match=r"t\.pth is another teacher than the config's \(depth: file 3, config 2\)"
+    ):
+        with_teacher(task, path, False, 0)
+    with pytest.raises(ValueError, match="this task has no teacher"):
+        with_teacher(task_of("size=tiny,target=mlp"), path, False, 0)
+
+
+def task_shapes(task):
+    """Shapes do for what is refused before any array is placed."""
+    return lambda: jax.eval_shape(state_of(task))
+
+
+def state_of(task):
+    return jax.jit(lambda: fresh_state(task, adamw(1e-3, betas=(0.9, 0.95), weight_decay=0.05), 0))
+
+
+@pytest.fixture(scope="module")
+def pixel_run(tmp_path_factory):
+    """A file of the VideoMAE control at toy size, all parameters 0.25."""
+    task = task_of("size=tiny,target=pixel")
+    params = jax.tree.map(
+        lambda leaf: np.full(leaf.shape, 0.25, np.float32), jax.eval_shape(task.init, jax.random.key(0))
+    )
+    sizes = {"num_heads": 3, "decoder_num_heads": 2, "num_frames": 8, "image_size": 32, "positions": "sincos_3d"}
+    path = tmp_path_factory.mktemp("init") / "pixel.npz"
+    write_weights(path, Weights("pretrain", params, sizes, "test"), "npz")
+    return str(path)
+
+
+def test_init_is_strict_and_keeps_what_was_named(pixel_run):
+    task = task_of("size=tiny,target=mlp")
+    with pytest.raises(WeightsMismatch, match=r"(?s)pixel\.npz.*missing: projection/fc1/bias.*prototypes"):
+        initialised(task_shapes(task), task, InitFrom(pixel_run))()
+    init_state = state_of(task)
+    fresh = init_state()
+    state = initialised(init_state, task, init_from(pixel_run, "decoder/head,prototypes,projection"))()
+    assert float(state.params["encoder"]["norm"]["bias"][0]) == 0.25 and int(state.step) == 0
+    np.testing.assert_array_equal(state.params["prototypes"], fresh.params["prototypes"])
+
+
+def test_a_teacher_is_no_start_and_names_need_a_path(tmp_path):
+    task = task_of("size=tiny,target=mlp")
+    with pytest.raises(WeightsMismatch, match="give it as --teacher"):
+        initialised(state_of(task), task, InitFrom(teacher_file(tmp_path / "t.pth")))()
+    with pytest.raises(ValueError, match="give --init=PATH"):
+        init_from(None, "head")
+
+
+def test_other_heads_are_refused(pixel_run):
+    task = task_of("size=tiny,target=pixel")
+    task = dataclasses.replace(task, size=dataclasses.replace(task.size, num_heads=6))
+    with pytest.raises(WeightsMismatch, match="made with num_heads=3, not 6"):
+        initialised(state_of(task), task, InitFrom(pixel_run))()
