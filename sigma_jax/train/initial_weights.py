@@ -48,7 +48,7 @@ def initialised(init_state: Callable[[], TrainState], task: Any, source: InitFro
         if weights.kind == "teacher":
             raise WeightsMismatch(f"--init={source.path} is an image teacher: give it as --teacher")
         fresh = init_state()
-        new = getattr(task, "init_missing", ()) if weights.kind == "pretrain" else ()  # a classifier has its head
+        new = getattr(task, "init_missing", ()) if weights.kind != "classifier" else ()  # which has its head
         params, report = load_into(
             weights,
             fresh.params,
