@@ -51,4 +51,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
         c.data.val_split = "test"
     if choice.dataset == "folder":
         c.batch_size = 32
+        c.data.repeats = 1
     return c

@@ -37,6 +37,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--frame_stride", type=int, default=4, help="of dense sampling")
     parser.add_argument("--batch_size", type=int, default=32, help="clips per forward pass")
     parser.add_argument("--k", type=int, default=200, help="neighbours of k-NN")
+    parser.add_argument("--num_heads", type=int, help="where the weights do not say and width / 64 is wrong")
     parser.add_argument("--bfloat16", action="store_true", help="compute in bfloat16")
     return parser.parse_args(argv)
 
@@ -54,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
 def probe(args: argparse.Namespace) -> int:
     """Computes or finds the features of both splits and prints three numbers."""
     dtype = jnp.bfloat16 if args.bfloat16 else jnp.float32
-    model = load(args.init, compute=Compute(dtype=dtype))
+    model = load(args.init, num_heads=args.num_heads, compute=Compute(dtype=dtype))
     num_classes = read_classes(args.data_dir, args.train_split).num_classes
     sizes = model.weights.sizes
     sampling = FrameSampling(args.sampling, sizes.get("num_frames", 16), args.frame_stride)

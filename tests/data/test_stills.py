@@ -1,5 +1,7 @@
 """Images as still clips: numbering of classes, the same picture in every frame, bad files."""
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -64,3 +66,43 @@ def test_empty_split_and_unreadable_image(images):
     assert "not readable as an image" in loader.bad_records[0]["reason"] and loader.bad_records[0]["key"] == "ant/0.png"
     with pytest.raises(DataSetError, match="holds 0 images"):
         open_labelled(images, "test")
+
+
+@pytest.fixture
+def tfds_folder(tmp_path):
+    """Five images written by tensorflow-datasets as array_record."""
+    import tensorflow_datasets as tfds
+
+    class Tiny(tfds.core.GeneratorBasedBuilder):
+        __module__ = "__main__"  # a builder inside a package needs more packages
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            image, label = tfds.features.Image(shape=(8, 8, 3)), tfds.features.ClassLabel(names=["b", "a"])
+            features = tfds.features.FeaturesDict({"image": image, "label": label})
+            return tfds.core.DatasetInfo(builder=self, features=features)
+
+        def _split_generators(self, manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            for i in range(5):
+                file = io.BytesIO()
+                Image.fromarray(np.full((8, 8, 3), 10 * i, np.uint8)).save(file, "PNG")
+                file.seek(0)
+                yield i, {"image": file, "label": i % 2}
+
+    builder = Tiny(data_dir=str(tmp_path), file_format="array_record")
+    builder.download_and_prepare()
+    return tmp_path / "tiny" / "1.0.0"
+
+
+def test_images_of_tensorflow_datasets(tfds_folder):
+    source = open_labelled(tfds_folder, "train")
+    assert len(source) == 5 and read_classes(tfds_folder).names == ("b", "a")
+    (batch,) = view_loader(tfds_folder, SPEC, split="train", global_batch=5)
+    value = batch["video"][:, 0, 0, 0, 0]
+    assert sorted(value.tolist()) == [0, 10, 20, 30, 40]
+    assert batch["label"].tolist() == [(v // 10) % 2 for v in value.tolist()]
+    with pytest.raises(DataSetError, match="no split 'val', only"):
+        open_labelled(tfds_folder, "val")

@@ -23,6 +23,8 @@ from sigma_jax.train.config import apply_overrides, load_config
 from sigma_jax.train.evaluate import check_fits, evaluate
 from sigma_jax.train.initial_weights import InitFrom
 from sigma_jax.train.optimizer import evaluated_params, layer_scales, with_average
+from sigma_jax.train.plan import resolve_plan
+from sigma_jax.train.registry import kind_of
 from sigma_jax.train.schedule import resolve_duration
 from sigma_jax.train.sharding import make_mesh, shard_batch
 
@@ -35,6 +37,7 @@ SMALL = {
     "total_steps": "2",
     "optim.warmup_steps": "1",
     "optim.base_lr": "0.1",
+    "evals.num_views": "2",
     "evals.num_crops": "1",
     "evals.batch_size": "40",
     "log_every_steps": "1",
@@ -177,7 +180,7 @@ def test_data_that_do_not_fit(shapes_dir, tmp_path):
 
 
 def test_copies_share_frames_and_order_does_not_depend_on_workers(shapes_dir, tmp_path):
-    config = small(**{"data.repeats": "2", "data.sampling": "uniform"})
+    config = small(**{"data.repeats": "2", "data.sampling": "uniform", "data.flip": "0.5", "data.min_area": "0.25"})
     batch = next(setup.build(config, tmp_path, str(shapes_dir)).loader)
     record, video = batch["record"].reshape(8, 2), batch["video"].reshape(8, 2, 4, 32, 32, 3)
     assert (record[:, 0] == record[:, 1]).all() and len(set(record[:, 0].tolist())) == 8
@@ -210,7 +213,9 @@ def test_golden_losses_through_the_task():
 
 
 def test_a_finetuning_step_reaches_everything(shapes_dir, tmp_path, devices):
-    run = setup.build(small("configs/finetune.py:dataset=folder,size=tiny"), tmp_path, str(shapes_dir))
+    everything = {"objective.mixes": "true", "objective.erase_probability": "0.25", "data.rand_augment": "7,4,0.5"}
+    config = small("configs/finetune.py:dataset=folder,size=tiny", **everything, **{"optim.ema_decay": "0.9"})
+    run = setup.build(config, tmp_path, str(shapes_dir))
     batch = next(run.loader)
     run.loader.close()
     first = jax.device_get(run.init_state().params)
@@ -220,6 +225,7 @@ def test_a_finetuning_step_reaches_everything(shapes_dir, tmp_path, devices):
     assert float(metrics["loss"]) == pytest.approx(np.log(run.task.num_classes), abs=0.3)
     changed = jax.tree.map(lambda a, b: bool((a != b).any()), first, jax.device_get(state.params))
     assert all(jax.tree.leaves(changed))
+    assert jax.tree.structure(evaluated_params(state.params, state.opt_state)) == jax.tree.structure(first)
 
 
 def test_layer_decay_factors():
@@ -257,3 +263,38 @@ def test_averaged_weights():
         params = optax.apply_updates(params, updates)
     np.testing.assert_allclose(evaluated_params(params, state)["w"], 0.9 * 0.0 + 0.1 * -1.0, rtol=1e-6)
     assert evaluated_params(params, optax.EmptyState()) is params
+
+
+SETS = ("k400", "ssv2", "ucf101", "hmdb51", "folder")
+SPECS = [f"configs/finetune.py:dataset={name}" for name in SETS] + [
+    f"configs/{kind}.py:dataset={name}"
+    for kind in ("linear_probe", "attentive_probe")
+    for name in (*SETS, "imagenet1k", "cifar100")
+]
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_every_config_makes_a_plan(spec):
+    config = apply_overrides(load_config(spec), {"data.num_classes": "17"})
+    mesh = make_mesh(devices=jax.devices()[:1])
+    task = kind_of(config).task(config, mesh, setup.build_compute(config.compute))
+    plan = resolve_plan(config, mesh, task, 100_000)
+    assert plan.tubes_visible == 1568 and plan.peak_lr == pytest.approx(config.optim.base_lr * config.batch_size / 256)
+    assert plan.micro_batch_per_device % 2 == 0  # mixup pairs clips
+    assert len(config.decisions) >= 5
+    is_probe = "probe" in spec
+    assert task.trainable("encoder/blocks/mlp/fc1/kernel") != is_probe and task.trainable("head/kernel")
+
+
+def test_recipes_of_the_released_scripts():
+    k400, ssv2 = (load_config(f"configs/finetune.py:dataset={name}") for name in ("k400", "ssv2"))
+    for config in (k400, ssv2):
+        assert (config.optim.base_lr, config.batch_size, config.optim.layer_decay) == (1e-3, 32, 0.75)
+        assert (config.optim.min_lr, config.optim.warmup_lr, config.model.drop_path) == (1e-6, 1e-6, 0.1)
+        assert config.optim.base_lr * config.batch_size / 256 == 1.25e-4
+    assert (k400.total_epochs, k400.evals.num_views, k400.evals.num_crops, k400.data.flip) == (100, 5, 3, 0.5)
+    assert (ssv2.total_epochs, ssv2.evals.num_views, ssv2.evals.num_crops, ssv2.data.flip) == (40, 2, 3, 0.0)
+    assert (k400.data.sampling, k400.data.frame_stride, ssv2.data.sampling) == ("dense", 4, "uniform")
+    probe = load_config("configs/linear_probe.py")
+    assert probe.data.name == "ssv2" and probe.optim.base_lr * probe.batch_size / 256 == 1.5e-3
+    assert (probe.data.repeats, probe.total_epochs, probe.model.drop_path) == (2, 30, 0.1)
