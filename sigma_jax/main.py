@@ -36,6 +36,7 @@ flags.DEFINE_string("allow_missing", "", "Parts that --init may lack, e.g. head,
 flags.DEFINE_string("allow_unexpected", "", "Parts of --init that need not be used, e.g. decoder,prototypes.")
 flags.DEFINE_enum("mode", "train", ["train", "eval"], "eval: only test the weights of --init.")
 flags.DEFINE_string("platform", None, "cpu: train on the CPU even if the config needs an accelerator.")
+distributed.define_flags()
 flags.DEFINE_string("checkpoint_dir", None, "Where checkpoints go, e.g. gs://...; default: workdir/checkpoints.")
 flags.DEFINE_bool("allow_config_change", False, "Resume although the config differs from the checkpoint's.")
 

@@ -28,15 +28,25 @@ from sigma_jax.train import config as configs
 from sigma_jax.train.ahead_of_time import Program, build_program, topology_devices
 from sigma_jax.train.sharding import make_mesh
 
-FLAGS = flags.FLAGS
-flags.DEFINE_string("config", None, "Config file, as for sigma_jax.main.", required=True)
-flags.DEFINE_string("topology", None, "TPU topology such as v5e:16x16; default: the devices at hand.")
-flags.DEFINE_integer("slices", 1, "Slices of that topology, joined by the data centre network.", lower_bound=1)
-flags.DEFINE_integer("batch_per_chip", None, "Clips per chip; default: config.batch_size over the chips.")
-flags.DEFINE_integer("num_records", None, "Training videos; default: those of the data set the config is named after.")
-flags.DEFINE_integer("search", 0, "Compiles to spend on finding the largest batch per chip that fits.", lower_bound=0)
-flags.DEFINE_float("price", None, "Price of a chip-hour, for the cost of the whole run.")
-flags.DEFINE_bool("json", False, "One JSON object instead of text.")
+FLAGS = flags.FlagValues()  # its own: commands share names
+flags.DEFINE_string("config", None, "Config file, as for sigma_jax.main.", required=True, flag_values=FLAGS)
+flags.DEFINE_string(
+    "topology", None, "TPU topology such as v5e:16x16; default: the devices at hand.", flag_values=FLAGS
+)
+flags.DEFINE_integer(
+    "slices", 1, "Slices of that topology, joined by the data centre network.", lower_bound=1, flag_values=FLAGS
+)
+flags.DEFINE_integer(
+    "batch_per_chip", None, "Clips per chip; default: config.batch_size over the chips.", flag_values=FLAGS
+)
+flags.DEFINE_integer(
+    "num_records", None, "Training videos; default: those of the data set the config is named after.", flag_values=FLAGS
+)
+flags.DEFINE_integer(
+    "search", 0, "Compiles to spend on finding the largest batch per chip that fits.", lower_bound=0, flag_values=FLAGS
+)
+flags.DEFINE_float("price", None, "Price of a chip-hour, for the cost of the whole run.", flag_values=FLAGS)
+flags.DEFINE_bool("json", False, "One JSON object instead of text.", flag_values=FLAGS)
 
 USER_ERRORS = (ValueError, TypeError, AttributeError, FileNotFoundError, ModuleNotFoundError)
 

@@ -14,15 +14,6 @@ import jax
 from absl import flags, logging
 from jax.experimental import multihost_utils
 
-flags.DEFINE_string("coordinator", None, "host:port of process 0, in a run of several processes.")
-flags.DEFINE_integer("num_processes", None, "Number of processes of this run.")
-flags.DEFINE_integer("process_id", None, "This process's number, from 0.")
-flags.DEFINE_enum("distributed", "auto", ["auto", "on", "off"], "Join the other processes of a Slurm job or TPU pod.")
-flags.DEFINE_integer("connect_seconds", 60, "How long to wait for the other processes at the start.", lower_bound=1)
-flags.DEFINE_integer(
-    "peer_seconds", 60, "After how long without a sign of life a process counts as lost.", lower_bound=5
-)
-
 
 class CannotConnect(RuntimeError):
     """The processes of the run did not meet."""
@@ -34,6 +25,18 @@ class Meeting(NamedTuple):
     coordinator: str | None
     num_processes: int | None
     process_id: int | None
+
+
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+    """The flags of a command that may run as several processes."""
+    text, number = flags.DEFINE_string, flags.DEFINE_integer
+    text("coordinator", None, "host:port of process 0, in a run of several processes.", flag_values=values)
+    number("num_processes", None, "Number of processes of this run.", flag_values=values)
+    number("process_id", None, "This process's number, from 0.", flag_values=values)
+    when = ["auto", "on", "off"]
+    flags.DEFINE_enum("distributed", "auto", when, "Join the other processes of a job or pod.", flag_values=values)
+    number("connect_seconds", 60, "How long to wait for the others at the start.", lower_bound=1, flag_values=values)
+    number("peer_seconds", 60, "When a silent process counts as lost.", lower_bound=5, flag_values=values)
 
 
 def meeting_from_flags(values: flags.FlagValues = flags.FLAGS) -> Meeting | None:

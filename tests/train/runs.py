@@ -32,7 +32,8 @@ def start(workdir: Path, data: Path, *overrides: str, devices: int = 1, flags: t
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices),
         "XLA_FLAGS": "--xla_backend_optimization_level=0",
-        "JAX_COMPILATION_CACHE_DIR": "",
+        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "xla"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
     }
     values = [f"--config.{override}" for override in (*TINY, *overrides)]
     command = [sys.executable, "-m", "sigma_jax.main", "--config=configs/demo.py", f"--workdir={workdir}"]

@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Slurm: 4 nodes x 8 GPUs, one process per node. Change the numbers below or on sbatch's command line.
+#   sbatch launch/slurm.sh --config=configs/k400.py --workdir=/shared/runs/k400 --data_dir=/shared/k400
+#   PER_GPU=1 sbatch --ntasks-per-node=8 launch/slurm.sh ...    one process per GPU
+#   launch/slurm.sh --dry_run --config=...                      print the command only
+#SBATCH --job-name=sigma
+#SBATCH --nodes=4
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=8
+#SBATCH --exclusive
+#SBATCH --time=24:00:00
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=%x-%j.log
+# Two minutes before the time limit, and on preemption, every process gets SIGTERM: it saves and exits with 75.
+#SBATCH --signal=TERM@120
+set -euo pipefail
+
+dry_run=
+if [ "${1:-}" = --dry_run ]; then
+  dry_run=1
+  shift
+fi
+cd "${SLURM_SUBMIT_DIR:-$(dirname "${BASH_SOURCE[0]}")/..}"
+# shellcheck source=launch/xla_flags.sh
+. launch/xla_flags.sh
+set_xla_flags gpu
+# shellcheck disable=SC1091
+if [ -f .venv/bin/activate ]; then . .venv/bin/activate; fi
+
+command=(srun --kill-on-bad-exit=1)
+if [ -n "${PER_GPU:-}" ]; then command+=(--gpus-per-task=1); fi
+command+=(python -m sigma_jax.main --distributed=on "$@")
+if [ -n "$dry_run" ]; then
+  printf '%q ' "${command[@]}"
+  echo
+  exit 0
+fi
+code=0
+"${command[@]}" || code=$?
+if [ "$code" -eq 75 ]; then
+  scontrol requeue "$SLURM_JOB_ID" # the same command resumes from the saved step
+fi
+exit "$code"

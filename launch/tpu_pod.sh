@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# A TPU pod slice from creation to deletion. Everything runs on all hosts of the slice; the hosts find each other.
+#   launch/tpu_pod.sh [--dry_run] create NAME ZONE TYPE          e.g. create sigma us-west4-a v5litepod-256 (SPOT=1: spot)
+#   launch/tpu_pod.sh [--dry_run] setup  NAME ZONE GIT_URL       clone, install, mount BUCKET at /data if BUCKET is set
+#   launch/tpu_pod.sh [--dry_run] doctor NAME ZONE FLAGS...      sigma_jax.tools.doctor on every host
+#   launch/tpu_pod.sh [--dry_run] run    NAME ZONE FLAGS...      sigma_jax.main on every host, started again when preempted
+#   launch/tpu_pod.sh [--dry_run] stop|logs|delete NAME ZONE
+# VERSION: software version of the VM image (default v2-alpha-tpuv5-lite; v6e: v2-alpha-tpuv6e; v5p: v2-alpha-tpuv5).
+set -euo pipefail
+
+dry_run=
+if [ "${1:-}" = --dry_run ]; then
+  dry_run=1
+  shift
+fi
+if [ $# -lt 3 ]; then
+  sed -n '2,9s/^# \{0,1\}//p' "$0" >&2
+  exit 2
+fi
+action=$1 name=$2 zone=$3
+shift 3
+
+do_it() {
+  if [ -n "$dry_run" ]; then
+    printf '%q ' "$@"
+    echo
+  else
+    "$@"
+  fi
+}
+
+tpu() { do_it gcloud compute tpus tpu-vm "$@"; }
+everywhere() { tpu ssh "$name" "--zone=$zone" --worker=all "--command=$1"; }
+quoted() { printf '%q ' "$@"; }
+
+case "$action" in
+  create)
+    extra=()
+    if [ -n "${SPOT:-}" ]; then extra=(--spot); fi
+    tpu create "$name" "--zone=$zone" "--accelerator-type=${1:?type missing, such as v5litepod-256}" \
+      "--version=${VERSION:-v2-alpha-tpuv5-lite}" ${extra[@]+"${extra[@]}"}
+    ;;
+  setup)
+    mount=true
+    if [ -n "${BUCKET:-}" ]; then
+      mount="sudo mkdir -p /data && sudo chmod 777 /data && gcsfuse --implicit-dirs $(quoted "$BUCKET") /data"
+    fi
+    everywhere "git clone $(quoted "${1:?git address missing}") sigma_jax; cd sigma_jax && SIGMA_EXTRAS=tpu,cloud \
+bash -c '. launch/environment.sh' && $mount"
+    ;;
+  doctor)
+    everywhere "cd sigma_jax && . .venv/bin/activate && python -m sigma_jax.tools.doctor --distributed=on $(quoted "$@")"
+    ;;
+  run)
+    everywhere "cd sigma_jax && nohup launch/keep_running.sh tpu python -m sigma_jax.main --distributed=on \
+$(quoted "$@") > run.log 2>&1 & echo \$! > sigma_jax/run.pid"
+    ;;
+  stop) everywhere "kill -TERM \$(cat sigma_jax/run.pid)" ;;
+  logs) tpu ssh "$name" "--zone=$zone" --worker=0 "--command=tail -n 50 -f sigma_jax/run.log" ;;
+  delete) tpu delete "$name" "--zone=$zone" --quiet ;;
+  *)
+    echo "unknown action '$action': expected create, setup, doctor, run, stop, logs or delete" >&2
+    exit 2
+    ;;
+esac

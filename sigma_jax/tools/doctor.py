@@ -1,0 +1,221 @@
+"""Checks the machine before a run: versions, devices, mesh, decoders, disk, shared memory, bucket, compilation cache.
+
+    python -m sigma_jax.tools.doctor [--config=configs/k400.py] [--workdir=runs/k400] [--data_dir=DATA/k400]
+
+One line per check: ok, note, or FAIL with what to do. Exit status: 0 nothing failed, 1 something did.
+"""
+
+import importlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from absl import flags
+from etils import epath
+
+from sigma_jax.data.records import DataSetError, find_shards
+from sigma_jax.train import config as configs
+from sigma_jax.train import distributed
+from sigma_jax.train.plan import split_batch
+from sigma_jax.train.sharding import make_mesh
+
+FLAGS = flags.FlagValues()  # its own: commands share names
+flags.DEFINE_string("config", None, "Config whose mesh, batch and workers are checked.", flag_values=FLAGS)
+flags.DEFINE_string(
+    "workdir", None, "Folder of the run, local or gs://..., s3://...: is it writable?", flag_values=FLAGS
+)
+flags.DEFINE_string("data_dir", None, "Folder of record shards: are they there?", flag_values=FLAGS)
+
+distributed.define_flags(FLAGS)
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "ml-collections", "einops")
+DECODERS = {"av": "H.264 and other videos", "simplejpeg": "JPEG frames", "cv2": "resizing"}
+WANTED_DISK = 20 * 2**30
+SHM_PER_WORKER = 256 * 2**20
+
+
+class Finding(NamedTuple):
+    """Result of a check; `level` is ok, note or FAIL."""
+
+    level: str
+    text: str
+
+
+def check_versions() -> Iterator[Finding]:
+    """Python and the packages of the step."""
+    python = sys.version_info[:3]
+    level = "ok" if python >= (3, 11) else "FAIL"
+    yield Finding(level, f"Python {'.'.join(map(str, python))} (3.11 or newer is needed)")
+    found, missing = [], []
+    for name in PACKAGES:
+        try:
+            found.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            missing.append(name)
+    yield Finding("ok", ", ".join(found))
+    if missing:
+        yield Finding("FAIL", f"not installed: {', '.join(missing)}; run pip install -e .")
+
+
+def check_devices() -> Iterator[Finding]:
+    """What JAX computes on; another process's view must agree."""
+    device = jax.local_devices()[0]
+    text = f"{jax.process_count()} process(es) x {jax.local_device_count()} {device.device_kind}"
+    if device.platform == "cpu":
+        found = [
+            name for name, sign in (("NVIDIA GPU", "/dev/nvidia0"), ("TPU", "/dev/accel0")) if os.path.exists(sign)
+        ]
+        if found:
+            extra = "cuda" if found[0].startswith("NVIDIA") else "tpu"
+            yield Finding("FAIL", f'{text}, but the machine has a {found[0]}: pip install -e ".[{extra}]"')
+        else:
+            yield Finding("note", f"{text}: CPU only. The demo runs; K400 or SSv2 pre-training would take years")
+        return
+    memory = (device.memory_stats() or {}).get("bytes_limit", 0)
+    yield Finding("ok", f"{text}, {memory / 2**30:.1f} GiB usable each")
+
+
+def check_arithmetic() -> Iterator[Finding]:
+    """A sum over all local devices gives what it should."""
+    count = jax.local_device_count()
+    total = float(jax.pmap(lambda x: jax.lax.psum(x, "d"), "d")(np.arange(count, dtype=np.float32))[0])
+    right = total == count * (count - 1) / 2
+    advice = "" if right else ": a device or its link is broken"
+    yield Finding(
+        "ok" if right else "FAIL", f"a sum over {count} local device(s) is {'right' if right else 'WRONG'}{advice}"
+    )
+
+
+def check_mesh() -> Iterator[Finding]:
+    """Mesh and batch of --config on these devices."""
+    if not FLAGS.config:
+        return
+    config = configs.load_config(FLAGS.config)
+    try:
+        mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
+        micro, accumulation = split_batch(config.batch_size, mesh.size, config.max_batch_per_device)
+    except ValueError as error:
+        yield Finding("FAIL", str(error))
+        return
+    yield Finding(
+        "ok",
+        f"mesh {dict(mesh.shape)}, {config.batch_size} clips = {mesh.size} x {micro} x {accumulation} micro-batch(es)",
+    )
+
+
+def check_decoders() -> Iterator[Finding]:
+    """The libraries that read videos and frames."""
+    for name, purpose in DECODERS.items():
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            yield Finding("FAIL", f"{name} ({purpose}) does not import: {error}")
+        else:
+            yield Finding("ok", f"{name} ({purpose})")
+
+
+def check_workers() -> Iterator[Finding]:
+    """Host cores and shared memory for the decoding processes."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    workers = configs.load_config(FLAGS.config).data.num_workers if FLAGS.config else 0
+    text = f"{cores} core(s) for {workers} decoding process(es)"
+    yield Finding(
+        "note" if workers > cores else "ok", text + (": lower --config.data.num_workers" if workers > cores else "")
+    )
+    if not os.path.isdir("/dev/shm"):
+        return
+    free, wanted = shutil.disk_usage("/dev/shm").free, max(1, workers) * SHM_PER_WORKER
+    enough = free >= wanted
+    advice = (
+        "" if enough else f", {workers} workers want {wanted / 2**30:.1f}: docker run --shm-size=16g, or fewer workers"
+    )
+    yield Finding("ok" if enough else "FAIL", f"/dev/shm has {free / 2**30:.1f} GiB free{advice}")
+
+
+def check_workdir() -> Iterator[Finding]:
+    """Whether the workdir (or bucket) takes a file and gives it back; free space."""
+    folder = epath.Path(FLAGS.workdir) if FLAGS.workdir else epath.Path(tempfile.gettempdir())
+    probe = folder / f"doctor-{os.getpid()}.txt"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_text("sigma")
+        right = probe.read_text() == "sigma"
+        probe.unlink()
+    except (OSError, RuntimeError, ValueError, ImportError) as error:  # each storage client has its own
+        advice = "log in (gcloud auth application-default login), or check the bucket's name and your role on it"
+        advice = advice if "://" in str(folder) else "choose another --workdir, or change its permissions"
+        yield Finding("FAIL", f"{folder} does not take files ({type(error).__name__}: {str(error)[:200]}): {advice}")
+        return
+    yield Finding("ok" if right else "FAIL", f"{folder} takes files and gives them back")
+    if "://" not in str(folder):
+        free = shutil.disk_usage(folder).free
+        level = "ok" if free > WANTED_DISK else "note"
+        yield Finding(
+            level, f"{free / 2**30:.0f} GiB free there (a ViT-B checkpoint is 1.2 GB, ViT-L 3.8; two are kept)"
+        )
+
+
+def check_data() -> Iterator[Finding]:
+    """Shards of --data_dir."""
+    if not FLAGS.data_dir:
+        return
+    try:
+        shards = find_shards(FLAGS.data_dir, "train")
+    except (DataSetError, OSError) as error:
+        yield Finding("FAIL", str(error))
+    else:
+        size = sum(shard.stat().st_size for shard in shards)
+        yield Finding("ok", f"{FLAGS.data_dir}: {len(shards)} train shard(s), {size / 2**30:.1f} GiB")
+
+
+def check_cache() -> Iterator[Finding]:
+    """Where compiled programs are kept."""
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "sigma_jax" / "xla"))
+    if not folder:
+        yield Finding(
+            "note", "compilation cache is off (JAX_COMPILATION_CACHE_DIR is empty): every start compiles anew"
+        )
+        return
+    where = epath.Path(folder)
+    count = len(list(where.iterdir())) if where.exists() else 0
+    yield Finding("ok", f"compilation cache {folder}: {count} file(s)")
+
+
+CHECKS: dict[str, Callable[[], Iterator[Finding]]] = {
+    "versions": check_versions,
+    "devices": check_devices,
+    "arithmetic": check_arithmetic,
+    "mesh": check_mesh,
+    "decoders": check_decoders,
+    "workers": check_workers,
+    "workdir": check_workdir,
+    "data": check_data,
+    "cache": check_cache,
+}
+
+
+def main(argv: list[str]) -> int:
+    try:
+        FLAGS(argv)
+        print(distributed.connect(distributed.meeting_from_flags(FLAGS), FLAGS.connect_seconds, FLAGS.peer_seconds))
+    except (flags.Error, ValueError, RuntimeError) as error:
+        print(f"{'processes':11s}FAIL  {error}")
+        return 1
+    failed = 0
+    for name, check in CHECKS.items():
+        for finding in check():
+            failed += finding.level == "FAIL"
+            print(f"{name:11s}{finding.level:5s} {finding.text}")
+    print(f"{failed} check(s) failed" if failed else "nothing failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,188 @@
+"""Plans: reading compiled programs, the search for the largest batch, forecasts here and for pods that are not here."""
+
+import importlib.util
+import json
+
+import jax
+import pytest
+
+from sigma_jax.tools import plan
+from sigma_jax.tools.planning import text as planning_text
+from sigma_jax.tools.planning.chips import collective_seconds, find_chip
+from sigma_jax.tools.planning.forecast import Compiled, DoesNotFit, compile_program, forecast
+from sigma_jax.tools.planning.hlo import Collective, Module, group_axes
+from sigma_jax.tools.planning.search import advice, largest_batch
+from sigma_jax.train import config as configs
+from sigma_jax.train.ahead_of_time import build_program, topology_devices
+from sigma_jax.train.sharding import make_mesh
+
+HLO = """HloModule step
+
+%sum (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %add = f32[] add(%a, %b)
+}
+
+%fused (p0: f32[12,100], p1: s32[]) -> f32[100] {
+  %p0 = f32[12,100]{1,0} parameter(0)
+  %p1 = s32[] parameter(1)
+  ROOT %slice = f32[1,100]{1,0} dynamic-slice(%p0, %p1, %p1), dynamic_slice_sizes={1,100}
+}
+
+%body (s: (s32[], f32[100], f32[12,100])) -> (s32[], f32[100], f32[12,100]) {
+  %s = (s32[], f32[100]{0}, f32[12,100]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%s), index=0
+  %x = f32[100]{0} get-tuple-element(%s), index=1
+  %w = f32[12,100]{1,0} get-tuple-element(%s), index=2
+  %row = f32[100]{0} fusion(%w, %i), kind=kLoop, calls=%fused
+  %r = f32[100]{0} all-reduce(%row), replica_groups=[2,4]<=[8], to_apply=%sum, metadata={op_name="jit(step)/while/x"}
+  ROOT %t = (s32[], f32[100]{0}, f32[12,100]{1,0}) tuple(%i, %r, %w)
+}
+
+%condition (s: (s32[], f32[100], f32[12,100])) -> pred[] {
+  %s = (s32[], f32[100]{0}, f32[12,100]{1,0}) parameter(0)
+  %n = s32[] constant(12)
+  %i = s32[] get-tuple-element(%s), index=0
+  ROOT %lt = pred[] compare(%i, %n), direction=LT
+}
+
+ENTRY %main (x: f32[100], w: f32[12,100]) -> f32[100] {
+  %x = f32[100]{0} parameter(0)
+  %w = f32[12,100]{1,0} parameter(1)
+  %zero = s32[] constant(0)
+  %init = (s32[], f32[100]{0}, f32[12,100]{1,0}) tuple(%zero, %x, %w)
+  %loop = (s32[], f32[100]{0}, f32[12,100]{1,0}) while(%init), condition=%condition, body=%body
+  %y = f32[100]{0} get-tuple-element(%loop), index=1
+  %fast = f32[100]{0:T(256)S(1)} add(%y, %y)
+  ROOT %z = f32[100]{0} add(%fast, %y)
+}
+"""
+
+
+def test_loops_are_multiplied_out():
+    module = Module(HLO)
+    (found,) = module.collectives({"data": 2, "fsdp": 4})
+    assert found == Collective("all-reduce", 400, 12, ("fsdp",), "jit(step)/while/x")
+    row, reduce = (
+        400 + 400 + 4,
+        800,
+    )  # a fusion that slices reads the slice (and its index); in and out of the all-reduce
+    on_chip_add, last_add = 800, 800  # what lies in on-chip memory costs nothing
+    assert module.memory_bytes() == 12 * (row + reduce) + on_chip_add + last_add
+
+
+@pytest.mark.parametrize(
+    "groups,axes",
+    [
+        ("replica_groups={{0,1,2,3},{4,5,6,7}}", ("fsdp",)),
+        ("replica_groups={{0,4},{1,5},{2,6},{3,7}}", ("data",)),
+        ("replica_groups={{0,1,2,3,4,5,6,7}}", ("data", "fsdp")),
+        ("replica_groups=[4,2]<=[2,4]T(1,0)", ("data",)),
+        ("replica_groups=[1,8]<=[8]", ("data", "fsdp")),
+        ("replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}, use", ("fsdp",)),
+        ("replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_0','axis_1'}, use", ("data", "fsdp")),
+        ("source_target_pairs={{0,4},{4,0}}", ("data",)),
+    ],
+)
+def test_mesh_axes_of_replica_groups(groups, axes):
+    assert group_axes(groups, {"data": 2, "fsdp": 4}) == axes
+
+
+def test_search_finds_the_largest_batch_in_few_compiles():
+    def attempt(clips: int) -> Compiled:
+        size = 2_000 + 100 * clips
+        if size > 10_000:
+            raise DoesNotFit(size, 10_000)
+        return Compiled({"params": 1_500, "temporaries": size - 1_500}, [], 0)
+
+    for first in (20, 64, 200):
+        try:
+            outcome = attempt(first)
+        except DoesNotFit as shortage:
+            outcome = shortage
+        found = largest_batch(attempt, (first, outcome), 10_000, compiles=4)
+        assert found.clips == 80 and found.compiles <= 4, (first, found)
+    lines = advice(20_000, 10_000, configs.load_config("configs/k400.py"), 64)
+    assert "--batch_per_chip=24" in lines[0] and any("compute.remat" in line for line in lines)
+
+
+def test_network_model():
+    chip = find_chip("TPU v5 lite")
+    gradients = Collective("all-reduce", 2 * 96_000_000, 1, ("data",), "")
+    inside, outside = (collective_seconds(chip, gradients, n) for n in (256, 4096))
+    assert inside == pytest.approx(2 * 192e6 / 1.8e11 + 2e-6 * 2 * 8 + 5e-6)
+    assert outside == pytest.approx(inside + 2 * 192e6 / 800e9 + 60e-6)
+    assert find_chip("cpu") is None
+
+
+def test_the_step_on_eight_devices(devices):
+    """Prints the table of what crosses devices, and holds it to the budget."""
+    values = {"batch_size": "8", "model.image_size": "16"}
+    config = configs.apply_overrides(configs.load_config("configs/demo.py"), values)
+    program = build_program(config, make_mesh(), 1000)
+    compiled = compile_program(program)
+    numbers = forecast(program, compiled, find_chip("TPU v5e"))
+    result = numbers | {"config": "demo", "topology": None, "device_kind": "cpu", "plan": [], "fits": True}
+    print(planning_text.report(result))
+    prototypes, params = config.objective.num_prototypes, program.plan.num_params
+    # XLA joins the first and last K-vectors with other all-reduces; those of the sweeps stand alone.
+    sinkhorn = [c for c in compiled.collectives if c.num_bytes <= 2 * 4 * prototypes]
+    assert 10 <= sum(c.times for c in sinkhorn) <= 2 * config.objective.num_iters, sinkhorn
+    total = sum(c.num_bytes * c.times for c in compiled.collectives)
+    assert total <= 4 * params + 2 * 4 * 4 * prototypes * (config.objective.num_iters + 2), "fp32 gradients, K-vectors"
+    assert {c.axes for c in compiled.collectives} == {("data",)}
+    # Visible tubes only, hidden queries only: fewer products than the published method, never half of them.
+    assert 0.5 < numbers["flops_per_chip"] / numbers["model_flops_per_chip"] < 1.1
+    assert numbers["memory_bytes"]["params"] == 4 * params
+
+
+@pytest.fixture
+def planned(capsys):
+    def call(*words: str) -> tuple[int, str, str]:
+        code = plan.main(["plan", *words])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    yield call
+    for name in ("topology", "batch_per_chip"):
+        plan.FLAGS[name].value = None
+    plan.FLAGS["json"].value = False
+
+
+def test_what_cannot_be_planned_is_said_before_compiling(planned):
+    code, _, err = planned("--config=configs/k400.py", "--config.mesh.fsdp=3")
+    assert code == 1 and "does not make 8 devices" in err
+    code, _, err = planned("--config=configs/k400.py", "--config.batch_size=100")
+    assert code == 1 and "does not divide over 8 devices: use one of [96, 104]" in err
+
+
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason='libtpu is not installed (pip install -e ".[tpu]")'
+)
+
+
+@needs_libtpu
+def test_unknown_topology_is_an_error():
+    with pytest.raises(ValueError, match=r"unknown topology 'v9z:4x4'.*v4:4x4x4, v5e:4x4"):
+        topology_devices("v9z:4x4")
+
+
+@needs_libtpu
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_plan_of_k400_for_sixteen_chips_that_are_not_here(planned):
+    code, out, err = planned(
+        "--config=configs/k400.py:size=B,target=dino", "--topology=v5e:4x4", "--batch_per_chip=8", "--json"
+    )
+    assert code == 0, err
+    result = json.loads(out)
+    collectives = result["collectives"]
+    params = result["memory_bytes"]["params"] // 4
+    assert result["chips"] == 16 and result["memory_bytes"]["total"] < 16 * 2**30
+    gradients = sum(c["num_bytes"] * c["times"] for c in collectives if c["num_bytes"] > 24_000)
+    assert gradients <= 1.1 * 2 * params, "bf16 but for the prototypes"
+    sinkhorn = [c for c in collectives if "shard_map" in c["source"] and c["num_bytes"] <= 24_000]
+    assert sum(c["times"] for c in sinkhorn) <= 20
+    assert result["efficiency_at_4096_chips"] > 0.9
+    assert jax.default_backend() == "cpu"
