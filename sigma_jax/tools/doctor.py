@@ -35,6 +35,8 @@ flags.DEFINE_string("data_dir", None, "Folder of record shards: are they there?"
 
 distributed.define_flags(FLAGS)
 
+OVERRIDES: dict[str, str] = {}  # --config.x=y
+
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "ml-collections", "einops")
 DECODERS = {"av": "H.264 and other videos", "simplejpeg": "JPEG frames", "cv2": "resizing"}
 WANTED_DISK = 20 * 2**30
@@ -46,6 +48,11 @@ class Finding(NamedTuple):
 
     level: str
     text: str
+
+
+def chosen_config() -> configs.ConfigDict:
+    """--config with the --config.x=y of the command line."""
+    return configs.apply_overrides(configs.load_config(FLAGS.config), OVERRIDES)
 
 
 def check_versions() -> Iterator[Finding]:
@@ -85,7 +92,8 @@ def check_devices() -> Iterator[Finding]:
 def check_arithmetic() -> Iterator[Finding]:
     """A sum over all local devices gives what it should."""
     count = jax.local_device_count()
-    total = float(jax.pmap(lambda x: jax.lax.psum(x, "d"), "d")(np.arange(count, dtype=np.float32))[0])
+    add = jax.pmap(lambda x: jax.lax.psum(x, "d"), "d", devices=jax.local_devices())
+    total = float(add(np.arange(count, dtype=np.float32))[0])
     right = total == count * (count - 1) / 2
     advice = "" if right else ": a device or its link is broken"
     yield Finding(
@@ -97,7 +105,7 @@ def check_mesh() -> Iterator[Finding]:
     """Mesh and batch of --config on these devices."""
     if not FLAGS.config:
         return
-    config = configs.load_config(FLAGS.config)
+    config = chosen_config()
     try:
         mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
         micro, accumulation = split_batch(config.batch_size, mesh.size, config.max_batch_per_device)
@@ -124,7 +132,7 @@ def check_decoders() -> Iterator[Finding]:
 def check_workers() -> Iterator[Finding]:
     """Host cores and shared memory for the decoding processes."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    workers = configs.load_config(FLAGS.config).data.num_workers if FLAGS.config else 0
+    workers = chosen_config().data.num_workers if FLAGS.config else 0
     text = f"{cores} core(s) for {workers} decoding process(es)"
     yield Finding(
         "note" if workers > cores else "ok", text + (": lower --config.data.num_workers" if workers > cores else "")
@@ -203,10 +211,15 @@ CHECKS: dict[str, Callable[[], Iterator[Finding]]] = {
 
 def main(argv: list[str]) -> int:
     try:
-        FLAGS(argv)
+        rest, given = configs.split_command_line(argv)
+        OVERRIDES.clear()
+        OVERRIDES.update(given)
+        FLAGS(rest)
+        if FLAGS.config:
+            chosen_config()
         print(distributed.connect(distributed.meeting_from_flags(FLAGS), FLAGS.connect_seconds, FLAGS.peer_seconds))
-    except (flags.Error, ValueError, RuntimeError) as error:
-        print(f"{'processes':11s}FAIL  {error}")
+    except (flags.Error, ValueError, TypeError, AttributeError, OSError, RuntimeError) as error:
+        print(f"{'start':11s}FAIL  {error}")
         return 1
     failed = 0
     for name, check in CHECKS.items():

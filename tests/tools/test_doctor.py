@@ -18,7 +18,7 @@ def examine(capsys):
 
 
 def test_a_healthy_machine_passes(examine, tmp_path):
-    code, text = examine("--config=configs/demo.py", f"--workdir={tmp_path / 'run'}")
+    code, text = examine("--config=configs/demo.py", "--config.batch_size=32", f"--workdir={tmp_path / 'run'}")
     assert code == 0 and text.rstrip().endswith("nothing failed"), text
     for words in (
         "1 process(es) x 8 local device(s)",
@@ -27,7 +27,7 @@ def test_a_healthy_machine_passes(examine, tmp_path):
         "av (H.264",
     ):
         assert words in text, text
-    assert "mesh {'data': 8, 'fsdp': 1}, 64 clips = 8 x 8 x 1" in text and "takes files and gives them back" in text
+    assert "mesh {'data': 8, 'fsdp': 1}, 32 clips = 8 x 4 x 1" in text and "takes files and gives them back" in text
 
 
 def test_what_is_wrong_is_named(examine, tmp_path, monkeypatch):
@@ -40,3 +40,8 @@ def test_what_is_wrong_is_named(examine, tmp_path, monkeypatch):
     assert len(failed) == 4 and "4 check(s) failed" in text, text
     for words in ("not installed: no-such-package", "no_such_decoder (videos) does not import", "does not take files"):
         assert any(words in line for line in failed), text
+
+
+def test_mistyped_values_are_named(examine):
+    code, text = examine("--config=configs/demo.py", "--config.batch_sise=32")
+    assert code == 1 and "batch_sise is unknown" in text and "'batch_size'" in text
