@@ -5,6 +5,7 @@ format becomes in memory is `Weights`.
 """
 
 import dataclasses
+import functools
 import json
 import os
 import zipfile
@@ -40,7 +41,11 @@ class Weights:
     notes: tuple[str, ...] = ()
 
     def digest(self) -> str:
-        """Content digest, equal in every format."""
+        """Content digest, equal in every format; computed once."""
+        return self._digest
+
+    @functools.cached_property
+    def _digest(self) -> str:
         return content_digest(flatten(self.params))
 
 
@@ -52,7 +57,7 @@ def write_npz(path: str | Path, weights: Weights) -> None:
         "kind": weights.kind,
         "sizes": weights.sizes,
         "source": weights.source,
-        "digest": content_digest(flat),
+        "digest": weights.digest(),
     }
     partial = path.with_name(f".{path.name}.partial")
     with open(partial, "wb") as file:
