@@ -43,10 +43,10 @@ class Arm(NamedTuple):
 
 ARMS = {
     "sigma": Arm("SIGMA-MLP, hard assignments (published)", "sigma"),
-    "soft": Arm("SIGMA-MLP, soft assignments", "soft"),
     "pixel": Arm("pixel control (VideoMAE)", "pixel"),
-    "pixel_third": Arm("pixel control, a third of the steps", "pixel", 1 / 3),
     "learned": Arm("L2 on learned targets", "learned"),
+    "soft": Arm("SIGMA-MLP, soft assignments", "soft"),
+    "pixel_third": Arm("pixel control, a third of the steps", "pixel", 1 / 3),
 }
 Numbers = dict[str, float]
 
@@ -105,12 +105,13 @@ def _measure(features, config, data_dir: Path) -> Numbers:
     return numbers
 
 
-def collect(workdir: Path, data_dir: Path, seeds: int, steps: int, say=print) -> dict[str, list[Numbers]]:
+def collect(workdir: Path, data_dir: Path, names: Sequence[str], seeds: int, steps: int) -> dict[str, list[Numbers]]:
     """Row title -> numbers of each seed; runs seed by seed, so that an interrupted experiment has whole seeds."""
-    rows: dict[str, list[Numbers]] = {arm.title: [] for arm in ARMS.values()} | {"random weights": []}
+    rows: dict[str, list[Numbers]] = {ARMS[name].title: [] for name in names} | {"random weights": []}
     for seed in range(seeds):
-        for name, arm in ARMS.items():
-            say(f"seed {seed}: {arm.title}")
+        for name in names:
+            arm = ARMS[name]
+            print(f"seed {seed}: {arm.title}", flush=True)
             folder = workdir / f"{name}-seed{seed}"
             asked = {"steps": steps, "seed": seed, "arm": name}
             compute = partial(arm_numbers, arm, seed, folder, data_dir, steps)
@@ -174,22 +175,26 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=Path, required=True, help="folder of all runs and the table")
     parser.add_argument("--data_dir", type=Path, required=True, help="shards of the moving shapes: train, bank, val")
+    parser.add_argument("--arms", default=",".join(ARMS), help="which of them, separated by commas; sigma comes first")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=900, help="budget of each arm")
     args = parser.parse_args(argv)
     if args.seeds < 1 or args.steps < 3:
         parser.error(f"got --seeds={args.seeds} --steps={args.steps}: expected 1 or more seeds, 3 or more steps")
-    rows = collect(args.workdir.absolute(), args.data_dir.absolute(), args.seeds, args.steps)
+    names = args.arms.split(",")
+    if names[0] != "sigma" or not set(names) <= set(ARMS) or len(set(names)) != len(names):
+        parser.error(f"got --arms={args.arms}: expected sigma, then any of {', '.join(list(ARMS)[1:])}")
+    rows = collect(args.workdir.absolute(), args.data_dir.absolute(), names, args.seeds, args.steps)
     shown, found = table(rows), findings(rows)
     command = f"python -m sigma_jax.tools.evidence --workdir={args.workdir} --data_dir={args.data_dir} "
-    command += f"--seeds={args.seeds} --steps={args.steps}"
+    command += f"--arms={args.arms} --seeds={args.seeds} --steps={args.steps}"
     note = (
-        f"Top-1 in per cent on 2 splits never trained on, mean ± standard deviation over {args.seeds} seed(s), "
+        f"Top-1 in per cent on a split never trained on, mean ± standard deviation over {args.seeds} seed(s), "
         f"{args.steps} steps. `{command}`, {datetime.date.today()}, version {__version__}, commit {commit()}."
     )
     metrics = {
-        arm.title: [args.workdir / f"{name}-seed{seed}" / "metrics.jsonl" for seed in range(args.seeds)]
-        for name, arm in ARMS.items()
+        ARMS[name].title: [args.workdir / f"{name}-seed{seed}" / "metrics.jsonl" for seed in range(args.seeds)]
+        for name in names
     }
     picture = write_comparison(args.workdir / "curves.png", metrics)
     (args.workdir / "evidence.json").write_text(json.dumps({"rows": rows, "note": note}, indent=2) + "\n")

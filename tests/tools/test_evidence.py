@@ -19,11 +19,11 @@ def test_collect_measures_each_arm_and_seed_once(tmp_path, monkeypatch):
     monkeypatch.setattr(evidence, "arm_numbers", numbers_of)
     monkeypatch.setattr(evidence, "_measure", lambda *_: {"knn/motion": 1.0})
     monkeypatch.setattr(evidence, "untrained_numbers", lambda *_: {"knn/motion": 2.0})
-    first = evidence.collect(tmp_path, tmp_path, seeds=2, steps=9, say=lambda _: None)
+    first = evidence.collect(tmp_path, tmp_path, list(evidence.ARMS), seeds=2, steps=9)
     assert measured == [(arm.title, seed) for seed in (0, 1) for arm in evidence.ARMS.values()]
     assert [row["knn/motion"] for row in first[OURS]] == [0.0, 10.0]
     assert len(first["random weights"]) == 2 and len(first["raw 8x8x8 pixels"]) == 1
-    again = evidence.collect(tmp_path, tmp_path, seeds=3, steps=9, say=lambda _: None)
+    again = evidence.collect(tmp_path, tmp_path, list(evidence.ARMS), seeds=3, steps=9)
     assert measured[10:] == [(arm.title, 2) for arm in evidence.ARMS.values()]  # only the new seed
     assert again[OURS][:2] == first[OURS]
 
@@ -33,6 +33,13 @@ def test_another_budget_needs_another_folder(tmp_path):
     evidence.cached(path, {"steps": 900}, lambda: {"a": 1.0})
     with pytest.raises(ValueError, match="'steps': 900.*'steps': 300.*another --workdir"):
         evidence.cached(path, {"steps": 300}, lambda: {"a": 2.0})
+
+
+@pytest.mark.parametrize("arms", ["pixel", "sigma,nothing", "sigma,sigma"])
+def test_arms_start_with_sigma_and_are_known(arms, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        evidence.main([f"--workdir={tmp_path}", f"--data_dir={tmp_path}", f"--arms={arms}"])
+    assert f"got --arms={arms}: expected sigma, then any of pixel" in capsys.readouterr().err
 
 
 def test_a_run_that_fails_names_its_log(tmp_path):
