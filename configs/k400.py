@@ -48,6 +48,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.objective.num_iters = 10
     c.objective.temperature = 0.1
     c.objective.assignments = "hard"
+    c.objective.sweep_dtype = "auto"  # of the scores in all Sinkhorn sweeps but the last: 16-bit on accelerators
     c.objective.projection_widths = (1024, 1024, 512, 256)  # of targets mlp and learned
     c.objective.normalize_targets = True
 
@@ -73,7 +74,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.compute = ConfigDict()
     c.compute.dtype = "auto"  # bfloat16 on accelerators, float32 on CPU
     c.compute.attention = "auto"
-    c.compute.remat = "none"
+    c.compute.remat = "auto"  # what the backward pass recomputes: cheap on CPU, none on accelerators; also dots, full
     c.compute.unroll = 1
 
     c.mesh = ConfigDict()

@@ -13,6 +13,7 @@ from sigma_jax.models.decoder import Decoder
 from sigma_jax.models.encoder import Encoder
 from sigma_jax.models.projection import ProjectionNetwork
 from sigma_jax.models.sizes import VideoSize
+from sigma_jax.models.transformer import REMAT_POLICIES
 from sigma_jax.ops.tubes import TubeGrid
 
 
@@ -61,7 +62,9 @@ class PretrainModel(nn.Module):
                     f"the projection network ends at width {self.projection_widths[-1]}, but predictions have "
                     f"{self.target_width}: they must agree"
                 )
-            self.projection = ProjectionNetwork(self.projection_widths, self.compute.dtype)
+            policy = REMAT_POLICIES[self.compute.remat]
+            network = nn.remat(ProjectionNetwork, policy=policy) if policy else ProjectionNetwork
+            self.projection = network(self.projection_widths, self.compute.dtype)
         if self.num_prototypes and (self.is_initializing() or self.has_variable("params", "prototypes")):
             self.prototypes = self.param(
                 "prototypes", nn.initializers.normal(1.0), (self.num_prototypes, self.target_width)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from sigma_jax.models.transformer import TorchDense
+from sigma_jax.ops.activations import gelu
 
 PUBLISHED_WIDTHS = (1024, 1024, 512, 256)
 
@@ -24,6 +25,6 @@ class ProjectionNetwork(nn.Module):
         x = targets
         for i, width in enumerate(self.widths):
             if i:
-                x = jax.nn.gelu(x, approximate=False)
+                x = gelu(x)
             x = TorchDense(width, dtype=self.dtype, name=f"fc{i + 1}")(x)
         return x.astype(jnp.float32)

@@ -11,13 +11,20 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from sigma_jax.ops.attention import attend
+from sigma_jax.ops.activations import gelu
+from sigma_jax.ops.attention import SAVED_NAME, attend
 
 LAYER_NORM_EPSILON = 1e-6
+_policies = jax.checkpoint_policies
+# What the backward pass recomputes: nothing; norms, GELU and the softmax of attention ("cheap": everything but matrix
+# products with weights, and attention as a whole); all but matrix products; everything.
 REMAT_POLICIES = {
     "none": None,
-    "dots": jax.checkpoint_policies.dots_saveable,
-    "full": jax.checkpoint_policies.nothing_saveable,
+    "cheap": _policies.save_from_both_policies(
+        _policies.dots_with_no_batch_dims_saveable, _policies.save_only_these_names(SAVED_NAME)
+    ),
+    "dots": _policies.dots_saveable,
+    "full": _policies.nothing_saveable,
 }
 
 
@@ -94,7 +101,7 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         hidden = nn.Dense(self.hidden, kernel_init=self.kernel_init, dtype=self.dtype, name="fc1")(x)
-        hidden = jax.nn.gelu(hidden, approximate=False)
+        hidden = gelu(hidden)
         return nn.Dense(x.shape[-1], kernel_init=self.kernel_init, dtype=self.dtype, name="fc2")(hidden)
 
 

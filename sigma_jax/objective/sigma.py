@@ -25,7 +25,8 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from sigma_jax.models.prototypes import cosine_scores
-from sigma_jax.ops.sinkhorn import hard_assignments, prototype_scalings, soft_assignments
+from sigma_jax.objective.cross_entropy import hard_cross_entropy, soft_cross_entropy
+from sigma_jax.ops.sinkhorn import Sweeps, hard_assignments, prototype_scalings, soft_assignments
 
 ASSIGNMENT_KINDS = ("hard", "soft")
 
@@ -39,6 +40,7 @@ def symmetric_loss(
     num_iters: int = 10,
     temperature: float = 0.1,
     assignments: str = "hard",
+    sweeps: Sweeps = Sweeps(),  # noqa: B008
     axis_names: tuple[str, ...] = (),
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The symmetric cross-prediction loss of this device's tokens, averaged over all devices.
@@ -48,6 +50,7 @@ def symmetric_loss(
       prototypes: [K E], unit rows.
       epsilon, num_iters: Sinkhorn's; temperature: the softmax's.
       assignments: 'hard' (published) or 'soft'.
+      sweeps: how Sinkhorn reads the scores.
       axis_names: mesh axes the tokens are spread over, inside shard_map.
 
     Returns:
@@ -55,7 +58,7 @@ def symmetric_loss(
     """
     if assignments not in ASSIGNMENT_KINDS:
         raise ValueError(f"assignments {assignments!r} are unknown: choose one of {ASSIGNMENT_KINDS}")
-    sinkhorn = partial(prototype_scalings, epsilon=epsilon, num_iters=num_iters, axis_names=axis_names)
+    sinkhorn = partial(prototype_scalings, epsilon=epsilon, num_iters=num_iters, axis_names=axis_names, sweeps=sweeps)
 
     # 1) Score: prototypes learn from the proj side only.
     proj_scores = cosine_scores(projections, prototypes)
@@ -64,13 +67,13 @@ def symmetric_loss(
     # 2) Assign: balanced over the global batch, no gradient.
     proj_scalings, proj_error = sinkhorn(lax.stop_gradient(proj_scores))
     pred_scalings, pred_error = sinkhorn(lax.stop_gradient(pred_scores))
-    proj_hard = hard_assignments(lax.stop_gradient(proj_scores), proj_scalings, epsilon)
-    pred_hard = hard_assignments(lax.stop_gradient(pred_scores), pred_scalings, epsilon)
+    proj_hard = hard_assignments(lax.stop_gradient(proj_scores), proj_scalings, epsilon, sweeps.block_rows)
+    pred_hard = hard_assignments(lax.stop_gradient(pred_scores), pred_scalings, epsilon, sweeps.block_rows)
 
     # 3) Swap: each side predicts the other's assignment.
     if assignments == "hard":
-        proj_loss = hard_cross_entropy(proj_scores, pred_hard, temperature)
-        pred_loss = hard_cross_entropy(pred_scores, proj_hard, temperature)
+        proj_loss = hard_cross_entropy(proj_scores, pred_hard, temperature, sweeps.block_rows)
+        pred_loss = hard_cross_entropy(pred_scores, proj_hard, temperature, sweeps.block_rows)
     else:
         proj_soft = soft_assignments(lax.stop_gradient(proj_scores), proj_scalings, epsilon)
         pred_soft = soft_assignments(lax.stop_gradient(pred_scores), pred_scalings, epsilon)
@@ -90,19 +93,6 @@ def symmetric_loss(
             f"marginal_error_{side}": error,
         }
     return proj_loss + pred_loss, metrics
-
-
-def hard_cross_entropy(scores: jax.Array, assigned: jax.Array, temperature: float) -> jax.Array:
-    """Mean over tokens of -log softmax(scores / temperature)[assigned]; scores [n K], assigned [n] -> scalar."""
-    logits = scores / temperature
-    chosen = jnp.take_along_axis(logits, assigned[:, None], axis=1)[:, 0]
-    return jnp.mean(jax.nn.logsumexp(logits, axis=1) - chosen)
-
-
-def soft_cross_entropy(scores: jax.Array, assigned: jax.Array, temperature: float) -> jax.Array:
-    """Mean over tokens of -sum_k assigned_k log softmax(scores / temperature)_k; both [n K] -> scalar."""
-    logits = scores / temperature
-    return jnp.mean(jax.nn.logsumexp(logits, axis=1) - jnp.sum(assigned * logits, axis=1))
 
 
 def prototype_usage(

@@ -1,16 +1,26 @@
 """Scaled dot-product attention with the implementation chosen per platform.
 
+    cudnn  fused kernel on NVIDIA GPUs (16-bit only)
+    xla    two products and a softmax; XLA fuses what it can, and keeps the weights for the backward pass
+    lean   one head of one clip at a time; the backward pass computes the weights anew from their row sums, so that no
+           [Q N] matrix outlives its head: for CPUs, where such a matrix then stays in the cache
+
 Letters: B clips, Q queries, N keys, H heads, d head width.
 """
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
+from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
-BACKENDS = ("auto", "xla", "cudnn")
+BACKENDS = ("auto", "xla", "cudnn", "lean")
+LEAN_KEYS = 512  # with fewer keys a head's weights are small and one batched product is faster
+SAVED_NAME = "attention"  # of what rematerialisation keeps, see models/transformer.py
 
 
 def check_backend(backend: str, platform: str | None = None) -> str:
-    """Resolves 'auto' for a platform, 'cpu', 'gpu' or 'tpu' (default: the one at hand).
+    """Resolves 'auto' for a platform ('cpu', 'gpu', 'tpu'; default the one at hand).
 
     Raises:
       ValueError: an unknown backend, or one that the platform lacks; names the valid ones.
@@ -19,9 +29,11 @@ def check_backend(backend: str, platform: str | None = None) -> str:
     if backend not in BACKENDS:
         raise ValueError(f"attention backend {backend!r} is unknown: choose one of {BACKENDS}")
     if backend == "cudnn" and platform != "gpu":
-        raise ValueError(f"attention backend 'cudnn' needs a GPU, but this is {platform!r}: choose 'auto' or 'xla'")
+        raise ValueError(
+            f"attention backend 'cudnn' needs a GPU, but this is {platform!r}: choose 'auto' or 'xla' or 'lean'"
+        )
     if backend == "auto":
-        return "cudnn" if platform == "gpu" else "xla"
+        return {"gpu": "cudnn", "cpu": "lean"}.get(platform, "xla")
     return backend
 
 
@@ -36,8 +48,52 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, backend: str = "auto") -> j
     """
     backend = check_backend(backend)
     if backend == "cudnn" and q.dtype != jnp.float32:
-        return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
-    scale = q.shape[-1] ** -0.5
-    logits = jnp.einsum("BQHd,BNHd->BHQN", q * scale, k, preferred_element_type=jnp.float32)
+        return checkpoint_name(jax.nn.dot_product_attention(q, k, v, implementation="cudnn"), SAVED_NAME)
+    q = q * q.shape[-1] ** -0.5
+    if backend == "lean" and k.shape[1] >= LEAN_KEYS:
+        heads = (rearrange(x, "B N H d -> (B H) N d") for x in (q, k, v))
+        return rearrange(_lean(*heads), "(B H) Q d -> B Q H d", B=len(q))
+    logits = jnp.einsum("BQHd,BNHd->BHQN", q, k, preferred_element_type=jnp.float32)
     weights = jax.nn.softmax(logits, axis=-1).astype(q.dtype)
     return jnp.einsum("BHQN,BNHd->BQHd", weights, v)
+
+
+@jax.custom_vjp
+def _lean(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """Heads in the leading axis: q [G Q d] (scaled), k, v [G N d] -> [G Q d]."""
+    return _lean_forward(q, k, v)[0]
+
+
+def _dot(a: jax.Array, b: jax.Array, pattern: str) -> jax.Array:
+    return jnp.einsum(pattern, a, b, preferred_element_type=jnp.float32)
+
+
+def _lean_forward(q, k, v):
+    def head(qkv):
+        q, k, v = qkv
+        logits = _dot(q, k, "Qd,Nd->QN")
+        peak = jnp.max(logits, axis=1, keepdims=True)
+        weights = jnp.exp(logits - peak)
+        row_sums = jnp.sum(weights, axis=1, keepdims=True)
+        out = _dot(weights.astype(v.dtype), v, "QN,Nd->Qd") / row_sums
+        return out.astype(q.dtype), peak + jnp.log(row_sums)
+
+    out, log_sums = lax.map(head, (q, k, v))
+    out, log_sums = checkpoint_name(out, SAVED_NAME), checkpoint_name(log_sums, SAVED_NAME)
+    return out, (q, k, v, out, log_sums)
+
+
+def _lean_backward(saved, gradient):
+    def head(arrays):
+        q, k, v, out, log_sums, do = arrays
+        weights = jnp.exp(_dot(q, k, "Qd,Nd->QN") - log_sums)
+        dv = _dot(weights.astype(do.dtype), do, "QN,Qd->Nd")
+        row_dots = jnp.sum(do.astype(jnp.float32) * out.astype(jnp.float32), axis=1, keepdims=True)
+        dlogits = (weights * (_dot(do, v, "Qd,Nd->QN") - row_dots)).astype(q.dtype)
+        dq, dk = _dot(dlogits, k, "QN,Nd->Qd"), _dot(dlogits, q, "QN,Qd->Nd")
+        return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype)
+
+    return lax.map(head, (*saved, gradient))
+
+
+_lean.defvjp(_lean_forward, _lean_backward)

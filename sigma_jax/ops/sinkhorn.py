@@ -12,20 +12,58 @@ b starts constant. Since b_j is common to a token's row, assignments follow from
 
     soft: softmax_k(S_jk / epsilon + log a_k)      hard: argmax_k(S_jk / epsilon + log a_k)
 
+How the sweeps read the scores is the platform's business (`Sweeps`); results differ by rounding only. On a CPU, E is
+formed once and read once per sweep, a row block at a time: both products of a block come out of the cache. On an
+accelerator the scores are kept in 16 bits for all sweeps but the last and exp is taken on the way into the sums, so
+that a sweep reads 2 x 2 bytes per score instead of 2 x 4.
+
 The only thing that crosses devices is the K-vector of prototype masses. Keep the 1/N: without it `a` shrinks N-fold
 per sweep and leaves the range of fp32. Proved by goldens/sinkhorn and the `q` of goldens/pretrain_*.
 """
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from sigma_jax.ops import row_blocks
+
 # exp(1/epsilon) and products of two such numbers must stay inside fp32: 2 / 0.025 = 80 < ln(3e38) = 88.
 PLAIN_EPSILON = 0.025
+SWEEP_DTYPES = ("float32", "float16", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweeps:
+    """How Sinkhorn reads the scores; the default is the plain form that the others are tested against.
+
+    dtype: of the scores in all sweeps but the last, which is always fp32.
+    block_rows: rows per block, 0 for all at once.
+    """
+
+    dtype: str = "float32"
+    block_rows: int = 0
+
+    def __post_init__(self):
+        if self.dtype not in SWEEP_DTYPES:
+            raise ValueError(f"sweep dtype {self.dtype!r} is unknown: choose one of auto, {', '.join(SWEEP_DTYPES)}")
+
+
+def platform_sweeps(platform: str, dtype: str = "auto") -> Sweeps:
+    """The form for 'cpu', 'gpu' or 'tpu': measured on CPU (launch/BENCHMARKS.md), by the bytes read elsewhere."""
+    if dtype == "auto":
+        dtype = {"gpu": "float16", "tpu": "bfloat16"}.get(platform, "float32")
+    return Sweeps(dtype, block_rows=64 if platform == "cpu" and dtype == "float32" else 0)
 
 
 def prototype_scalings(
-    scores: jax.Array, *, epsilon: float, num_iters: int, axis_names: tuple[str, ...] = ()
+    scores: jax.Array,
+    *,
+    epsilon: float,
+    num_iters: int,
+    axis_names: tuple[str, ...] = (),
+    sweeps: Sweeps = Sweeps(),  # noqa: B008
 ) -> tuple[jax.Array, jax.Array]:
     """Runs Sinkhorn on this device's scores, balanced over all devices of `axis_names`.
 
@@ -34,6 +72,7 @@ def prototype_scalings(
       epsilon: entropy regularisation; below 0.025 the sweeps run in the log domain (slower, finite for any epsilon).
       num_iters: sweeps, at least 1 (published: 10).
       axis_names: mesh axes to sum over inside shard_map; () on one device.
+      sweeps: how the scores are read.
 
     Returns:
       log_scalings: log a, [K] fp32, equal on all devices.
@@ -41,17 +80,24 @@ def prototype_scalings(
     """
     if epsilon <= 0 or num_iters < 1:
         raise ValueError(f"Sinkhorn needs epsilon > 0 and num_iters >= 1, got epsilon={epsilon}, {num_iters=}")
-    sweep = _plain_sweep if epsilon >= PLAIN_EPSILON else _log_sweep
-    num_tokens, num_prototypes = scores.shape
-    total = num_tokens * _device_count(axis_names)
-    next_scalings = sweep(lax.stop_gradient(scores).astype(jnp.float32) / epsilon, total, axis_names)
+    scores = lax.stop_gradient(scores)
+    total = scores.shape[0] * _device_count(axis_names)
 
-    def body(_, carry):
-        log_a, _ = carry
-        return next_scalings(log_a), log_a
+    def next_scalings_on(dtype: str):
+        kept = scores.astype(dtype)
+        if epsilon < PLAIN_EPSILON:
+            return _log_sweep(kept, epsilon, total, axis_names)
+        if dtype != "float32":
+            return _fused_sweep(kept, epsilon, total, axis_names)
+        return _plain_sweep(kept, epsilon, total, axis_names, sweeps.block_rows)
 
-    first = next_scalings(None)
-    last, before = lax.fori_loop(1, num_iters, body, (first, first))
+    next_scalings = next_scalings_on(sweeps.dtype)
+    exact = next_scalings if sweeps.dtype == "float32" else next_scalings_on("float32")
+    if num_iters == 1:
+        last = exact(None)
+        return last, jnp.zeros(())
+    before = lax.fori_loop(1, num_iters - 1, lambda _, log_a: next_scalings(log_a), next_scalings(None))
+    last = exact(before)
     marginal_error = jnp.max(jnp.abs(jnp.expm1(before - last)))
     return last, marginal_error
 
@@ -67,28 +113,51 @@ def _sum_over(x: jax.Array, axis_names: tuple[str, ...]) -> jax.Array:
     return lax.psum(x, axis_names) if axis_names else x
 
 
-def _plain_sweep(logits: jax.Array, total: int, axis_names: tuple[str, ...]):
-    """One sweep as two matrix-vector products with E = exp(logits), which is formed once."""
-    kernel = jnp.exp(logits)  # [n K]
-    num_prototypes = logits.shape[1]
+def _plain_sweep(scores: jax.Array, epsilon: float, total: int, axis_names: tuple[str, ...], block_rows: int):
+    """One sweep as two matrix-vector products per row block with E = exp(scores / epsilon), which is formed once."""
+    kernel = jnp.exp(scores / epsilon)  # [n K]
+    num_tokens, num_prototypes = kernel.shape
+    blocks, rest = row_blocks.split(kernel, block_rows if 0 < block_rows < num_tokens else num_tokens)
 
     def next_scalings(log_a):
         if log_a is None:
             masses = jnp.sum(kernel, axis=0) / total
         else:
-            shares = 1.0 / (total * (kernel @ jnp.exp(log_a)))  # b [n]: every token gives 1/N
-            masses = shares @ kernel
+            a = jnp.exp(log_a)
+
+            def block_masses(rows):
+                shares = 1.0 / (total * (rows @ a))  # b: every token gives 1/N
+                return shares @ rows
+
+            masses = row_blocks.sum_over(block_masses, blocks, rest)
         masses = _sum_over(masses, axis_names)
         return -jnp.log(num_prototypes * masses)  # log a [K]: every prototype receives 1/K
 
     return next_scalings
 
 
-def _log_sweep(logits: jax.Array, total: int, axis_names: tuple[str, ...]):
-    """The same sweep in the log domain: finite for any epsilon."""
-    num_prototypes = logits.shape[1]
+def _fused_sweep(scores: jax.Array, epsilon: float, total: int, axis_names: tuple[str, ...]):
+    """The same sweep straight from 16-bit scores: exp in fp32 on the way into two reductions, E is never stored."""
+    num_prototypes = scores.shape[1]
 
     def next_scalings(log_a):
+        logits = scores.astype(jnp.float32) / epsilon
+        if log_a is None:
+            masses = jnp.sum(jnp.exp(logits), axis=0) / total
+        else:
+            shares = 1.0 / (total * jnp.sum(jnp.exp(logits) * jnp.exp(log_a), axis=1))
+            masses = jnp.sum(jnp.exp(logits) * shares[:, None], axis=0)
+        return -jnp.log(num_prototypes * _sum_over(masses, axis_names))
+
+    return next_scalings
+
+
+def _log_sweep(scores: jax.Array, epsilon: float, total: int, axis_names: tuple[str, ...]):
+    """The same sweep in the log domain: finite for any epsilon."""
+    num_prototypes = scores.shape[1]
+
+    def next_scalings(log_a):
+        logits = scores.astype(jnp.float32) / epsilon
         if log_a is None:
             log_b = jnp.full(logits.shape[0], -jnp.log(float(total)))
         else:
@@ -107,6 +176,22 @@ def soft_assignments(scores: jax.Array, log_scalings: jax.Array, epsilon: float)
     return jax.nn.softmax(scores.astype(jnp.float32) / epsilon + log_scalings, axis=-1)
 
 
-def hard_assignments(scores: jax.Array, log_scalings: jax.Array, epsilon: float) -> jax.Array:
-    """[n] int32: each token's prototype, the argmax of its assignment (goldens `target_from_q*`)."""
-    return jnp.argmax(scores.astype(jnp.float32) / epsilon + log_scalings, axis=-1).astype(jnp.int32)
+def hard_assignments(scores: jax.Array, log_scalings: jax.Array, epsilon: float, block_rows: int = 0) -> jax.Array:
+    """[n] int32: each token's prototype, the argmax of its assignment (goldens `target_from_q*`).
+
+    block_rows: rows per block (as in `Sweeps`): in blocks, a maximum and a search for it in the cache replace the
+    argmax of pairs, which XLA does not vectorise on CPU.
+    """
+
+    offsets = epsilon * log_scalings  # the argmax of S + epsilon log a: one operation per score less
+
+    def argmax(rows):
+        values = rows.astype(jnp.float32) + offsets
+        if not block_rows:
+            return jnp.argmax(values, axis=-1).astype(jnp.int32)
+        peak = jnp.max(values, axis=1, keepdims=True)
+        column = lax.broadcasted_iota(jnp.int32, values.shape, 1)
+        found = jnp.where(values >= peak, column, values.shape[1] - 1)  # not found: a row of NaN
+        return jnp.min(found, axis=1)
+
+    return row_blocks.map_rows(argmax, scores, block_rows)

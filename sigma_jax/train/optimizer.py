@@ -56,12 +56,14 @@ def adamw(
 ) -> optax.GradientTransformation:
     """AdamW (epsilon 1e-8) as torch computes it, decay scaled by the learning rate.
 
+    Its `update` takes `finite`, a bool scalar: where it is False, the moments stay as they are.
+
     Args:
       learning_rate: a number, or a function of the step counted from 0.
       clip_norm: largest global gradient norm, None for no clipping (published).
       trainable: tells from a parameter's path whether it is updated; frozen ones hold no moments.
     """
-    steps = [optax.scale_by_adam(*betas, eps=1e-8), optax.add_decayed_weights(weight_decay, decay_mask)]
+    steps = [_scale_by_adam(*betas), optax.add_decayed_weights(weight_decay, decay_mask)]
     if clip_norm is not None:
         steps.insert(0, optax.clip_by_global_norm(clip_norm))
     if layer_decay != 1.0:
@@ -74,6 +76,35 @@ def adamw(
         )
 
     return optax.partition({"trained": optax.chain(*steps), "frozen": optax.set_to_zero()}, labels)
+
+
+def _scale_by_adam(beta1: float, beta2: float) -> optax.GradientTransformationExtraArgs:
+    """optax.scale_by_adam, with moments that are updated in place and stay when `finite` is False.
+
+    The barrier makes the update read the new moments. Without it XLA computes them a second time from the old ones,
+    which then must be copied before they are overwritten: two copies of the model.
+    """
+
+    def init(params):
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return optax.ScaleByAdamState(jnp.zeros((), jnp.int32), zeros, jax.tree.map(jnp.zeros_like, params))
+
+    def update(grads, state, params=None, *, finite=True, **_):
+        def moment(beta, order):
+            def leaf(g, m):
+                return jnp.where(finite, beta * m + (1 - beta) * g**order, m)
+
+            return leaf
+
+        mu = jax.tree.map(moment(beta1, 1), grads, state.mu)
+        nu = jax.tree.map(moment(beta2, 2), grads, state.nu)
+        mu, nu = jax.lax.optimization_barrier((mu, nu))
+        count = optax.safe_increment(state.count)
+        debias1, debias2 = 1 - beta1**count, 1 - beta2**count
+        updates = jax.tree.map(lambda m, v: (m / debias1) / (jnp.sqrt(v / debias2) + 1e-8), mu, nu)
+        return updates, optax.ScaleByAdamState(jnp.where(finite, count, state.count), mu, nu)
+
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _scale_by_layer(layer_decay: float) -> optax.GradientTransformation:

@@ -80,9 +80,10 @@ def build_compute(config: Any, platform: str | None = None) -> Compute:
     name = config.dtype if config.dtype != "auto" else ("float32" if platform == "cpu" else "bfloat16")
     if name not in DTYPES:
         raise ValueError(f"compute.dtype {config.dtype!r} is unknown: choose one of auto, {', '.join(DTYPES)}")
-    if config.remat not in REMAT_POLICIES:
-        raise ValueError(f"compute.remat {config.remat!r} is unknown: choose one of {', '.join(REMAT_POLICIES)}")
-    return Compute(DTYPES[name], check_backend(config.attention, platform), config.remat, config.unroll)
+    remat = config.remat if config.remat != "auto" else ("cheap" if platform == "cpu" else "none")
+    if remat not in REMAT_POLICIES:
+        raise ValueError(f"compute.remat {config.remat!r} is unknown: choose one of auto, {', '.join(REMAT_POLICIES)}")
+    return Compute(DTYPES[name], check_backend(config.attention, platform), remat, config.unroll)
 
 
 def require_platform(config: Any, platform: str | None) -> None:

@@ -16,13 +16,16 @@ from sigma_jax.train.tasks import Batch, Metrics, Task
 Step = Callable[[TrainState, Any, Batch], tuple[TrainState, Metrics]]
 
 
-def train_step(task: Task, optimizer: optax.GradientTransformation, *, seed: int, accumulation: int = 1) -> Step:
+def train_step(
+    task: Task, optimizer: optax.GradientTransformationExtraArgs, *, seed: int, accumulation: int = 1
+) -> Step:
     """The update of a task, to be jitted with the state donated.
 
     Narrated: constrain the parameters (unit prototypes), take loss and gradient, update, and keep the old values when
     loss or gradient is not finite (counted; the step number moves on, so the next batch and mask are new ones).
 
     Args:
+      optimizer: from `optimizer.adamw`: its update takes `finite`.
       seed: of the random streams; step k of a run draws the same numbers however often it was restarted.
       accumulation: micro-batches A whose gradients are averaged. Sinkhorn balances each micro-batch by itself:
         accumulation does not enlarge the batch it sees.
@@ -37,17 +40,18 @@ def train_step(task: Task, optimizer: optax.GradientTransformation, *, seed: int
         grad_norm = optax.global_norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
-        updates, opt_state = optimizer.update(grads, state.opt_state, params)
+        # The optimizer itself keeps its moments where `finite` is False; its counters are kept here.
+        updates, opt_state = optimizer.update(grads, state.opt_state, params, finite=finite)
         updated = optax.apply_updates(params, updates)
 
-        def keep(new, old):
-            return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+        def keep(new, old, counters_only=False):
+            return jax.tree.map(lambda n, o: n if counters_only and n.ndim else jnp.where(finite, n, o), new, old)
 
         skipped = 1 - finite.astype(jnp.int32)
         new_state = TrainState(
             step=state.step + 1,
             params=keep(updated, params),
-            opt_state=keep(opt_state, state.opt_state),
+            opt_state=keep(opt_state, state.opt_state, counters_only=True),
             nonfinite_steps=state.nonfinite_steps + skipped,
             nonfinite_run=(state.nonfinite_run + 1) * skipped,
         )

@@ -19,6 +19,7 @@ from sigma_jax.objective.reconstruction import reconstruction_loss, target_sprea
 from sigma_jax.objective.sigma import sharded_symmetric_loss
 from sigma_jax.objective.targets import feature_targets, pixel_targets, teacher_frames
 from sigma_jax.ops.masking import sample_mask
+from sigma_jax.ops.sinkhorn import Sweeps, platform_sweeps
 from sigma_jax.ops.tubes import TubeGrid
 from sigma_jax.train.sharding import BATCH_AXES
 from sigma_jax.train.state import stream
@@ -68,6 +69,7 @@ class SigmaSettings:
     num_iters: int = 10
     temperature: float = 0.1
     assignments: str = "hard"
+    sweeps: Sweeps = Sweeps()
 
     def __post_init__(self):
         if self.num_prototypes < 2:
@@ -192,7 +194,7 @@ class PretrainTask:
         if self.objective == "learned_l2":  # nothing keeps the two from agreeing on a constant
             return reconstruction_loss(predictions, projections), {"target_spread": target_spread(projections)}
         # 4) Assign both to prototypes; each predicts the other's assignment.
-        settings = dataclasses.asdict(self.sigma)
+        settings = dict(vars(self.sigma))
         settings.pop("num_prototypes")
         loss = sharded_symmetric_loss(self.mesh, BATCH_AXES, **settings)
         return loss(predictions, projections, params["prototypes"])
@@ -231,6 +233,7 @@ def pretrain_task(config: Any, mesh: Mesh, compute: Compute) -> PretrainTask:
             objective.num_iters,
             objective.temperature,
             objective.assignments,
+            platform_sweeps(mesh.devices.flat[0].platform, objective.sweep_dtype),
         ),
         projection_widths=tuple(objective.projection_widths),
         teacher=lookup(TEACHER_SIZES, objective.teacher, "teacher") if needs_teacher else None,

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from absl import flags
 
 from sigma_jax.models.prototypes import unit_rows
-from sigma_jax.objective.sigma import hard_cross_entropy
-from sigma_jax.ops.sinkhorn import hard_assignments, prototype_scalings
+from sigma_jax.objective.cross_entropy import hard_cross_entropy
+from sigma_jax.ops.sinkhorn import hard_assignments, platform_sweeps, prototype_scalings
 from sigma_jax.tools.benchmarks import timing
 from sigma_jax.tools.benchmarks.options import OPTIONS
 
@@ -20,6 +20,7 @@ flags.DEFINE_integer("prototypes", 3000, "Its columns.", lower_bound=2, flag_val
 flags.DEFINE_integer("iterations", 10, "Sinkhorn's.", lower_bound=1, flag_values=OPTIONS)
 flags.DEFINE_float("epsilon", 0.05, "Sinkhorn's.", flag_values=OPTIONS)
 flags.DEFINE_float("temperature", 0.1, "The softmax's.", flag_values=OPTIONS)
+flags.DEFINE_string("sweep_dtype", "auto", "Of the scores in all sweeps but the last.", flag_values=OPTIONS)
 
 
 def sample_scores(key: jax.Array, tokens: int, prototypes: int, width: int = 256) -> jax.Array:
@@ -38,12 +39,17 @@ def measure(overrides: dict[str, str]) -> dict[str, Any]:
     scores = jax.jit(sample_scores, static_argnums=(1, 2))(jax.random.key(0), *shape)
     labels = jax.random.randint(jax.random.key(1), shape[:1], 0, shape[1])
 
+    sweeps = platform_sweeps(jax.default_backend(), OPTIONS.sweep_dtype)
+
     def assign(scores):
-        scalings, _ = prototype_scalings(scores, epsilon=OPTIONS.epsilon, num_iters=OPTIONS.iterations)
-        return hard_assignments(scores, scalings, OPTIONS.epsilon)
+        settings = {"epsilon": OPTIONS.epsilon, "num_iters": OPTIONS.iterations, "sweeps": sweeps}
+        scalings, _ = prototype_scalings(scores, **settings)
+        return hard_assignments(scores, scalings, OPTIONS.epsilon, sweeps.block_rows)
 
     def forward(scores, labels):
-        return hard_cross_entropy(scores, labels, OPTIONS.temperature), assign(jax.lax.stop_gradient(scores))
+        return hard_cross_entropy(scores, labels, OPTIONS.temperature, sweeps.block_rows), assign(
+            jax.lax.stop_gradient(scores)
+        )
 
     rows = {}
     programs = {
@@ -64,6 +70,8 @@ def measure(overrides: dict[str, str]) -> dict[str, Any]:
         "sinkhorn_s": rows["sinkhorn"]["median_s"],
         "with_backward_s": rows["backward"]["median_s"],
         "tokens_per_s": OPTIONS.tokens / seconds,
+        "sweep_dtype": sweeps.dtype,
+        "block_rows": sweeps.block_rows,
         "copy_gb_per_s": rate / 1e9,
         "one_read_bound_s": bound,
         "times_bound": seconds / bound,
