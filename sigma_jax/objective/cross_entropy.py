@@ -19,16 +19,21 @@ from sigma_jax.ops import row_blocks
 PLAIN_TEMPERATURE = 0.025
 
 
-def log_sum_exp(scores: jax.Array, temperature: float, block_rows: int = 0) -> jax.Array:
-    """scores [n K] in [-1, 1] -> log sum_k exp(scores / temperature), [n] fp32; block_rows as in sinkhorn.Sweeps."""
+def _shifted_logits(scores: jax.Array, temperature: float) -> jax.Array:
+    """scores [n K] in [-1, 1] -> scores / temperature, less a number per row that makes exp safe; fp32."""
+    logits = scores.astype(jnp.float32) / temperature
+    if temperature < PLAIN_TEMPERATURE:
+        return logits - jnp.max(logits, axis=1, keepdims=True)
+    return logits - 1.0 / temperature
 
-    def rows_log_sum_exp(rows):
-        logits = rows.astype(jnp.float32) / temperature
-        if temperature < PLAIN_TEMPERATURE:
-            return jax.nn.logsumexp(logits, axis=1)
-        return jnp.log(jnp.sum(jnp.exp(logits - 1.0 / temperature), axis=1)) + 1.0 / temperature
 
-    return row_blocks.map_rows(rows_log_sum_exp, scores, block_rows)
+def _log_sums(scores: jax.Array, temperature: float, block_rows: int = 0) -> jax.Array:
+    """log sum_k exp of the shifted logits, [n] fp32."""
+
+    def log_sums(rows):
+        return jnp.log(jnp.sum(jnp.exp(_shifted_logits(rows, temperature)), axis=1))
+
+    return row_blocks.map_rows(log_sums, scores, block_rows)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -38,6 +43,7 @@ def hard_cross_entropy(scores: jax.Array, assigned: jax.Array, temperature: floa
     Args:
       scores: [n K] in [-1, 1].
       assigned: [n] int32.
+      block_rows: as in sinkhorn.Sweeps.
 
     Returns:
       fp32 scalar; differentiable in the scores.
@@ -46,15 +52,18 @@ def hard_cross_entropy(scores: jax.Array, assigned: jax.Array, temperature: floa
 
 
 def _forward(scores, assigned, temperature, block_rows):
-    normaliser = log_sum_exp(scores, temperature, block_rows)
-    chosen = jnp.take_along_axis(scores, assigned[:, None], axis=1)[:, 0].astype(jnp.float32)
-    return jnp.mean(normaliser - chosen / temperature), (scores, assigned, normaliser)
+    log_sums = _log_sums(scores, temperature, block_rows)
+    chosen = jnp.take_along_axis(scores, assigned[:, None], axis=1).astype(jnp.float32) / temperature
+    peak = 1.0 / temperature
+    if temperature < PLAIN_TEMPERATURE:
+        peak = jnp.max(scores, axis=1, keepdims=True).astype(jnp.float32) / temperature
+    return jnp.mean(log_sums - (chosen - peak)[:, 0]), (scores, assigned, log_sums)
 
 
 def _backward(temperature, block_rows, saved, gradient):
     del block_rows  # the gradient is one elementwise pass
-    scores, assigned, normaliser = saved
-    softmax = jnp.exp(scores.astype(jnp.float32) / temperature - normaliser[:, None])
+    scores, assigned, log_sums = saved
+    softmax = jnp.exp(_shifted_logits(scores, temperature) - log_sums[:, None])
     columns = lax.broadcasted_iota(assigned.dtype, scores.shape, 1)
     difference = softmax - (columns == assigned[:, None])
     return (difference * (gradient / (scores.shape[0] * temperature))).astype(scores.dtype), None
@@ -64,6 +73,9 @@ hard_cross_entropy.defvjp(_forward, _backward)
 
 
 def soft_cross_entropy(scores: jax.Array, assigned: jax.Array, temperature: float) -> jax.Array:
-    """Mean over tokens of -sum_k assigned_k log softmax(scores / temperature)_k; both [n K] -> scalar."""
-    logits = scores / temperature
-    return jnp.mean(log_sum_exp(scores, temperature) - jnp.sum(assigned * logits, axis=1))
+    """Mean over tokens of -sum_k assigned_k log softmax(scores / temperature)_k; both [n K] -> scalar.
+
+    Rows of `assigned` sum to 1.
+    """
+    logits = _shifted_logits(scores, temperature)
+    return jnp.mean(_log_sums(scores, temperature) - jnp.sum(assigned * logits, axis=1))
