@@ -30,7 +30,7 @@ def check_backend(backend: str, platform: str | None = None) -> str:
         raise ValueError(f"attention backend {backend!r} is unknown: choose one of {BACKENDS}")
     if backend == "cudnn" and platform != "gpu":
         raise ValueError(
-            f"attention backend 'cudnn' needs a GPU, but this is {platform!r}: choose 'auto' or 'xla' or 'lean'"
+            f"attention backend 'cudnn' needs a GPU, but this is {platform!r}: choose 'auto', 'xla' or 'lean'"
         )
     if backend == "auto":
         return {"gpu": "cudnn", "cpu": "lean"}.get(platform, "xla")

@@ -4,6 +4,7 @@ Letters: B global batch, A micro-batches per step.
 """
 
 import dataclasses
+import os
 from typing import Any
 
 import jax
@@ -43,6 +44,7 @@ class RunPlan:
     num_prototypes: int
     state_bytes_per_device: int
     activation_bytes_per_device: int
+    memory_bytes_per_device: int | None = None  # None: unknown
 
     def describe(self) -> list[str]:
         """The plan in sentences."""
@@ -61,6 +63,9 @@ class RunPlan:
             f"memory per device, estimated: {self.state_bytes_per_device / 2**30:.2f} GiB parameters, moments and "
             f"gradient, {self.activation_bytes_per_device / 2**30:.2f} GiB activations",
         ]
+        needed = self.state_bytes_per_device + self.activation_bytes_per_device
+        if self.memory_bytes_per_device and needed > self.memory_bytes_per_device:
+            lines.append(self._does_not_fit(needed))
         if self.sinkhorn_tokens:
             ratio = self.sinkhorn_tokens / self.num_prototypes
             lines.append(
@@ -73,6 +78,27 @@ class RunPlan:
                     f"{self.batch_size // self.accumulation} clips at a time, not {self.batch_size}"
                 )
         return lines
+
+    def _does_not_fit(self, needed: int) -> str:
+        text = (
+            f"THIS DOES NOT FIT: {needed / 2**30:.1f} GiB needed, {self.memory_bytes_per_device / 2**30:.1f} GiB there"
+        )
+        left = self.memory_bytes_per_device - self.state_bytes_per_device
+        clips = left * self.micro_batch_per_device // max(1, self.activation_bytes_per_device)
+        if clips < 1:
+            return (
+                f"{text}; parameters and moments alone are too large: choose a smaller model, or split it (mesh.fsdp)"
+            )
+        return f"{text}; set max_batch_per_device={clips} or less, or compute.remat=full"
+
+
+def memory_of(device: Any) -> int | None:
+    """Bytes that a device offers: of a CPU its share of the machine's memory; None where it does not say."""
+    if device not in jax.local_devices():
+        return None  # another process's, or one that only exists as a plan
+    if device.platform == "cpu":
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // jax.local_device_count()
+    return (device.memory_stats() or {}).get("bytes_limit")
 
 
 def split_batch(batch_size: int, num_devices: int, max_per_device: int) -> tuple[int, int]:
@@ -136,4 +162,5 @@ def resolve_plan(config: Any, mesh: Mesh, task: Any, num_records: int) -> RunPla
         num_prototypes=cost.num_prototypes,
         state_bytes_per_device=16 * num_params // mesh.shape["fsdp"],
         activation_bytes_per_device=micro * cost.activation_bytes,
+        memory_bytes_per_device=memory_of(mesh.local_devices[0]) if mesh.local_devices else None,
     )

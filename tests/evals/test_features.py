@@ -73,8 +73,10 @@ def test_raw_pixels_of_any_size(shape):
 def test_evaluator_tells_what_features_know():
     train, test = _clips(240), _clips(101, seed=1)
     evaluator = FrozenFeatures(
-        lambda: _batches(*train, 32), lambda: _batches(*test, 32),
-        {"order": (lambda label: label // 3, 2), "colour": (lambda label: label % 3, 3), "joint": (np.asarray, 6)})
+        lambda: _batches(*train, 32),
+        lambda: _batches(*test, 32),
+        {"order": (lambda label: label // 3, 2), "colour": (lambda label: label % 3, 3), "joint": (np.asarray, 6)},
+    )
     colour = dict(evaluator.run(_mean_colour))
     assert list(colour) == ["knn/order", "linear/order", "knn/colour", "linear/colour", "knn/joint", "linear/joint"]
     assert colour["knn/colour"] == 100 and colour["linear/colour"] == 100

@@ -61,8 +61,11 @@ def test_feature_scale_does_not_matter():
     bank, labels = _random_set()
     queries, _ = _random_set(seed=1)
     sizes = np.random.default_rng(2).uniform(0.01, 100, (60, 1))
-    np.testing.assert_allclose(knn_scores(bank * sizes, labels, queries * 7, k=20, num_classes=5),
-                               knn_scores(bank, labels, queries, k=20, num_classes=5), rtol=1e-3)
+    np.testing.assert_allclose(
+        knn_scores(bank * sizes, labels, queries * 7, k=20, num_classes=5),
+        knn_scores(bank, labels, queries, k=20, num_classes=5),
+        rtol=1e-3,
+    )
 
 
 def test_orthogonal_classes_are_perfect():
@@ -75,8 +78,10 @@ def test_orthogonal_classes_are_perfect():
 def test_large_k_is_the_whole_bank():
     bank, labels = _random_set()
     queries, _ = _random_set(seed=1)
-    np.testing.assert_array_equal(knn_scores(bank, labels, queries, k=10**6, num_classes=5),
-                                  knn_scores(bank, labels, queries, k=60, num_classes=5))
+    np.testing.assert_array_equal(
+        knn_scores(bank, labels, queries, k=10**6, num_classes=5),
+        knn_scores(bank, labels, queries, k=60, num_classes=5),
+    )
 
 
 def test_leave_self_out():
@@ -103,16 +108,19 @@ def test_accuracy_counts_and_breaks_ties():
         accuracy(scores, labels, top=4)
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"bank": np.full((60, 7), np.nan, np.float32)}, "60 of 60 rows of bank are not finite"),
-    ({"queries": np.ones((3, 8))}, "same D"),
-    ({"bank_labels": np.full(60, 5)}, r"spans 5..5; expected 0..4"),
-    ({"bank_labels": np.zeros(59, int)}, "one label per feature row"),
-    ({"bank_labels": np.zeros(60)}, "expected integers"),
-    ({"k": 0}, "must be positive"),
-    ({"temperature": 0.0}, "must be positive"),
-    ({"leave_self_out": True}, "the bank itself"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"bank": np.full((60, 7), np.nan, np.float32)}, "60 of 60 rows of bank are not finite"),
+        ({"queries": np.ones((3, 8))}, "same D"),
+        ({"bank_labels": np.full(60, 5)}, r"spans 5..5; expected 0..4"),
+        ({"bank_labels": np.zeros(59, int)}, "one label per feature row"),
+        ({"bank_labels": np.zeros(60)}, "expected integers"),
+        ({"k": 0}, "must be positive"),
+        ({"temperature": 0.0}, "must be positive"),
+        ({"leave_self_out": True}, "the bank itself"),
+    ],
+)
 def test_bad_input_is_named(change, message):
     bank, labels = _random_set()
     call = {"bank": bank, "bank_labels": labels, "queries": bank[:3], "k": 5, "num_classes": 5} | change

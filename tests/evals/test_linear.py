@@ -67,13 +67,16 @@ def test_more_columns_than_clips():
     assert linear_probe(train, test, num_classes=3)["top1"] == 100
 
 
-@pytest.mark.parametrize("train, message", [
-    ((np.ones((5, 4)), np.zeros(5, int)), "4 wide, test features 6"),
-    ((np.ones(5), np.zeros(5, int)), r"train features have shape \(5,\)"),
-    ((np.ones((5, 6)), np.full(5, 3)), "train labels spans 3..3; expected 0..2"),
-    ((np.full((5, 6), np.inf), np.zeros(5, int)), "5 of 5 rows of train features"),
-    ((np.ones((0, 6)), np.zeros(0, int)), "train labels is empty"),
-])
+@pytest.mark.parametrize(
+    "train, message",
+    [
+        ((np.ones((5, 4)), np.zeros(5, int)), "4 wide, test features 6"),
+        ((np.ones(5), np.zeros(5, int)), r"train features have shape \(5,\)"),
+        ((np.ones((5, 6)), np.full(5, 3)), "train labels spans 3..3; expected 0..2"),
+        ((np.full((5, 6), np.inf), np.zeros(5, int)), "5 of 5 rows of train features"),
+        ((np.ones((0, 6)), np.zeros(0, int)), "train labels is empty"),
+    ],
+)
 def test_bad_input_is_named(train, message):
     with pytest.raises(ValueError, match=message):
         linear_probe(train, _blobs(), num_classes=3)

@@ -47,8 +47,10 @@ def test_picture_shows_the_mask(tmp_path):
 def test_limits_choose_clips_and_frames(tmp_path):
     video = _clips(num=6, frames=16)
     mask = np.zeros((6, 32), bool)
-    sizes = [Image.open(write_clips(tmp_path / "c.png", video, mask, TUBE, max_clips=clips, max_frames=frames)).size
-             for clips, frames in ((2, 4), (2, 8), (3, 4))]
+    sizes = [
+        Image.open(write_clips(tmp_path / "c.png", video, mask, TUBE, max_clips=clips, max_frames=frames)).size
+        for clips, frames in ((2, 4), (2, 8), (3, 4))
+    ]
     assert sizes[1][0] > sizes[0][0] and sizes[1][1] == sizes[0][1]
     assert sizes[2][1] > sizes[0][1] and sizes[2][0] == sizes[0][0]
 
@@ -71,12 +73,15 @@ def test_large_frames_shrink_and_keep_their_shape():
     assert style.fit(np.zeros((48, 64, 3), np.uint8), 160).size == (128, 96)
 
 
-@pytest.mark.parametrize("video, mask, message", [
-    (_clips(size=12), _mask([]), "no whole number"),
-    (_clips().astype(np.float32), _mask([]), "expected uint8"),
-    (_clips(), _mask([], num=2), r"expected bool \(3, 8\)"),
-    (_clips(), _mask([]).astype(int), "mask is int64"),
-])
+@pytest.mark.parametrize(
+    "video, mask, message",
+    [
+        (_clips(size=12), _mask([]), "no whole number"),
+        (_clips().astype(np.float32), _mask([]), "expected uint8"),
+        (_clips(), _mask([], num=2), r"expected bool \(3, 8\)"),
+        (_clips(), _mask([]).astype(int), "mask is int64"),
+    ],
+)
 def test_bad_input_is_named(video, mask, message):
     with pytest.raises(ValueError, match=message):
         hide_tubes(video, mask, TUBE)

@@ -15,8 +15,12 @@ def _write(path, rows, tail=""):
 
 
 def test_resumed_and_cut_off_runs_are_read(tmp_path):
-    rows = [{"step": 0, "loss": 5.0, "note": "hello"}, {"step": 10, "loss": 4.0}, {"step": 20, "loss": 9.0},
-            {"step": 10, "loss": 4.5, "lr": 1e-3}]
+    rows = [
+        {"step": 0, "loss": 5.0, "note": "hello"},
+        {"step": 10, "loss": 4.0},
+        {"step": 20, "loss": 9.0},
+        {"step": 10, "loss": 4.5, "lr": 1e-3},
+    ]
     metrics = read_metrics(_write(tmp_path / "metrics.jsonl", rows, tail='{"step": 30, "lo'))
     assert list(metrics) == ["loss", "lr"]
     np.testing.assert_array_equal(metrics["loss"][0], [0, 10, 20])
@@ -25,9 +29,23 @@ def test_resumed_and_cut_off_runs_are_read(tmp_path):
 
 
 def test_metrics_find_their_panel():
-    names = ["loss", "loss_pred", "loss_over_lnk", "prototypes_used_pred", "prototypes_used_proj",
-             "assignment_entropy_pred", "marginal_error_proj", "grad_norm", "lr", "clips_per_s", "data_wait_ms",
-             "knn/motion", "linear/joint", "step_ms", "nonfinite_steps"]
+    names = [
+        "loss",
+        "loss_pred",
+        "loss_over_lnk",
+        "prototypes_used_pred",
+        "prototypes_used_proj",
+        "assignment_entropy_pred",
+        "marginal_error_proj",
+        "grad_norm",
+        "lr",
+        "clips_per_s",
+        "data_wait_ms",
+        "knn/motion",
+        "linear/joint",
+        "step_ms",
+        "nonfinite_steps",
+    ]
     shown = {panel.title: found for panel, found in _assign(names).items()}
     assert shown["Loss"] == ["loss", "loss_pred"] and shown["Loss relative to chance"] == ["loss_over_lnk"]
     assert shown["Prototypes in use"] == ["prototypes_used_pred", "prototypes_used_proj"]
@@ -45,8 +63,18 @@ def test_picture_grows_with_its_panels(tmp_path):
     rows = [{"step": step, "loss": 5 - step / 100} for step in range(0, 200, 10)]
     small = Image.open(write_curves(tmp_path / "small.png", _write(tmp_path / "a.jsonl", rows)))
     rng = np.random.default_rng(0)
-    rows = [{"step": step, "loss": rng.normal(), "loss_pred": float("nan"), "prototypes_used_pred": 0.5,
-             "grad_norm": rng.uniform(), "lr": step, "knn/motion": 25.0} for step in range(200)]
+    rows = [
+        {
+            "step": step,
+            "loss": rng.normal(),
+            "loss_pred": float("nan"),
+            "prototypes_used_pred": 0.5,
+            "grad_norm": rng.uniform(),
+            "lr": step,
+            "knn/motion": 25.0,
+        }
+        for step in range(200)
+    ]
     large = Image.open(write_curves(tmp_path / "large.png", _write(tmp_path / "b.jsonl", rows)))
     assert large.height > small.height and large.width > small.width
     assert len(PANELS) > 6

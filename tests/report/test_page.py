@@ -43,12 +43,18 @@ def written(tmp_path):
     frames = [Image.new("RGB", (4, 5), color) for color in ("red", "blue")]
     frames[0].save(tmp_path / "clips.gif", save_all=True, append_images=frames[1:])
     page = RunPage(
-        title="SIGMA <demo> & friends", summary="900 steps.", command="python -m sigma_jax.main --config=a.py",
+        title="SIGMA <demo> & friends",
+        summary="900 steps.",
+        command="python -m sigma_jax.main --config=a.py",
         config='{"url": "https://example.org/x.js", "s": "</pre><script>alert(1)</script>"}',
-        versions={"jax": "0.10.2"}, warnings=["loss at ln K for 500 steps", "3 videos skipped"],
+        versions={"jax": "0.10.2"},
+        warnings=["loss at ln K for 500 steps", "3 videos skipped"],
         results=[{"features": "SIGMA", "motion": 87.14, "clips": 5}, {"features": "pixels", "motion": 84.0}],
-        pictures=[Picture(tmp_path / "curves.png", 'falls to "0.6"', "Loss."),
-                  Picture(tmp_path / "clips.gif", "clips in motion", "Clips.")])
+        pictures=[
+            Picture(tmp_path / "curves.png", 'falls to "0.6"', "Loss."),
+            Picture(tmp_path / "clips.gif", "clips in motion", "Clips."),
+        ],
+    )
     return tmp_path, write_page(tmp_path / "report.html", page).read_text(encoding="utf-8")
 
 
@@ -77,8 +83,19 @@ def test_pictures_are_inside_with_size_and_words(written):
 def test_words_are_shown_and_escaped(written):
     _, text = written
     shown = "".join(_Document(text).text)
-    for words in ("SIGMA <demo> & friends", "900 steps.", "--config=a.py", "</pre><script>alert(1)</script>", "0.10.2",
-                  "loss at ln K for 500 steps", "3 videos skipped", "87.1", "84.0", "pixels", "Clips."):
+    for words in (
+        "SIGMA <demo> & friends",
+        "900 steps.",
+        "--config=a.py",
+        "</pre><script>alert(1)</script>",
+        "0.10.2",
+        "loss at ln K for 500 steps",
+        "3 videos skipped",
+        "87.1",
+        "84.0",
+        "pixels",
+        "Clips.",
+    ):
         assert words in shown, words
     assert "87.14" not in shown
 
@@ -99,8 +116,9 @@ def test_empty_parts_are_left_out(tmp_path):
 
 def test_broken_pictures_are_errors(tmp_path):
     def page(path):
-        return RunPage(title="t", summary="s", command="c", config="{}", versions={},
-                       pictures=[Picture(path, "alt", "caption")])
+        return RunPage(
+            title="t", summary="s", command="c", config="{}", versions={}, pictures=[Picture(path, "alt", "caption")]
+        )
 
     with pytest.raises(FileNotFoundError):
         write_page(tmp_path / "report.html", page(tmp_path / "missing.png"))

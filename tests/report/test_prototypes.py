@@ -62,8 +62,10 @@ def test_picture_shows_the_planted_pixels(tmp_path):
 
 
 def test_limits_choose_rows_and_columns(tmp_path):
-    shapes = [_pixels(tmp_path, _clips(), _scores(), max_prototypes=rows, max_tubes=columns).shape
-              for rows, columns in ((2, 3), (4, 3), (2, 5))]
+    shapes = [
+        _pixels(tmp_path, _clips(), _scores(), max_prototypes=rows, max_tubes=columns).shape
+        for rows, columns in ((2, 3), (4, 3), (2, 5))
+    ]
     assert shapes[1][0] > shapes[0][0] and shapes[1][1] == shapes[0][1]
     assert shapes[2][1] > shapes[0][1] and shapes[2][0] == shapes[0][0]
 
@@ -74,11 +76,14 @@ def test_frames_smaller_than_the_surroundings(tmp_path):
     assert pixels.min() == 0 and (pixels == 255).all(-1).any()
 
 
-@pytest.mark.parametrize("scores, tube_idx, message", [
-    (_scores()[:, :9], None, "all 18 tubes"),
-    (_scores(num=3), np.zeros((3, 18), int), "for 4 clips"),
-    (_scores(), np.full((4, 18), 18), r"tube_idx spans 18..18; expected 0..17"),
-])
+@pytest.mark.parametrize(
+    "scores, tube_idx, message",
+    [
+        (_scores()[:, :9], None, "all 18 tubes"),
+        (_scores(num=3), np.zeros((3, 18), int), "for 4 clips"),
+        (_scores(), np.full((4, 18), 18), r"tube_idx spans 18..18; expected 0..17"),
+    ],
+)
 def test_bad_input_is_named(tmp_path, scores, tube_idx, message):
     with pytest.raises(ValueError, match=message):
         write_prototypes(tmp_path / "p.png", _clips(), scores, TUBE, tube_idx=tube_idx)

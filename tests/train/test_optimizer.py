@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from sigma_jax.train.optimizer import adamw, decay_mask, layer_scales, path_of
 from sigma_jax.train.state import stream
@@ -55,3 +56,18 @@ def test_streams_are_named_and_stepped():
     }
     assert len(set(draws.values())) == 4
     assert float(jax.random.uniform(stream(0, "mask", jnp.int32(1)))) == draws["mask", 1]
+
+
+def test_updates_equal_optax_and_stay_where_not_finite():
+    params = {"a": {"kernel": jnp.asarray([[1.0, -2.0]])}}
+    ours, theirs = adamw(0.1, betas=(0.9, 0.95)), optax.adamw(0.1, b1=0.9, b2=0.95, weight_decay=0.05)
+    state, their_state = ours.init(params), theirs.init(params)
+    for scale in (1.0, 3.0):
+        grads = jax.tree.map(lambda p, scale=scale: scale * p**2, params)
+        updates, state = ours.update(grads, state, params, finite=jnp.bool_(True))
+        expected, their_state = theirs.update(grads, their_state, params)
+        np.testing.assert_allclose(updates["a"]["kernel"], expected["a"]["kernel"], rtol=1e-6)
+    grads = jax.tree.map(lambda p: p * jnp.nan, params)
+    _, kept = ours.update(grads, state, params, finite=jnp.bool_(False))
+    before, after = ([x for x in jax.tree.leaves(tree) if x.ndim] for tree in (state, kept))
+    jax.tree.map(np.testing.assert_array_equal, before, after)

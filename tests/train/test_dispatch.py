@@ -1,0 +1,57 @@
+"""After the first step nothing is compiled again, only log lines wait for the device, the state is donated."""
+
+import jax
+import pytest
+from jax._src.array import ArrayImpl
+
+from sigma_jax.train import loop, setup
+from sigma_jax.train.config import apply_overrides, load_config
+from tests.train.runs import TINY, make_data
+
+STEPS, LOG_EVERY = 12, 6
+
+
+@pytest.fixture(scope="module")
+def fetches(tmp_path_factory):
+    """Of a short real run: host fetches after each step, programs compiled, whether each state was donated."""
+    folder = tmp_path_factory.mktemp("dispatch")
+    overrides = dict(text.split("=", 1) for text in TINY)
+    overrides |= {"total_steps": str(STEPS), "log_every_steps": str(LOG_EVERY), "max_batch_per_device": "16"}
+    overrides |= {"checkpoint.save_every_steps": "1000"}
+    config = apply_overrides(load_config("configs/demo.py"), overrides)
+    (folder / "run").mkdir()
+    run = setup.build(config, folder / "run", str(make_data(folder)))
+    counts, donated, original, compiled = [0], [], ArrayImpl._value, run.step
+
+    def counting_step(state, *arguments):
+        counts.append(0)
+        result = compiled(state, *arguments)
+        donated.append(jax.tree.leaves(state.params)[0].is_deleted())
+        return result
+
+    def counted(array):
+        counts[-1] += 1
+        return original.fget(array)
+
+    run.step = counting_step
+    jax.config.update("jax_disable_most_optimizations", True)  # compiles in a hurry
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ArrayImpl, "_value", property(counted))
+        state = loop.train(run)
+        assert int(state.step) == STEPS and counts[-1] > 0  # the counter sees a fetch
+    jax.config.update("jax_disable_most_optimizations", False)
+    return counts[1:-1], compiled._cache_size(), donated  # the last count would include the final checkpoint
+
+
+def test_one_program_serves_every_step(fetches):
+    assert fetches[1] == 1
+
+
+def test_only_steps_that_log_wait_for_the_device(fetches):
+    """The first step and every sixth are written one step later."""
+    waited = [step for step, count in enumerate(fetches[0], start=1) if count]
+    assert waited and set(waited) <= {1, 2, LOG_EVERY, LOG_EVERY + 1}, fetches[0]
+
+
+def test_the_state_is_donated(fetches):
+    assert fetches[2] == [True] * STEPS

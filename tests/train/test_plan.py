@@ -1,0 +1,53 @@
+"""The plan says aloud what cannot work, with numbers, before anything is compiled."""
+
+import dataclasses
+
+import pytest
+
+from sigma_jax.models.pretrain import Compute
+from sigma_jax.train.config import apply_overrides, load_config
+from sigma_jax.train.plan import memory_of, resolve_plan
+from sigma_jax.train.sharding import make_mesh
+from sigma_jax.train.tasks import pretrain_task
+
+GIB = 2**30
+
+
+def plan_of(devices, **overrides):
+    config = apply_overrides(load_config("configs/k400.py:size=B,target=dino"), overrides)
+    mesh = make_mesh(devices=devices)
+    return resolve_plan(config, mesh, pretrain_task(config, mesh, Compute()), 240_436)
+
+
+def warning(plan) -> str:
+    return " ".join(line for line in plan.describe() if "NOT FIT" in line)
+
+
+def test_a_batch_that_cannot_fit_is_named_with_one_that_does(devices):
+    plan = dataclasses.replace(plan_of(devices), memory_bytes_per_device=16 * GIB)
+    assert plan.micro_batch_per_device == 80
+    text = warning(plan)
+    assert "16.0 GiB there" in text
+    clips = int(text.split("max_batch_per_device=")[1].split()[0])
+    state = plan.state_bytes_per_device
+    assert state + clips * plan.activation_bytes_per_device / 80 <= 16 * GIB < state + plan.activation_bytes_per_device
+    assert not warning(dataclasses.replace(plan, memory_bytes_per_device=141 * GIB))
+
+
+def test_a_model_that_cannot_fit(devices):
+    plan = dataclasses.replace(plan_of(devices), memory_bytes_per_device=GIB)
+    assert "alone are too large" in warning(plan)
+
+
+def test_memory_of_a_cpu_is_its_share(devices):
+    assert memory_of(devices[0]) == memory_of(devices[1]) > 0
+
+
+@pytest.mark.parametrize("count,accumulation", [(1, 5), (2, 4), (4, 2), (8, 1)])
+def test_the_global_batch_is_kept_and_accumulation_said_aloud(devices, count, accumulation):
+    plan = plan_of(devices[:count])
+    assert plan.batch_size == 640 and plan.accumulation == accumulation
+    said = [line for line in plan.describe() if "does not enlarge the Sinkhorn batch" in line]
+    assert len(said) == (accumulation > 1)
+    assert plan.sinkhorn_tokens == 640 // accumulation * 1408
+    assert plan.peak_lr == pytest.approx(1.5e-4 * 640 / 256)
