@@ -65,12 +65,12 @@ def model_flops(task: Any) -> dict[str, float]:
         "projection": 0,
         "scores": 0,
     }
+    trains_projection = task.objective != "l2" and task.source == "pixels"
+    if trains_projection:
+        widths = (grid.tube_dim, *task.projection_widths)
+        layers = [hidden * a * b for a, b in zip(widths, widths[1:], strict=False)]
+        macs["projection"] = 3 * sum(layers) - layers[0]
     if task.objective == "sigma":
-        trains_projection = task.source == "pixels"
-        if trains_projection:
-            widths = (grid.tube_dim, *task.projection_widths)
-            layers = [hidden * a * b for a, b in zip(widths, widths[1:], strict=False)]
-            macs["projection"] = 3 * sum(layers) - layers[0]
         # Two products forward; backward one each (prototypes learn from one side, features from the other), and one
         # more where the projection network learns too.
         macs["scores"] = (4 + trains_projection) * hidden * task.sigma.num_prototypes * target
