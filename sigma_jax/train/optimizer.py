@@ -78,6 +78,14 @@ def adamw(
     return optax.partition({"trained": optax.chain(*steps), "frozen": optax.set_to_zero()}, labels)
 
 
+class AdamState(NamedTuple):
+    """Moments that the optimizer itself leaves alone where a step is not finite; the trees are fp32."""
+
+    count: jax.Array
+    mu: Any
+    nu: Any
+
+
 def _scale_by_adam(beta1: float, beta2: float) -> optax.GradientTransformationExtraArgs:
     """optax.scale_by_adam, with moments that are updated in place and stay when `finite` is False.
 
@@ -87,7 +95,7 @@ def _scale_by_adam(beta1: float, beta2: float) -> optax.GradientTransformationEx
 
     def init(params):
         zeros = jax.tree.map(jnp.zeros_like, params)
-        return optax.ScaleByAdamState(jnp.zeros((), jnp.int32), zeros, jax.tree.map(jnp.zeros_like, params))
+        return AdamState(jnp.zeros((), jnp.int32), zeros, jax.tree.map(jnp.zeros_like, params))
 
     def update(grads, state, params=None, *, finite=True, **_):
         def moment(beta, order):
@@ -102,7 +110,7 @@ def _scale_by_adam(beta1: float, beta2: float) -> optax.GradientTransformationEx
         count = optax.safe_increment(state.count)
         debias1, debias2 = 1 - beta1**count, 1 - beta2**count
         updates = jax.tree.map(lambda m, v: (m / debias1) / (jnp.sqrt(v / debias2) + 1e-8), mu, nu)
-        return updates, optax.ScaleByAdamState(jnp.where(finite, count, state.count), mu, nu)
+        return updates, AdamState(jnp.where(finite, count, state.count), mu, nu)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -129,14 +137,16 @@ def with_average(optimizer: optax.GradientTransformation, decay: float) -> optax
     def init(params):
         return Averaged(optimizer.init(params), jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
 
-    def update(grads, state, params):
-        updates, inner = optimizer.update(grads, state.inner, params)
+    optimizer = optax.with_extra_args_support(optimizer)
+
+    def update(grads, state, params, **extra):
+        updates, inner = optimizer.update(grads, state.inner, params, **extra)
         kept = jnp.where(state.count == 0, 0.0, decay)
         new = optax.apply_updates(params, updates)
         mean = jax.tree.map(lambda m, p: kept * m + (1.0 - kept) * p, state.mean, new)
         return updates, Averaged(inner, state.count + 1, mean)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def evaluated_params(params: Any, opt_state: Any) -> Any:

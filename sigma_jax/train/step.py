@@ -10,22 +10,21 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from sigma_jax.train.optimizer import AdamState
 from sigma_jax.train.state import TrainState
 from sigma_jax.train.tasks import Batch, Metrics, Task
 
 Step = Callable[[TrainState, Any, Batch], tuple[TrainState, Metrics]]
 
 
-def train_step(
-    task: Task, optimizer: optax.GradientTransformationExtraArgs, *, seed: int, accumulation: int = 1
-) -> Step:
+def train_step(task: Task, optimizer: optax.GradientTransformation, *, seed: int, accumulation: int = 1) -> Step:
     """The update of a task, to be jitted with the state donated.
 
     Narrated: constrain the parameters (unit prototypes), take loss and gradient, update, and keep the old values when
     loss or gradient is not finite (counted; the step number moves on, so the next batch and mask are new ones).
 
     Args:
-      optimizer: from `optimizer.adamw`: its update takes `finite`.
+      optimizer: its update is also given `finite`, a bool scalar (see `optimizer.adamw`).
       seed: of the random streams; step k of a run draws the same numbers however often it was restarted.
       accumulation: micro-batches A whose gradients are averaged. Sinkhorn balances each micro-batch by itself:
         accumulation does not enlarge the batch it sees.
@@ -34,24 +33,31 @@ def train_step(
       step(state, frozen, batch) -> (state, metrics of scalars).
     """
 
+    optimizer = optax.with_extra_args_support(optimizer)
+
     def step(state: TrainState, frozen: Any, batch: Batch) -> tuple[TrainState, Metrics]:
         params = task.constrain(state.params)
         (loss, metrics), grads = loss_and_gradient(task, params, frozen, batch, (seed, state.step, accumulation))
         grad_norm = optax.global_norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
-        # The optimizer itself keeps its moments where `finite` is False; its counters are kept here.
         updates, opt_state = optimizer.update(grads, state.opt_state, params, finite=finite)
         updated = optax.apply_updates(params, updates)
 
-        def keep(new, old, counters_only=False):
-            return jax.tree.map(lambda n, o: n if counters_only and n.ndim else jnp.where(finite, n, o), new, old)
+        def keeps_itself(x):
+            return isinstance(x, AdamState)
+
+        def keep(new, old):
+            def leaf(n, o):
+                return n if keeps_itself(n) else jnp.where(finite, n, o)
+
+            return jax.tree.map(leaf, new, old, is_leaf=keeps_itself)
 
         skipped = 1 - finite.astype(jnp.int32)
         new_state = TrainState(
             step=state.step + 1,
             params=keep(updated, params),
-            opt_state=keep(opt_state, state.opt_state, counters_only=True),
+            opt_state=keep(opt_state, state.opt_state),
             nonfinite_steps=state.nonfinite_steps + skipped,
             nonfinite_run=(state.nonfinite_run + 1) * skipped,
         )

@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
-from sigma_jax.train.optimizer import adamw, decay_mask, layer_scales, path_of
-from sigma_jax.train.state import stream
+from sigma_jax.train.optimizer import adamw, decay_mask, layer_scales, path_of, with_average
+from sigma_jax.train.state import new_state, stream
+from sigma_jax.train.step import train_step
 from tests.train.small import small_task
 
 
@@ -71,3 +73,26 @@ def test_updates_equal_optax_and_stay_where_not_finite():
     _, kept = ours.update(grads, state, params, finite=jnp.bool_(False))
     before, after = ([x for x in jax.tree.leaves(tree) if x.ndim] for tree in (state, kept))
     jax.tree.map(np.testing.assert_array_equal, before, after)
+
+
+class Quadratic:
+    """A task of one matrix."""
+
+    def constrain(self, params):
+        return params
+
+    def loss(self, params, frozen, batch, seed, step):
+        return jnp.sum((params["a"]["kernel"] - batch["value"]) ** 2), {}
+
+
+@pytest.mark.parametrize(
+    "optimizer", [adamw(0.1), optax.adam(0.1), with_average(adamw(0.1), 0.9)], ids=["adamw", "optax", "averaged"]
+)
+def test_a_nonfinite_step_keeps_every_optimizers_state(optimizer):
+    state = new_state({"a": {"kernel": jnp.ones((2, 2))}}, optimizer)
+    step = jax.jit(train_step(Quadratic(), optimizer, seed=0))
+    good, _ = step(state, {}, {"value": jnp.zeros((2, 2))})
+    bad, metrics = step(good, {}, {"value": jnp.full((2, 2), jnp.nan)})
+    assert int(metrics["nonfinite_steps"]) == 1 and float(good.params["a"]["kernel"][0, 0]) < 1
+    kept = (good.params, good.opt_state), (bad.params, bad.opt_state)
+    jax.tree.map(np.testing.assert_array_equal, *kept)
