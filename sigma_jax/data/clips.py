@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sigma_jax.data import augment, decode, records, sampling
+from sigma_jax.data import augment, decode, records, sampling, schema
 
 CROPS = ("multi_scale", "center", "none")
 
@@ -38,6 +38,20 @@ class ClipSpec:
         return self.num_frames, self.image_size, self.image_size, 3
 
 
+def decode_record(record: schema.Record, indices: np.ndarray, num_frames: int | None = None) -> np.ndarray:
+    """Frames `indices` of a record, whatever its payload, as RGB uint8 [n h w 3]; see decode.decode_frames.
+
+    Raises BadVideo, and BadRecord where a frame is damaged on disk.
+    """
+    if not record.frames:
+        return decode.decode_frames(record.video, indices, num_frames)
+    wanted, places = np.unique(indices, return_inverse=True)
+    if wanted[-1] >= len(record.frames):
+        raise decode.BadVideo(f"frame {wanted[-1]} asked for, but there are {len(record.frames)}")
+    images = decode.decode_images([record.frames[i] for i in wanted])
+    return images if np.array_equal(wanted, indices) else images[places]
+
+
 class ClipReader:
     """Reads one clip of one record. Runs in worker processes and threads."""
 
@@ -56,21 +70,18 @@ class ClipReader:
             frames = sampling.center_indices(num_frames, self.spec.num_frames, self.spec.frame_stride)
         else:
             frames = sampling.pretrain_indices(num_frames, self.spec.num_frames, self.spec.frame_stride, rng)
-        if decoded is None:
-            video = decode.decode_frames(record.video, frames, num_frames)
-        else:
-            video = decoded[frames]
+        video = decode_record(record, frames, num_frames) if decoded is None else decoded[frames]
         return Clip(self._crop(video, rng), record.label, record.key)
 
-    def _load(self, index: int) -> tuple[records.Record, int, np.ndarray | None]:
+    def _load(self, index: int) -> tuple[schema.Record, int, np.ndarray | None]:
         if self._cache is not None and index in self._cache:
             return self._cache[index]
         record, decoded = self.source[index], None
         # a record that does not know its length (another writer's) is decoded to find out
-        num_frames = record.num_frames or decode.probe(record.video).num_frames
+        num_frames = record.num_frames or len(record.frames) or decode.probe(record.video).num_frames
         if self._cache is not None:
-            decoded = decode.decode_frames(record.video, np.arange(num_frames), num_frames)
-            self._cache[index] = replace(record, video=b""), num_frames, decoded
+            decoded = decode_record(record, np.arange(num_frames), num_frames)
+            self._cache[index] = replace(record, video=b"", frames=()), num_frames, decoded
         return record, num_frames, decoded
 
     def _crop(self, video: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:

@@ -1,19 +1,20 @@
-"""The only place that touches a video decoder (PyAV): chosen frames, or everything as a check.
+"""The only place that touches a decoder (PyAV for videos, libjpeg-turbo for frames): chosen frames, or everything.
 
 Frames are numbered in order of presentation, as they come out when a file is decoded from its start. A seek is used
-only where packet timestamps show that it leads to the same frames (see _decode_from_keyframe). Rotation metadata is
+only where packet timestamps show that it leads to the same frames (see _decode_by_time). Rotation metadata is
 applied, non-square pixels are not stretched. One thread per video: parallelism belongs to the pipeline.
 """
 
 import io
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
-_WORTH_A_SEEK = 16  # decoding fewer frames than this costs no more than finding the key frame
+_STORES_TIMES = {"mp4", "matroska"}  # FFmpeg's names of container formats
+_SKIPS_EXACTLY = {"h264", "hevc"}  # decoders that leave out frames nothing depends on, and change no other
 _MAX_PIXELS = 2**26  # per frame; larger claims are refused before anything is allocated
 _local = threading.local()
 
@@ -41,7 +42,8 @@ def decode_frames(data: bytes, indices: np.ndarray, num_frames: int | None = Non
       data: the file's bytes.
       indices: int [n], frame numbers from 0.
       num_frames: how many frames full decoding gave (probe). Where it is known the decoder may start at the last key
-        frame before the first index; where it is not, it starts at the beginning. The frames are the same.
+        frame before the first index and leave out frames that no other needs; where it is not, it decodes everything
+        from the beginning. The frames are the same.
 
     Raises:
       BadVideo: no video stream, an error on the way to the last index, or fewer frames than asked for.
@@ -49,17 +51,17 @@ def decode_frames(data: bytes, indices: np.ndarray, num_frames: int | None = Non
     indices = np.asarray(indices)
     wanted = np.unique(indices)
     frames = None
-    if num_frames and wanted[0] >= _WORTH_A_SEEK:
+    if num_frames:
         with _open(data) as (container, stream):
-            frames = _decode_from_keyframe(container, stream, wanted, num_frames)
+            frames = _decode_by_time(container, stream, wanted, num_frames)
     if frames is None:
         with _open(data) as (container, stream):
             frames = _decode_from_start(container, stream, wanted)
-    return np.stack(frames)[np.searchsorted(wanted, indices)]
+    return frames if np.array_equal(wanted, indices) else frames[np.searchsorted(wanted, indices)]
 
 
-def probe(data: bytes) -> VideoInfo:
-    """Decodes everything and says what it is.
+def probe(data: bytes, visit: Callable[[np.ndarray], None] | None = None) -> VideoInfo:
+    """Decodes everything and says what it is; `visit` gets every frame, RGB uint8 [h w 3], upright, in order.
 
     Raises:
       BadVideo: empty, no container, no video stream, no frame, an error while decoding, or a size that changes.
@@ -70,6 +72,8 @@ def probe(data: bytes) -> VideoInfo:
             if size not in (None, (frame.height, frame.width, _quarter_turns(frame))):
                 raise BadVideo(f"the frame size changes at frame {num_frames - 1}")
             size, last = (frame.height, frame.width, _quarter_turns(frame)), frame.time
+            if visit:
+                visit(_upright(frame))
         if not num_frames:
             raise BadVideo("zero frames: there is a video stream, but no picture in it can be decoded")
         height, width = size[:2] if size[2] % 2 == 0 else size[1::-1]
@@ -81,6 +85,52 @@ def probe(data: bytes) -> VideoInfo:
     elif not declared and last is not None and fps and last + 1 / fps < 0.9 * seconds:
         warning = f"ends after {last + 1 / fps:.2f} of {seconds:.2f} declared seconds"
     return VideoInfo(num_frames, height, width, fps, codec, warning)
+
+
+def decode_images(images: Sequence[bytes]) -> np.ndarray:
+    """Encoded pictures of one size (JPEG; PNG and others through OpenCV) as RGB uint8 [n h w 3].
+
+    Raises:
+      BadVideo: a picture that cannot be decoded, or is of another size than the first.
+    """
+    import simplejpeg
+
+    video = None
+    for number, data in enumerate(images):
+        jpeg = data[:2] == b"\xff\xd8"
+        try:
+            if jpeg:
+                height, width = simplejpeg.decode_jpeg_header(data)[:2]
+            else:
+                picture = _decode_other(data)
+                height, width = picture.shape[:2]
+        except ValueError as error:
+            raise BadVideo(f"frame {number} is no picture: {error}") from error
+        if video is None:
+            if height * width > _MAX_PIXELS:
+                raise BadVideo(f"claims {width} x {height} pixels")
+            video = np.empty((len(images), height, width, 3), np.uint8)
+        if video.shape[1:3] != (height, width):
+            raise BadVideo(f"frame {number} is {width}x{height}, the first one {video.shape[2]}x{video.shape[1]}")
+        try:
+            if jpeg:
+                simplejpeg.decode_jpeg(data, buffer=video[number])
+            else:
+                video[number] = picture
+        except ValueError as error:
+            raise BadVideo(f"frame {number} is damaged: {error}") from error
+    if video is None:
+        raise BadVideo("no frames")
+    return video
+
+
+def _decode_other(data: bytes) -> np.ndarray:
+    import cv2
+
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
+    if picture is None:
+        raise ValueError("unknown or damaged format")
+    return picture
 
 
 @contextmanager
@@ -121,60 +171,81 @@ def _frames(container, stream) -> Iterator:
         raise BadVideo(f"decoding failed after {count} frames: {error.strerror}") from error
 
 
-def _decode_from_start(container, stream, wanted: np.ndarray) -> list[np.ndarray]:
-    images, next_wanted, count = [], 0, 0
+def _decode_from_start(container, stream, wanted: np.ndarray) -> np.ndarray:
+    images, count = _Images(len(wanted)), 0
     for count, frame in enumerate(_frames(container, stream), 1):
-        if count - 1 == wanted[next_wanted]:
-            images.append(_to_rgb(frame))
-            next_wanted += 1
-            if next_wanted == len(wanted):
-                return images
-    raise BadVideo(f"frame {wanted[next_wanted]} asked for, but only {count} frames can be decoded")
+        if count - 1 == wanted[images.filled]:
+            images.append(frame)
+            if images.filled == len(wanted):
+                return images.array
+    raise BadVideo(f"frame {wanted[images.filled]} asked for, but only {count} frames can be decoded")
 
 
-def _decode_from_keyframe(container, stream, wanted: np.ndarray, num_frames: int) -> list[np.ndarray] | None:
-    """As _decode_from_start, beginning at a key frame; None where the timestamps do not prove the frame numbers.
+def _decode_by_time(container, stream, wanted: np.ndarray, num_frames: int) -> np.ndarray | None:
+    """As _decode_from_start, but from the last useful key frame, and leaving out frames that nothing depends on.
 
-    Proof: as many shown packets as decodable frames, all with different timestamps, so that the rank of a timestamp is
-    the number of its frame; the seek lands on a key frame not after the first wanted frame; every wanted timestamp
+    None where the timestamps do not prove the frame numbers. Proof: a container that stores them (those of AVI are
+    guesses); as many shown packets as decodable frames, all with different timestamps, so that the rank of a timestamp
+    is the number of its frame; the seek lands on a key frame not after the first wanted frame; every wanted timestamp
     comes out of the decoder.
     """
+    if not _STORES_TIMES & set(container.format.name.split(",")):
+        return None
     packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
     times = sorted({packet.pts for packet in packets if packet.pts is not None})
     if len(packets) != num_frames or len(times) != num_frames or wanted[-1] >= num_frames:
         return None
-    first, pending = times[wanted[0]], [times[i] for i in wanted]
-    keys = [packet.pts for packet in packets if packet.is_keyframe and packet.pts <= first]
-    if not keys or max(keys) == times[0]:
+    pending = [times[i] for i in wanted]
+    keys = [packet.pts for packet in packets if packet.is_keyframe and packet.pts <= pending[0]]
+    if not keys:
         return None
     container.seek(max(keys), stream=stream)
-    images = []
+    images, shown, context = _Images(len(wanted)), set(pending), stream.codec_context
     for number, packet in enumerate(container.demux(stream)):
-        if number == 0 and (not packet.is_keyframe or packet.pts is None or packet.pts > first):
+        if number == 0 and (not packet.is_keyframe or packet.pts is None or packet.pts > pending[0]):
             return None
+        if context.name in _SKIPS_EXACTLY:
+            context.skip_frame = "DEFAULT" if packet.pts in shown or not packet.size else "NONREF"
         for frame in packet.decode():
-            if frame.pts is None or frame.pts > pending[len(images)]:
+            if frame.pts is None or frame.pts > pending[images.filled]:
                 return None
-            if frame.pts == pending[len(images)]:
-                images.append(_to_rgb(frame))
-                if len(images) == len(pending):
-                    return images
+            if frame.pts == pending[images.filled]:
+                images.append(frame)
+                if images.filled == len(pending):
+                    return images.array
     return None
+
+
+class _Images:
+    """RGB pictures [n h w 3] filled in one by one, upright."""
+
+    def __init__(self, count: int):
+        self.count, self.filled, self.array = count, 0, None
+
+    def append(self, frame) -> None:
+        image = _upright(frame)
+        if self.array is None:
+            self.array = np.empty((self.count, *image.shape), np.uint8)
+        if image.shape != self.array.shape[1:]:
+            raise BadVideo(f"the frame size changes from {self.array.shape[1:3]} to {image.shape[:2]}")
+        self.array[self.filled] = image
+        self.filled += 1
+
+
+def _upright(frame) -> np.ndarray:
+    """RGB uint8 [h w 3], a view."""
+    from av.video.reformatter import VideoReformatter
+
+    if not hasattr(_local, "reformatter"):  # setting one up costs more than using it on a small frame
+        _local.reformatter = VideoReformatter()
+    plane = _local.reformatter.reformat(frame, format="rgb24", threads=1).planes[0]
+    rows = np.frombuffer(plane, np.uint8).reshape(frame.height, plane.line_size)[:, : 3 * frame.width]
+    return np.rot90(rows.reshape(frame.height, frame.width, 3), _quarter_turns(frame))
 
 
 def _quarter_turns(frame) -> int:
     """Counter-clockwise quarter turns that the display matrix asks for."""
     return round(frame.rotation / 90) % 4 if abs(frame.rotation) <= 360 else 0
-
-
-def _to_rgb(frame) -> np.ndarray:
-    """uint8 [h w 3]; one converter per thread, because setting one up costs more than using it on a small frame."""
-    from av.video.reformatter import VideoReformatter
-
-    if not hasattr(_local, "reformatter"):
-        _local.reformatter = VideoReformatter()
-    image = _local.reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-    return np.rot90(image, _quarter_turns(frame))
 
 
 def decode_image(data: bytes) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 
 from sigma_jax.data import decode, records
 from sigma_jax.data.bad_records import BadRecords
-from sigma_jax.data.clips import Clip, ClipReader
+from sigma_jax.data.clips import Clip, ClipReader, decode_record
 from sigma_jax.data.finetune_augment import TrainAugment, ViewCrop
 from sigma_jax.data.pipeline import EvalChunks, Loader, ShuffledChunks, endless_loader, make_layout, open_source
 from sigma_jax.data.sampling import FrameSampling
@@ -90,7 +90,7 @@ class LabelledReader(ClipReader):
             return decoded[frames]
         key = index, frames.tobytes()
         if getattr(self._latest, "key", None) != key:
-            self._latest.video = decode.decode_frames(record.video, frames, num_frames)
+            self._latest.video = decode_record(record, frames, num_frames)
             self._latest.key = key
         return self._latest.video
 

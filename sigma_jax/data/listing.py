@@ -14,6 +14,7 @@ class Entry:
     path: Path
     key: str  # relative to the folder of videos
     label: str  # as written; empty: no class
+    images: tuple[int, int] = (0, -1)  # of a folder of pictures: number of the first, how many (-1: all)
 
 
 @dataclass(frozen=True)
@@ -42,37 +43,60 @@ def list_folder(folder: Path) -> tuple[list[Entry], list[str]]:
     return sorted(entries, key=lambda entry: entry.key), sorted(others)
 
 
-def list_csv(csv: Path, folder: Path) -> tuple[list[Entry], list[Refusal]]:
+def list_csv(csv: Path, folder: Path) -> "Found":
     """Videos of a list, one `path label` a line, separated by tabs, commas or blanks throughout.
 
     Paths are relative to `folder` (or absolute) and may contain blanks; blank lines and a `path,label` header are
     skipped; a list of bare paths gives videos without a class. A line that does not fit, a missing file or one listed
     before is refused.
     """
-    text = csv.read_text(encoding="utf-8-sig", errors="surrogateescape")
-    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    lines = read_lines(csv)
     separator = _find_separator([line for _, line in lines])
-    entries, refused, seen = [], [], {}
+    found = Found(csv.name)
     for number, line in lines:
         name, label = line, ""
         if separator is not None:
             parts = [part.strip().strip('"') for part in line.rsplit(None if separator == " " else separator, 1)]
             if len(parts) < 2 or not all(parts):
-                refused.append(Refusal(line, f"line {number} of {csv.name}: expected `path label`"))
+                found.refuse(number, line, "expected `path label`")
                 continue
             name, label = parts
         if (name.lower(), label.lower()) == ("path", "label"):
             continue
-        path = folder / name
-        real = os.path.realpath(path)
-        if not path.is_file():
-            refused.append(Refusal(name, f"line {number} of {csv.name}: no such file {path}"))
-        elif real in seen:
-            refused.append(Refusal(name, f"line {number} of {csv.name}: already listed in line {seen[real]}"))
+        found.add(number, [folder / name], name, label)
+    return found
+
+
+def read_lines(path: Path) -> list[tuple[int, str]]:
+    """(number from 1, text) of all lines that are not blank; names that are no valid UTF-8 survive."""
+    text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    return [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+
+
+class Found:
+    """The videos of one list: a missing one and one listed before are refused, naming the line."""
+
+    def __init__(self, list_name: str):
+        self.list_name, self.entries, self.refused, self._seen = list_name, [], [], {}
+
+    def add(self, number: int, places: list[Path], key: str, label: str, images: tuple[int, int] | None = None) -> None:
+        """The first of `places` that is there; a folder of pictures where `images` is given."""
+        try:
+            path = next((p for p in places if (p.is_dir() if images else p.is_file())), None)
+        except (ValueError, OSError) as error:  # a NUL in the name, a name too long
+            self.refuse(number, key, f"no possible path: {error}")
+            return
+        real = path and os.path.realpath(path)
+        if not path:
+            self.refuse(number, key, f"no such {'folder' if images else 'file'} {places[0]}")
+        elif real in self._seen:
+            self.refuse(number, key, f"already listed in line {self._seen[real]}")
         else:
-            seen[real] = number
-            entries.append(Entry(path, name, label))
-    return entries, refused
+            self._seen[real] = number
+            self.entries.append(Entry(path, key, label, images or (0, -1)))
+
+    def refuse(self, number: int, key: str, reason: str) -> None:
+        self.refused.append(Refusal(key, f"line {number} of {self.list_name}: {reason}"))
 
 
 def _find_separator(lines: list[str]) -> str | None:

@@ -12,10 +12,16 @@ _TENSOR, _TEXT, _SCALAR = (
     f"tensorflow_datasets.core.features.{name}"
     for name in ("tensor_feature.Tensor", "text_feature.Text", "scalar.Scalar")
 )
+_SEQUENCE = "tensorflow_datasets.core.features.sequence_feature.Sequence"
 
 
-def write_metadata(data_dir: Path, name: str, split: str, lengths: list[int], num_bytes: int) -> None:
-    """Adds one split (records per shard, bytes of all shards) to dataset_info.json; writes features.json."""
+def write_metadata(
+    data_dir: Path, name: str, split: str, lengths: list[int], num_bytes: int, payload: str = "video"
+) -> None:
+    """Adds one split (records per shard, bytes of all shards) to dataset_info.json; writes features.json.
+
+    `payload` is one of payload.PAYLOADS.
+    """
     info_path = data_dir / "dataset_info.json"
     splits = read_json(info_path).get("splits", [])
     entry = {
@@ -26,14 +32,20 @@ def write_metadata(data_dir: Path, name: str, split: str, lengths: list[int], nu
     }
     splits = sorted([s for s in splits if s["name"] != split] + [entry], key=lambda s: s["name"])
     info = {
-        "description": "Compressed videos as they came, one a record; written by sigma_jax.tools.prepare.",
+        "description": f"Videos, one a record, payload `{payload}`; written by sigma_jax.tools.prepare.",
         "fileFormat": "tfrecord",
         "name": name,
         "splits": splits,
         "version": "1.0.0",
     }
     write_json(info_path, info)
-    features = {"video": _tensor(_TENSOR, "string"), "fps": _tensor(_SCALAR, "float32")}
+    features = {"fps": _tensor(_SCALAR, "float32")}
+    if payload == "jpeg":
+        frames = {"feature": _tensor(_TENSOR, "string"), "length": "-1"}
+        features["frames"] = {"pythonClassName": _SEQUENCE, "sequence": frames}
+        features |= {name: _tensor(_TENSOR, "string") for name in ("frame_table", "head_crc")}
+    else:
+        features["video"] = _tensor(_TENSOR, "string")
     features |= {name: _tensor(_SCALAR, "int64") for name in ("label", "num_frames", "height", "width")}
     features |= {name: {"pythonClassName": _TEXT, "text": {}} for name in ("key", "label_name")}
     class_name = "tensorflow_datasets.core.features.features_dict.FeaturesDict"

@@ -1,8 +1,9 @@
-"""TFRecord shards of `tf.train.Example`: schema, framing with both checksums, offset index, random access.
+"""TFRecord shards: framing with both checksums, offset index, random access. What a record holds: data/schema.py.
 
-Shards are `name-split-00000-of-00064.tfrecord`; beside them lies one `name-split.index.npz` with the offset of every
-record. A record is framed as u64 length, masked CRC of it, payload, masked CRC of it (CRC-32C); both are checked on
-every read.
+Our shards are `name-split-00000-of-00064.tfrecord`; other writers' `name-split.tfrecord-00000-of-00064` and
+`split-00000-of-00064` are found too. Beside them lies one `name-split.index.npz` with the offset of every record. A
+record is framed as u64 length, masked CRC of it, payload, masked CRC of it (CRC-32C); both are checked on every read.
+Of `jpeg` records of ours only the head is read and later the frames asked for, each checked against its own CRC.
 """
 
 import logging
@@ -10,13 +11,21 @@ import os
 import re
 import struct
 import threading
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import google_crc32c
 import numpy as np
 
-_SHARD = re.compile(r"^(?P<name>.+)-(?P<split>[^-]+)-(?P<shard>\d{5})-of-(?P<count>\d{5})\.tfrecord$")
+from sigma_jax.data.schema import Head, Record, decode_record, encode_record, head_size, read_head
+
+_SHARD = re.compile(
+    r"^(?:(?P<name>.+)[-_.])?(?P<split>[^-_.]+)(?:\.rgb)?(?:\.tfrecords?)?"
+    r"-(?P<shard>\d{5})-of-(?P<count>\d{5})(?:\.tfrecords?)?$"
+)
+_OURS = re.compile(r"^(?P<name>.+)-(?P<split>[^-]+)-(?P<shard>\d{5})-of-(?P<count>\d{5})\.tfrecord$")
+_HEAD_BYTES = 2**13  # first read of a `jpeg` record: the head of 900 frames
 _HEADER, _FOOTER = struct.Struct("<QI"), struct.Struct("<I")
 _FRAME = _HEADER.size + _FOOTER.size
 _PREPARE = "python -m sigma_jax.tools.prepare --videos=FOLDER --out={}"
@@ -37,95 +46,39 @@ class BadRecord(ValueError):
         return f"{self.shard}, record {self.record}: {self.reason}"
 
 
-@dataclass(frozen=True)
-class Record:
-    """One video as stored: compressed bytes and what `prepare` found when it decoded them."""
-
-    video: bytes
-    key: str  # path relative to the folder it came from
-    label: int = -1  # -1: no class
-    label_name: str = ""
-    num_frames: int = 0
-    height: int = 0  # after rotation, pixels
-    width: int = 0
-    fps: float = 0.0
-
-
-def encode_record(record: Record) -> bytes:
-    """Serialised tf.train.Example with one feature per field of Record."""
-    from tensorflow_datasets.proto import tf_example_pb2  # half a second: only where shards are written or read
-
-    example = tf_example_pb2.Example()
-    features = example.features.feature
-    features["video"].bytes_list.value.append(record.video)
-    for name in ("key", "label_name"):
-        features[name].bytes_list.value.append(getattr(record, name).encode("utf-8", "surrogateescape"))
-    for name in ("label", "num_frames", "height", "width"):
-        features[name].int64_list.value.append(getattr(record, name))
-    features["fps"].float_list.value.append(record.fps)
-    return example.SerializeToString(deterministic=True)
-
-
-def decode_record(payload: bytes) -> Record:
-    """Inverse of encode_record; only `video` and `key` must be present.
-
-    Raises:
-      ValueError: not an Example, a feature is missing or of another kind.
-    """
-    from google.protobuf.message import DecodeError
-    from tensorflow_datasets.proto import tf_example_pb2
-
-    try:
-        features = tf_example_pb2.Example.FromString(payload).features.feature
-    except DecodeError as error:
-        raise ValueError("not a tf.train.Example") from error
-    found = sorted(features)
-
-    def get(name, kind, default=None):
-        values = getattr(features[name], kind).value if name in found else ()
-        if len(values) == 1:
-            return values[0]
-        if default is None or name in found:
-            raise ValueError(f"expected one value of {kind} in feature {name!r}, found features {found}")
-        return default
-
-    return Record(
-        video=get("video", "bytes_list"),
-        key=get("key", "bytes_list").decode("utf-8", "surrogateescape"),
-        label=get("label", "int64_list", -1),
-        label_name=get("label_name", "bytes_list", b"").decode("utf-8", "surrogateescape"),
-        num_frames=get("num_frames", "int64_list", 0),
-        height=get("height", "int64_list", 0),
-        width=get("width", "int64_list", 0),
-        fps=get("fps", "float_list", 0.0),
-    )
-
-
 def _masked_crc(data: bytes) -> int:
     crc = google_crc32c.value(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 class ShardWriter:
-    """Writes one shard; it appears under its name only when complete (context manager leaves without an error)."""
+    """Writes one shard; it appears under its name only when complete (context manager leaves without an error).
 
-    def __init__(self, path: str | Path):
-        self.path, self.num_records = Path(path), 0
+    What a killed process leaves is named `.partial`; `append_at` continues it behind so many bytes.
+    """
+
+    def __init__(self, path: str | Path, append_at: int = 0):
+        self.path, self.num_records, self.num_bytes = Path(path), 0, append_at
         self._partial = self.path.with_name(f"{self.path.name}.partial")
-        self._file = self._partial.open("wb")
+        self._file = self._partial.open("r+b" if append_at else "wb", buffering=0)
+        self._file.truncate(append_at)
+        self._file.seek(append_at)
 
     def write(self, record: Record) -> None:
+        """Appends one record; on disk when it returns, as far as the operating system is concerned."""
         payload = encode_record(record)
         length = struct.pack("<Q", len(payload))
-        self._file.write(length + _FOOTER.pack(_masked_crc(length)) + payload + _FOOTER.pack(_masked_crc(payload)))
-        self.num_records += 1
+        data = length + _FOOTER.pack(_masked_crc(length)) + payload + _FOOTER.pack(_masked_crc(payload))
+        view = memoryview(data)
+        while view:
+            view = view[self._file.write(view) :]
+        self.num_records, self.num_bytes = self.num_records + 1, self.num_bytes + len(data)
 
     def __enter__(self) -> "ShardWriter":
         return self
 
     def __exit__(self, error_type, *_) -> None:
         if error_type is None:
-            self._file.flush()
             os.fsync(self._file.fileno())
         self._file.close()
         if error_type is None:
@@ -138,6 +91,11 @@ def shard_name(name: str, split: str, shard: int, count: int) -> str:
     return f"{name}-{split}-{shard:05d}-of-{count:05d}.tfrecord"
 
 
+def _match(file_name: str) -> re.Match | None:
+    """Name, split, shard and count of a shard; splits of our own names may contain `_`, of others' they may not."""
+    return _OURS.match(file_name) or _SHARD.match(file_name)
+
+
 def find_shards(data_dir: str | Path, split: str) -> list[Path]:
     """All shards of a split, in order.
 
@@ -147,13 +105,13 @@ def find_shards(data_dir: str | Path, split: str) -> list[Path]:
     data_dir, again = Path(data_dir), f"Make the shards with: {_PREPARE.format(data_dir)} --split={split}"
     if not data_dir.is_dir():
         raise DataSetError(f"data_dir {data_dir} does not exist or is no folder. {again}")
-    matches = [m for m in map(_SHARD.match, sorted(os.listdir(data_dir))) if m]
+    matches = [m for m in map(_match, sorted(os.listdir(data_dir))) if m]
     if not matches:
         raise DataSetError(f"{data_dir} holds no shards (name-split-00000-of-00001.tfrecord). {again}")
     of_split = [m for m in matches if m["split"] == split]
     if not of_split:
         raise DataSetError(f"{data_dir} has no split {split!r}, only {sorted({m['split'] for m in matches})}. {again}")
-    sets = sorted({f"{m['name']}-{split}-*-of-{m['count']}" for m in of_split})
+    sets = sorted({f"{m['name'] or '*'}-{split}-*-of-{m['count']}" for m in of_split})
     if len(sets) > 1:
         raise DataSetError(f"{data_dir} mixes shard sets {sets}: keep one of them. {again}")
     count, have = int(of_split[0]["count"]), {int(m["shard"]) for m in of_split}
@@ -213,8 +171,8 @@ def index_path(data_dir: Path, name: str, split: str) -> Path:
 
 
 def _index_of(first_shard: Path) -> Path:
-    match = _SHARD.match(first_shard.name)
-    return index_path(first_shard.parent, match["name"], match["split"])
+    match = _match(first_shard.name)
+    return index_path(first_shard.parent, match["name"] or "records", match["split"])
 
 
 def _load_index(data_dir: Path, split: str, shards: list[Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -235,28 +193,60 @@ def _load_index(data_dir: Path, split: str, shards: list[Path]) -> tuple[np.ndar
     return sizes, counts, offsets
 
 
+class _StoredFrames(Sequence):
+    """The frames of one record, each read from the shard when it is asked for."""
+
+    def __init__(self, source: "RecordSource", shard: int, record: int, payload_start: int, head: Head):
+        self._source, self._place, self._payload_start, self._head = source, (shard, record), payload_start, head
+
+    def __len__(self) -> int:
+        return len(self._head.sizes)
+
+    def __getitem__(self, index: int) -> bytes:
+        start = self._payload_start + int(self._head.starts[index])
+        return self._source.read_frame(*self._place, start, int(self._head.sizes[index]), int(self._head.crcs[index]))
+
+
 class RecordSource:
     """Random access to all records of a split: `len(source)`, `source[i] -> Record`. Thread-safe, picklable."""
 
-    def __init__(self, data_dir: str | Path, split: str):
-        """Raises DataSetError where the shards or their index are not in order (see find_shards)."""
+    def __init__(self, data_dir: str | Path, split: str, decode: Callable[[bytes], Record] = decode_record):
+        """Raises DataSetError where the shards or their index are not in order (see find_shards).
+
+        `decode` turns a payload into a Record; ValueError where it cannot.
+        """
         self.data_dir, self.split = Path(data_dir), split
         self.shards = find_shards(data_dir, split)
         self._sizes, counts, self._offsets = _load_index(self.data_dir, split, self.shards)
         self._ends = np.cumsum(counts)  # global number of the record behind each shard
-        self._files, self._lock = {}, threading.Lock()
+        self._files, self._lock, self._decode, self._has_heads = {}, threading.Lock(), decode, None
 
     def __len__(self) -> int:
         return len(self._offsets)
 
     def __getitem__(self, index: int) -> Record:
         """Record number `index`; raises BadRecord where a checksum or the schema fails, IndexError outside."""
-        shard, record = self.locate(index)
-        payload = self._read(index, shard, record)
+        shard, number = self.locate(index)
+        name = self.shards[shard].name
         try:
-            return decode_record(payload)
+            if self._has_heads is not False:  # not known (None) before the first record
+                head = self._read_head(index, shard, number)
+                if head is not None:
+                    return head
+            record = self._decode(self._read(index, shard, number))
+            self._has_heads = bool(record.frames)
+            return record
         except ValueError as error:
-            raise BadRecord(self.shards[shard].name, record, str(error)) from error
+            raise error if isinstance(error, BadRecord) else BadRecord(name, number, str(error)) from error
+
+    def read_whole(self, index: int) -> Record:
+        """As source[index], but everything is read and both checksums of the record are checked."""
+        shard, number = self.locate(index)
+        payload = self._read(index, shard, number)
+        try:
+            return self._decode(payload)
+        except ValueError as error:
+            raise BadRecord(self.shards[shard].name, number, str(error)) from error
 
     def locate(self, index: int) -> tuple[int, int]:
         """(shard number, record number within it) of a record."""
@@ -265,9 +255,38 @@ class RecordSource:
         shard = int(np.searchsorted(self._ends, index, side="right"))
         return shard, int(index - (self._ends[shard - 1] if shard else 0))
 
+    def _extent(self, index: int, shard: int) -> tuple[int, int]:
+        """First byte of a record and the one behind it, with framing."""
+        end = self._sizes[shard] if index + 1 == self._ends[shard] else self._offsets[index + 1]
+        return int(self._offsets[index]), int(end)
+
+    def _read_head(self, index: int, shard: int, record: int) -> Record | None:
+        """A record whose frames are read when they are asked for; None where it is not of that kind or damaged."""
+        start, end = self._extent(index, shard)
+        size = end - start - _FRAME
+        data = os.pread(self._file(shard), min(_HEAD_BYTES, size) + _HEADER.size, start)
+        if len(data) < _HEADER.size or _HEADER.unpack_from(data) != (size, _masked_crc(data[:8])):
+            return None
+        need = head_size(data[_HEADER.size :])
+        if not 0 < need <= size:
+            return None
+        if need > len(data) - _HEADER.size:
+            data = os.pread(self._file(shard), need + _HEADER.size, start)
+        head = read_head(data[_HEADER.size :], size)
+        if head is None:
+            return None
+        return replace(head.record, frames=_StoredFrames(self, shard, record, start + _HEADER.size, head))
+
+    def read_frame(self, shard: int, record: int, start: int, size: int, crc: int) -> bytes:
+        """`size` bytes of a shard; raises BadRecord unless they have this CRC-32C."""
+        data = os.pread(self._file(shard), size, start)
+        if len(data) != size or google_crc32c.value(data) != crc:
+            raise BadRecord(self.shards[shard].name, record, f"corrupt frame at byte {start} (checksum differs)")
+        return data
+
     def _read(self, index: int, shard: int, record: int) -> bytes:
-        name, start = self.shards[shard].name, int(self._offsets[index])
-        end = int(self._sizes[shard] if index + 1 == self._ends[shard] else self._offsets[index + 1])
+        name = self.shards[shard].name
+        start, end = self._extent(index, shard)
         data = os.pread(self._file(shard), end - start, start)
         if len(data) != end - start or len(data) < _FRAME:
             raise BadRecord(name, record, f"truncated: expected {end - start} bytes at {start}, got {len(data)}")

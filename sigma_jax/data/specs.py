@@ -36,3 +36,13 @@ def get_spec(name: str) -> DataSpec:
     if name not in SPECS:
         raise KeyError(f"data set {name!r} is unknown, expected one of {sorted(SPECS)}")
     return SPECS[name]
+
+
+def expected_videos(name: str, split: str) -> int:
+    """How many videos a split should have; 0 where that is not known or any number is fine."""
+    spec = SPECS.get(name)
+    if spec is None:
+        return 0
+    return {"train": spec.num_train, "val": spec.num_val, "validation": spec.num_val, "test": spec.num_val}.get(
+        split, 0
+    )

@@ -1,61 +1,48 @@
 """Videos -> checked TFRecord shards, with a report of what was refused and why.
 
   python -m sigma_jax.tools.prepare --videos=FOLDER --out=DIR
-  python -m sigma_jax.tools.prepare --videos=FOLDER --csv=train.csv --out=DIR --split=train --shards=64
+  python -m sigma_jax.tools.prepare --videos=FOLDER --csv=train.csv --out=DIR --split=train --shards=64 --payload=jpeg
+  python -m sigma_jax.tools.prepare --videos=FOLDER --csv=train.csv --format=kinetics --name=k400 --out=DIR
 
-A folder's sub-folders are its classes; a csv has one `path label` a line. Every video is decoded to its end. The shards
-depend on the videos and the number of shards only. Exit code 0: shards are there; 1: nothing usable; 2: wrong usage.
+A folder's sub-folders are its classes; a csv has one `path label` a line, other lists: data/list_formats.py. Every
+video is decoded to its end. The same command again continues a killed one. The shards depend on the videos, the payload
+and the number of shards only. Exit code 0: shards are there; 1: nothing usable; 2: wrong usage or no room on the disk.
 """
 
 import argparse
 import hashlib
 import os
 import re
+import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from dataclasses import asdict
 from pathlib import Path
 
 from tqdm import tqdm
 
 from sigma_jax.data import metadata, records
-from sigma_jax.data.decode import BadVideo, probe
-from sigma_jax.data.listing import Entry, Refusal, list_csv, list_folder, number_labels
+from sigma_jax.data.classes import label_hash
+from sigma_jax.data.list_formats import FORMATS, ListSpec, read_list
+from sigma_jax.data.listing import Entry, Refusal, list_folder, number_labels
+from sigma_jax.data.payload import PAYLOADS, Payload
+from sigma_jax.data.specs import expected_videos
+from sigma_jax.tools.shard_writing import OutOfSpace, ShardJob, clear, remove_notes, write_shards
 
-MIN_SIDE = 16  # pixels: one tube
 _SHARD_BYTES, _SHARD_VIDEOS = 256 * 2**20, 2048  # a shard holds at most about this much, unless --shards says otherwise
-_MAX_BYTES = 2**30  # of one video; a record must stay below 2 GiB
 
 
 class UsageError(ValueError):
     """The command cannot be carried out as given; the message says what to change."""
 
 
-@dataclass(frozen=True)
-class ShardJob:
-    """One shard to be written by one process."""
-
-    path: Path
-    entries: list[Entry]
-    labels: dict[str, int]
-
-
-@dataclass(frozen=True)
-class ShardResult:
-    num_records: int
-    num_bytes: int
-    classes: Counter  # label text -> videos
-    refused: list[Refusal]
-    warnings: list[Refusal]
-
-
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
     try:
         return prepare(args)
+    except OutOfSpace as error:
+        print(f"prepare: {error}. Finished shards are kept: make room and run the same command again", file=sys.stderr)
+        return 2
     except (UsageError, OSError) as error:
         print(f"prepare: {error}", file=sys.stderr)
         return 2
@@ -64,38 +51,59 @@ def main(argv: list[str] | None = None) -> int:
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--videos", type=Path, help="folder of videos (with --csv: what its paths are relative to)")
-    parser.add_argument("--csv", type=Path, help="list of `path label` lines (tab, comma or blank)")
+    parser.add_argument("--csv", type=Path, help="list of `path label` lines (tab, comma or blank), see --format")
+    parser.add_argument("--format", default="csv", choices=sorted(FORMATS), help="of the list")
+    parser.add_argument("--labels", type=Path, help="class names, for lists that keep them apart (ssv2, ucf101, ...)")
+    parser.add_argument("--payload", default="video", choices=PAYLOADS, help="what is stored of a video")
+    parser.add_argument("--short_side", type=int, default=256, help="of video-small and jpeg, pixels; never enlarged")
+    parser.add_argument("--quality", type=int, default=90, help="of jpeg, 1..100")
     parser.add_argument("--out", type=Path, required=True, help="folder for the shards")
     parser.add_argument("--name", default="videos", help="name of the data set, part of the file names")
     parser.add_argument("--split", default="train")
     parser.add_argument("--val_fraction", type=float, default=0.0, help="share of the videos put into a split `val`")
     parser.add_argument("--shards", type=int, default=0, help="per split; default: by size")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; 0: none, no --timeout")
+    parser.add_argument("--timeout", type=float, default=300.0, help="seconds for one video")
     return parser.parse_args(argv)
 
 
 def prepare(args: argparse.Namespace) -> int:
     """Lists, checks and writes all splits of one command; returns the exit code."""
-    entries, refused, others = _list(args)
+    entries, refused, others, class_names = _list(args)
+    payload = _payload(args)
     args.out.mkdir(parents=True, exist_ok=True)
-    labels, names = number_labels(entries, metadata.read_label_map(args.out))
+    known = metadata.read_label_map(args.out)
+    if known and class_names and known != class_names:
+        raise UsageError(
+            f"{args.out / 'label_map.txt'} has other classes than --labels={args.labels}: use another --out"
+        )
+    labels, names = number_labels(entries, known or class_names)
     unknown = [Refusal(e.key, f"label {e.label!r} is not in the label map") for e in entries if e.label not in labels]
     refused += unknown
     entries = [entry for entry in entries if entry.label in labels]
     report = {}
     for split, members in _split(entries, args.split, args.val_fraction).items():
-        _clear(args.out, args.name, split)
-        report[split] = _write_split(args, split, members, labels)
+        report[split] = _write_split(args, split, members, labels, payload)
     report[args.split]["refused"] += [asdict(refusal) for refusal in refused]
     report[args.split]["other_files"] = others
     if names and any(split["videos"] for split in report.values()):
         metadata.write_label_map(args.out, names)
+    for split in report.values():
+        split["label_hash"] = label_hash(names) if names else ""
     _save_report(args.out, report)
-    _print_summary(args.out, report)
+    print_summary(args.out, report)
     return 0 if all(split["videos"] for split in report.values()) else 1
 
 
-def _list(args: argparse.Namespace) -> tuple[list[Entry], list[Refusal], list[str]]:
+def _payload(args: argparse.Namespace) -> Payload:
+    try:
+        return Payload(args.payload, args.short_side, args.quality)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _list(args: argparse.Namespace) -> tuple[list[Entry], list[Refusal], list[str], list[str]]:
+    """(videos, refused lines, files that are no videos, class names in order where the list states it)."""
     if not args.videos and not args.csv:
         raise UsageError("expected --videos=FOLDER or --csv=FILE")
     folder = args.videos or args.csv.parent
@@ -105,14 +113,20 @@ def _list(args: argparse.Namespace) -> tuple[list[Entry], list[Refusal], list[st
         raise UsageError(f"--name={args.name} and --split={args.split} must be lower-case letters, digits and _")
     if not 0 <= args.val_fraction < 1 or (args.val_fraction and args.split == "val"):
         raise UsageError(f"--val_fraction={args.val_fraction} must be in [0, 1), and --split another than val")
-    if args.shards < 0 or args.workers < 1:
-        raise UsageError(f"--shards={args.shards} and --workers={args.workers} must be positive")
+    if args.shards < 0 or args.workers < 0 or args.timeout <= 0:
+        raise UsageError(f"--shards={args.shards}, --workers={args.workers}, --timeout={args.timeout} must be positive")
     if not args.csv:
         entries, others = list_folder(folder)
-        return entries, [], others
-    if not args.csv.is_file():
-        raise UsageError(f"--csv={args.csv} is no file")
-    return *list_csv(args.csv, folder), []
+        return entries, [], others, []
+    for flag in ("csv", "labels"):
+        path = getattr(args, flag)
+        if path and not (path.is_file() or (path.is_dir() and args.format == "hmdb51")):
+            raise UsageError(f"--{flag}={path} is no file")
+    try:
+        found, names = read_list(args.format, ListSpec(args.csv, folder, args.split, args.labels))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    return found.entries, found.refused, [], names
 
 
 def _split(entries: list[Entry], split: str, val_fraction: float) -> dict[str, list[Entry]]:
@@ -124,85 +138,60 @@ def _split(entries: list[Entry], split: str, val_fraction: float) -> dict[str, l
     return {split: [e for e in entries if e.key not in val], "val": [e for e in entries if e.key in val]}
 
 
-def _clear(out: Path, name: str, split: str) -> None:
-    """Removes what a killed run left; refuses to touch a finished split."""
-    index = records.index_path(out, name, split)
-    if index.exists():
-        raise UsageError(
-            f"{out} already has a finished split {split!r}: delete it ({index} too) or choose another --out"
-        )
-    for path in out.glob(f"{name}-{split}-*-of-*.tfrecord*"):
-        path.unlink()
-
-
-def _write_split(args: argparse.Namespace, split: str, entries: list[Entry], labels: dict[str, int]) -> dict:
+def _write_split(
+    args: argparse.Namespace, split: str, entries: list[Entry], labels: dict[str, int], payload: Payload
+) -> dict:
     """Writes shards, metadata and (last, as the mark of completeness) the index; returns the split's report."""
     num_bytes = sum(entry.path.stat().st_size for entry in entries if entry.path.is_file())
-    count = args.shards or max(-(-num_bytes // _SHARD_BYTES), -(-len(entries) // _SHARD_VIDEOS), 1)
-    count = max(min(count, len(entries)), 1)
-    paths = [args.out / records.shard_name(args.name, split, i, count) for i in range(count)]
-    jobs = [ShardJob(path, entries[i::count], labels) for i, path in enumerate(paths)]
-    results = list(_run(jobs, args.workers, len(entries)))
+    jobs = make_jobs(args, split, entries, labels, payload, num_bytes)
+    index = records.index_path(args.out, args.name, split)
+    if index.exists():
+        raise UsageError(
+            f"{args.out} already has a finished split {split!r}: delete it ({index} too) or choose another --out"
+        )
+    clear(args.out, args.name, split, jobs)
+    free = shutil.disk_usage(args.out).free + sum(job.path.stat().st_size for job in jobs if job.path.exists())
+    if payload.kind == "video" and num_bytes > free:  # what the other payloads need shows on the way
+        raise UsageError(f"the videos have {num_bytes / 2**30:.2f} GiB, but {args.out} has room for {free / 2**30:.2f}")
+    terminal = sys.stderr.isatty()
+    with tqdm(total=len(entries), unit="video", mininterval=0.2 if terminal else 30, dynamic_ncols=terminal) as bar:
+        results = list(write_shards(jobs, workers=args.workers, timeout=args.timeout, progress=bar.update))
     videos = sum(result.num_records for result in results)
+    size = sum(result.num_bytes for result in results)
     if videos:
         lengths = [result.num_records for result in results]
-        metadata.write_metadata(args.out, args.name, split, lengths, sum(result.num_bytes for result in results))
+        metadata.write_metadata(args.out, args.name, split, lengths, size, payload.kind)
         records.build_index(args.out, split)
     else:
-        for path in paths:
-            path.unlink()
+        for job in jobs:
+            job.path.unlink()
+    remove_notes(jobs)
     classes = sum((result.classes for result in results), Counter())
     return {
         "videos": videos,
-        "shards": count if videos else 0,
-        "bytes": sum(result.num_bytes for result in results),
+        "expected_videos": expected_videos(args.name, split),
+        "shards": len(jobs) if videos else 0,
+        "bytes": size,
+        "payload": asdict(payload),
         "videos_per_class": dict(sorted(classes.items())),
         "refused": [asdict(refusal) for result in results for refusal in result.refused],
         "warnings": [asdict(warning) for result in results for warning in result.warnings],
     }
 
 
-def _run(jobs: list[ShardJob], workers: int, total: int) -> Iterator[ShardResult]:
-    with tqdm(total=total, unit="video", disable=not sys.stderr.isatty()) as bar:
-        if workers == 1 or len(jobs) == 1:
-            for job in jobs:
-                yield write_shard(job)
-                bar.update(len(job.entries))
-            return
-        with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
-            for job, result in zip(jobs, pool.map(write_shard, jobs), strict=True):
-                yield result
-                bar.update(len(job.entries))
-
-
-def write_shard(job: ShardJob) -> ShardResult:
-    """Checks the videos of one shard and writes the good ones."""
-    classes, refused, warnings = Counter(), [], []
-    with records.ShardWriter(job.path) as writer:
-        for entry in job.entries:
-            try:
-                record, warning = check_video(entry, job.labels[entry.label])
-            except (BadVideo, OSError) as error:
-                refused.append(Refusal(entry.key, str(error)))
-                continue
-            writer.write(record)
-            classes[entry.label] += 1
-            if warning:
-                warnings.append(Refusal(entry.key, warning))
-    return ShardResult(writer.num_records, job.path.stat().st_size, classes, refused, warnings)
-
-
-def check_video(entry: Entry, label: int) -> tuple[records.Record, str]:
-    """(record, warning or empty); raises BadVideo with the reason where the video is of no use."""
-    size = entry.path.stat().st_size
-    if size > _MAX_BYTES:
-        raise BadVideo(f"{size} bytes, more than {_MAX_BYTES}: cut or re-encode it")
-    data = entry.path.read_bytes()
-    info = probe(data)
-    if min(info.height, info.width) < MIN_SIDE:
-        raise BadVideo(f"too small: {info.width}x{info.height} pixels, at least {MIN_SIDE} on each side are needed")
-    shape = {"num_frames": info.num_frames, "height": info.height, "width": info.width, "fps": info.fps}
-    return records.Record(data, entry.key, label, entry.label, **shape), info.warning
+def make_jobs(
+    args: argparse.Namespace,
+    split: str,
+    entries: list[Entry],
+    labels: dict[str, int],
+    payload: Payload,
+    num_bytes: int,
+) -> list[ShardJob]:
+    """Deals the videos out to shards, neighbours to different ones."""
+    count = args.shards or max(-(-num_bytes // _SHARD_BYTES), -(-len(entries) // _SHARD_VIDEOS), 1)
+    count = max(min(count, len(entries)), 1)
+    paths = [args.out / records.shard_name(args.name, split, i, count) for i in range(count)]
+    return [ShardJob(path, entries[i::count], labels, payload) for i, path in enumerate(paths)]
 
 
 def _save_report(out: Path, report: dict) -> None:
@@ -210,12 +199,16 @@ def _save_report(out: Path, report: dict) -> None:
     metadata.write_json(path, metadata.read_json(path) | report)
 
 
-def _print_summary(out: Path, report: dict) -> None:
+def print_summary(out: Path, report: dict) -> None:
     for split, result in report.items():
         classes, refused = len(result["videos_per_class"]), result["refused"]
         unlabelled = result["videos_per_class"].get("", 0)
-        print(f"{split}: {result['videos']} videos in {result['shards']} shards, {result['bytes'] / 2**20:.1f} MiB")
+        expected = f" of {result['expected_videos']} expected" if result["expected_videos"] else ""
+        size = f"{result['bytes'] / 2**20:.1f} MiB"
+        print(f"{split}: {result['videos']} videos{expected} in {result['shards']} shards, {size}")
         print(f"  classes: {classes - bool(unlabelled)}, videos without a class: {unlabelled}")
+        if result["label_hash"]:
+            print(f"  label map: hash {result['label_hash']}")
         if result.get("other_files"):
             print(f"  {len(result['other_files'])} files without a video suffix were left alone")
         for title, items in (("refused", refused), ("accepted with a warning", result["warnings"])):

@@ -3,6 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -54,7 +55,25 @@ def _pillow(frames, box, size):
 
 @pytest.mark.parametrize("box", [(0, 40, 240, 240), (7, 11, 240 - 7, 180), (30, 0, 210, 240)])
 def test_shrinking_is_pillows(frames, box):
-    np.testing.assert_array_equal(augment.crop_resize(frames, box, 160), _pillow(frames, box, 160))
+    top, left, h, w = box
+    resized = augment.resize(frames[:, top : top + h, left : left + w], 160, 160)
+    np.testing.assert_array_equal(resized, _pillow(frames, box, 160))
+
+
+@pytest.mark.parametrize("size", [120, 137, 160, 179, 192, 210, 224, 238])
+def test_fast_shrinking_is_close_to_pillows(frames, size):
+    box = (0, 40, 240, 230)
+    error = np.abs(augment.crop_resize(frames, box, size).astype(int) - _pillow(frames, box, size))
+    aliased = [cv2.resize(f[:, 40:270], (size, size), interpolation=cv2.INTER_LINEAR) for f in frames]
+    aliased_error = np.abs(np.stack(aliased).astype(int) - _pillow(frames, box, size))
+    assert error.mean() < 0.6
+    if size < 200:
+        assert error.mean() < 0.9 * aliased_error.mean()
+
+
+def test_far_shrinking_is_pillows_in_training_too(frames):
+    box = (0, 0, 240, 240)
+    np.testing.assert_array_equal(augment.crop_resize(frames, box, 100), _pillow(frames, box, 100))
 
 
 @pytest.mark.parametrize("box", [(15, 100, 210, 210), (40, 30, 158, 180), (10, 200, 224, 224)])

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from sigma_jax.data import records, synthetic
+from sigma_jax.data import payload, records, synthetic
 from sigma_jax.tools import prepare
 
 DATA = Path(__file__).parents[1] / "data"
 
 
 def _prepare(out, **flags):
-    return prepare.main([f"--out={out}", "--workers=1", *(f"--{name}={value}" for name, value in flags.items())])
+    return prepare.main([f"--out={out}", "--workers=0", *(f"--{name}={value}" for name, value in flags.items())])
 
 
 def _report(out, split="train"):
@@ -99,7 +99,7 @@ def test_a_whole_folder_of_odd_files(tmp_path):
     rows = list(csv.DictReader((folder / "expect.csv").open()))
     for row in rows:
         key, frames = Path(row["path"]).name, int(row["pyav_decoded_frames"])
-        usable = frames and not row["pyav_error"] and min(int(row["width"]), int(row["height"])) >= prepare.MIN_SIDE
+        usable = frames and not row["pyav_error"] and min(int(row["width"]), int(row["height"])) >= payload.MIN_SIDE
         assert (key in accepted, key in refused) == (bool(usable), not usable), key
         assert not usable or accepted[key].num_frames == frames
     assert len(rows) == len(refused) + len(accepted)
@@ -121,7 +121,7 @@ def test_names_as_labels_are_sorted_and_bare_paths_have_none(videos, tmp_path):
     assert {record.key: record.label for record in _read(tmp_path / "named")} == {"g.mp4": 0, "h.mp4": 1, "a.mp4": 2}
     assert (tmp_path / "named/label_map.txt").read_text() == "7\nant\nzebra crossing\n"
     (videos / "list.csv").write_text("a.mp4\nh.mp4\n")
-    assert prepare.main([f"--csv={videos / 'list.csv'}", f"--out={tmp_path / 'bare'}"]) == 0
+    assert _prepare(tmp_path / "bare", csv=videos / "list.csv") == 0
     assert {record.key: record.label for record in _read(tmp_path / "bare")} == {"a.mp4": -1, "h.mp4": -1}
 
 
@@ -156,12 +156,12 @@ def test_a_second_split_keeps_the_label_map(videos, tmp_path):
 
 
 def test_content_does_not_depend_on_workers_and_val_is_stable(videos, tmp_path):
-    for workers in (1, 2):
+    for workers in (0, 2):
         flags = [f"--videos={videos}", f"--out={tmp_path / str(workers)}", f"--workers={workers}", "--shards=2"]
         assert prepare.main([*flags, "--val_fraction=0.34"]) == 0
-    for path in (tmp_path / "1").glob("*.tfrecord"):
+    for path in (tmp_path / "0").glob("*.tfrecord"):
         assert path.read_bytes() == (tmp_path / "2" / path.name).read_bytes()
-    train, val = ({record.key for record in _read(tmp_path / "1", split)} for split in ("train", "val"))
+    train, val = ({record.key for record in _read(tmp_path / "0", split)} for split in ("train", "val"))
     assert len(val) == 2 and len(train) == 4 and not train & val
 
 

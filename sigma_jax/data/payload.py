@@ -1,0 +1,161 @@
+"""What is stored of a video: its bytes as they are, a small re-encoded video, or its frames as JPEGs.
+
+Frames keep their numbers in every payload. `video-small` and `jpeg` are upright (rotation applied), without audio, and
+shrunk so that the short side is at most `short_side`; nothing is ever enlarged.
+"""
+
+import io
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from sigma_jax.data import augment
+from sigma_jax.data.decode import BadVideo, VideoInfo, decode_images, probe
+from sigma_jax.data.schema import Record
+
+PAYLOADS = ("video", "video-small", "jpeg")
+MIN_SIDE = 16  # pixels: one tube
+MAX_BYTES = 2**30  # of one video; a record must stay below 2 GiB
+# One key frame in 16, and between anchors three frames that no other needs: a clip of every fourth frame decodes only
+# about half of its span. Without CABAC files are a tenth larger and decoding is 1.5 times as fast.
+_X264 = "keyint=16:min-keyint=16:scenecut=0:open-gop=0:bframes=3:b-adapt=0:b-pyramid=0:cabac=0"
+_IMAGE = re.compile(r"\.(jpe?g|png|bmp|webp)$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Payload:
+    """How videos are stored."""
+
+    kind: str = "video"  # one of PAYLOADS
+    short_side: int = 256  # of video-small and jpeg, pixels
+    quality: int = 90  # of jpeg, 1..100
+    crf: int = 20  # of video-small, H.264 constant rate factor 0..51, lower is better
+
+    def __post_init__(self):
+        if self.kind not in PAYLOADS:
+            raise ValueError(f"payload {self.kind!r} is unknown, expected one of {PAYLOADS}")
+        if self.short_side < MIN_SIDE or not 1 <= self.quality <= 100 or not 0 <= self.crf <= 51:
+            raise ValueError(f"expected short_side >= {MIN_SIDE}, quality in 1..100 and crf in 0..51, got {self}")
+
+
+def store(data: bytes, payload: Payload) -> tuple[Record, VideoInfo]:
+    """(record without key and label, what full decoding found) of one video file.
+
+    Raises:
+      BadVideo: the video is of no use; the message is the reason.
+    """
+    if len(data) > MAX_BYTES:
+        raise BadVideo(f"{len(data)} bytes, more than {MAX_BYTES}: cut or re-encode it")
+    if payload.kind == "video":
+        info = probe(data)
+        _check_size(info.height, info.width)
+        return Record(data, num_frames=info.num_frames, height=info.height, width=info.width, fps=info.fps), info
+    sink = _JpegSink(payload) if payload.kind == "jpeg" else _VideoSink(payload)
+    info = probe(data, sink.add)
+    return sink.finish(info.fps), info
+
+
+def store_images(paths: list[Path], payload: Payload) -> Record:
+    """Record of a video that is a folder of pictures, in order. They are kept as they are where they are JPEGs small
+    enough; fps is unknown (0).
+
+    Raises:
+      BadVideo: a picture is damaged or of another size, none is there, or the payload is not `jpeg`.
+    """
+    if payload.kind != "jpeg":
+        raise BadVideo(f"a folder of pictures needs --payload=jpeg, not {payload.kind}")
+    images, sink, total = [path.read_bytes() for path in paths], _JpegSink(payload), 0
+    for image in images:
+        frame = decode_images([image])[0]
+        keep = min(frame.shape[:2]) <= payload.short_side and image[:2] == b"\xff\xd8"
+        sink.add(frame, image if keep else None)
+        total += len(sink.frames[-1])
+        if total > MAX_BYTES:
+            raise BadVideo(f"more than {MAX_BYTES} bytes: cut it or choose a smaller --short_side")
+    if not images:
+        raise BadVideo("no pictures")
+    return sink.finish(0.0)
+
+
+def list_images(folder: Path, start: int = 0, count: int = -1) -> list[Path]:
+    """Pictures of a folder in order of the numbers in their names: `count` from number `start` on (-1: all)."""
+
+    def number(path: Path) -> int:
+        digits = re.findall(r"\d+", path.stem)
+        return int(digits[-1]) if digits else 0
+
+    paths = sorted((p for p in folder.iterdir() if _IMAGE.search(p.name)), key=lambda p: (number(p), p.name))
+    paths = [path for path in paths if number(path) >= start]
+    if len(paths) < count:
+        raise BadVideo(f"{len(paths)} pictures from number {start} on, the list says {count}")
+    return paths[:count] if count >= 0 else paths
+
+
+def _check_size(height: int, width: int) -> None:
+    if min(height, width) < MIN_SIDE:
+        raise BadVideo(f"too small: {width}x{height} pixels, at least {MIN_SIDE} on each side are needed")
+
+
+def _shrink(image: np.ndarray, short_side: int) -> np.ndarray:
+    """Upright picture [h w 3] with its short side at most `short_side`."""
+    height, width = image.shape[:2]
+    _check_size(height, width)
+    short = min(height, width)
+    if short <= short_side:
+        return np.ascontiguousarray(image)
+    height, width = (max(round(side * short_side / short), short_side) for side in (height, width))
+    return augment.resize(image[None], height, width)[0]
+
+
+class _JpegSink:
+    def __init__(self, payload: Payload):
+        self.payload, self.frames, self.size = payload, [], None
+
+    def add(self, image: np.ndarray, encoded: bytes | None = None) -> None:
+        import simplejpeg
+
+        image = _shrink(image, self.payload.short_side)
+        if self.size not in (None, image.shape[:2]):
+            raise BadVideo(f"frame {len(self.frames)} is {image.shape[1]}x{image.shape[0]}, unlike the first one")
+        self.size = image.shape[:2]
+        # 4:2:0 as in the videos themselves: a quarter smaller and faster to decode than 4:4:4
+        self.frames.append(encoded or simplejpeg.encode_jpeg(image, self.payload.quality, colorsubsampling="420"))
+
+    def finish(self, fps: float) -> Record:
+        height, width = self.size
+        return Record(num_frames=len(self.frames), height=height, width=width, fps=fps, frames=tuple(self.frames))
+
+
+class _VideoSink:
+    """H.264 in mp4: one thread and fixed settings, so equal videos give equal bytes."""
+
+    def __init__(self, payload: Payload):
+        import av
+
+        self.payload, self.file, self.count, self.size = payload, io.BytesIO(), 0, None
+        self.container = av.open(self.file, "w", format="mp4", options={"fflags": "+bitexact"})  # no time of day
+
+    def add(self, image: np.ndarray) -> None:
+        import av
+
+        image = _shrink(image, self.payload.short_side)
+        image = image[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2]  # 4:2:0 needs even sides
+        if self.size is None:
+            self.size = image.shape[:2]
+            options = {"crf": str(self.payload.crf), "preset": "fast", "x264-params": _X264}
+            self.stream = self.container.add_stream("libx264", rate=25, options=options)
+            self.stream.height, self.stream.width, self.stream.pix_fmt = *self.size, "yuv420p"
+            self.stream.codec_context.thread_count = 1
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+        frame.pts, frame.time_base = self.count, Fraction(1, 25)  # the true rate stands in the record
+        self.count += 1
+        self.container.mux(self.stream.encode(frame))
+
+    def finish(self, fps: float) -> Record:
+        self.container.mux(self.stream.encode(None))
+        self.container.close()
+        height, width = self.size
+        return Record(self.file.getvalue(), num_frames=self.count, height=height, width=width, fps=fps)
