@@ -36,7 +36,7 @@ def read_list(name: str, spec: ListSpec) -> tuple[Found, list[str]]:
         raise ValueError(f"format {name!r} is unknown, expected one of {sorted(FORMATS)}")
     try:
         return FORMATS[name](spec)
-    except (json.JSONDecodeError, csv.Error, KeyError, TypeError, AttributeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, csv.Error, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{spec.path} is not in the format {name!r}: {type(error).__name__}: {error}") from error
 
 
