@@ -96,6 +96,15 @@ def _match(file_name: str) -> re.Match | None:
     return _OURS.match(file_name) or _SHARD.match(file_name)
 
 
+def find_splits(data_dir: str | Path) -> list[str]:
+    """Names of all splits; raises DataSetError where there is no folder or no shard."""
+    data_dir = Path(data_dir)
+    splits = sorted({m["split"] for m in map(_match, os.listdir(data_dir)) if m}) if data_dir.is_dir() else []
+    if not splits:
+        find_shards(data_dir, "train")  # says what is missing
+    return splits
+
+
 def find_shards(data_dir: str | Path, split: str) -> list[Path]:
     """All shards of a split, in order.
 
@@ -247,6 +256,15 @@ class RecordSource:
             return self._decode(payload)
         except ValueError as error:
             raise BadRecord(self.shards[shard].name, number, str(error)) from error
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """int64 [n], first byte of every record in its shard."""
+        return self._offsets
+
+    def locate_shard(self, shard: int) -> tuple[int, int]:
+        """(number of its first record, that of the record behind its last)."""
+        return int(self._ends[shard - 1] if shard else 0), int(self._ends[shard])
 
     def locate(self, index: int) -> tuple[int, int]:
         """(shard number, record number within it) of a record."""

@@ -1,0 +1,109 @@
+"""Every kind of damage is found and named; what is in order is called so."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sigma_jax.data import metadata, records
+from sigma_jax.tools import prepare, verify
+
+CLIPS = Path(__file__).parents[1] / "data" / "clips"
+
+
+@pytest.fixture(scope="module", params=["video", "jpeg"])
+def prepared(request, tmp_path_factory):
+    out = tmp_path_factory.mktemp(request.param)
+    flags = [f"--videos={CLIPS}", f"--out={out}", "--workers=0", "--shards=2", "--short_side=64", "--name=ucf101"]
+    assert prepare.main([*flags, f"--payload={request.param}"]) == 0
+    return out
+
+
+@pytest.fixture
+def data_dir(prepared, tmp_path):
+    for path in prepared.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    return tmp_path
+
+
+def _verify(data_dir, capsys, *flags):
+    code = verify.main([f"--data_dir={data_dir}", "--workers=0", *flags])
+    return code, "".join(capsys.readouterr())
+
+
+def test_a_good_set(data_dir, capsys):
+    code, printed = _verify(data_dir, capsys, "--full")
+    assert code == 0
+    assert "train: 5 good of 5 records in 2 shards" in printed and "classes: 2, without a class: 0" in printed
+    assert "5 of 9537 expected videos (0.05 %), missing: 9532" in printed and "all is well" in printed
+
+
+def test_a_flipped_bit_anywhere(data_dir, capsys):
+    shard, rng = sorted(data_dir.glob("*.tfrecord"))[1], np.random.default_rng(0)
+    good = shard.read_bytes()
+    for position in [0, 9, 14, len(good) - 1, *rng.integers(len(good), size=8)]:
+        data = bytearray(good)
+        data[position] ^= 1 << rng.integers(8)
+        shard.write_bytes(data)
+        code, printed = _verify(data_dir, capsys)
+        assert code == 1 and "FAILED" in printed and shard.name in printed, position
+
+
+def test_missing_and_truncated_shards(data_dir, capsys):
+    shard = sorted(data_dir.glob("*.tfrecord"))[1]
+    os.truncate(shard, shard.stat().st_size - 5)
+    assert "bytes, its index says" in _verify(data_dir, capsys)[1]
+    next(data_dir.glob("*.index.npz")).unlink()
+    code, printed = _verify(data_dir, capsys)
+    assert code == 1 and "truncated" in printed
+    shard.unlink()
+    code, printed = _verify(data_dir, capsys)
+    assert code == 1 and "found 1 of 2 shards" in printed
+    assert _verify(data_dir / "nowhere", capsys)[0] == 1
+
+
+def _rewrite(data_dir, change):
+    """Replaces the first record of the first shard by change(record)."""
+    source = records.RecordSource(data_dir, "train")
+    kept = [source.read_whole(i) for i in range(source.locate_shard(0)[1])]
+    with records.ShardWriter(source.shards[0]) as writer:
+        for record in [change(kept[0]), *kept[1:]]:
+            writer.write(record)
+    records.build_index(data_dir, "train")
+    return kept
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: replace(r, label=2), "label 2, there are 2 classes"),
+        (lambda r: replace(r, height=63), "the record says"),
+        (lambda r: replace(r, key="sign/milk.webm"), "'sign/milk.webm' is there 2 times"),
+        (
+            lambda r: replace(r, frames=(b"x",) * r.num_frames) if r.frames else replace(r, video=b"x" * 99),
+            "no picture|not readable",
+        ),
+    ],
+)
+def test_records_that_are_whole_but_wrong(data_dir, capsys, change, message):
+    _rewrite(data_dir, change)
+    code, printed = _verify(data_dir, capsys)
+    assert code == 1
+    assert any(part in printed for part in message.split("|"))
+
+
+def test_metadata_and_index_that_say_something_else(data_dir, capsys):
+    info = json.loads((data_dir / "dataset_info.json").read_text())
+    info["splits"][0]["shardLengths"] = ["3", "9"]
+    metadata.write_json(data_dir / "dataset_info.json", info)
+    assert "states 12 records, there are 5" in _verify(data_dir, capsys)[1]
+    index = next(data_dir.glob("*.index.npz"))
+    with np.load(index) as arrays:
+        changed = dict(arrays)
+    changed["offsets"][1] += 1
+    np.savez(index, **changed)
+    code, printed = _verify(data_dir, capsys)
+    assert code == 1 and "lie elsewhere than the index says" in printed
