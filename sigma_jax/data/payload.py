@@ -20,9 +20,10 @@ PAYLOADS = ("video", "video-small", "jpeg")
 MIN_SIDE = 16  # pixels: one tube
 MAX_BYTES = 2**30  # of one video; a record must stay below 2 GiB
 # One key frame in 16, and between anchors three frames that no other needs: a clip of every fourth frame decodes only
-# about half of its span. Without CABAC files are a tenth larger and decoding is 1.5 times as fast; with
-# trellis quantisation x264 would then not give equal bytes for equal videos.
-_X264 = "keyint=16:min-keyint=16:scenecut=0:open-gop=0:bframes=3:b-adapt=0:b-pyramid=0:cabac=0:trellis=0:8x8dct=0:weightp=0"
+# about half of its span. Without CABAC files are a tenth larger and decoding is 1.5 times as fast. Slower presets than
+# superfast did not give equal bytes for equal videos (x264's rate control with B-frames).
+_PRESET = "superfast"
+_X264 = "keyint=16:min-keyint=16:scenecut=0:open-gop=0:bframes=3:b-adapt=0:b-pyramid=0:cabac=0"
 _IMAGE = re.compile(r"\.(jpe?g|png|bmp|webp)$", re.IGNORECASE)
 
 
@@ -148,7 +149,7 @@ class _VideoSink:
         image = image[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2]  # 4:2:0 needs even sides
         if self.size is None:
             self.size = image.shape[:2]
-            options = {"crf": str(self.payload.crf), "preset": "fast", "x264-params": _X264}
+            options = {"crf": str(self.payload.crf), "preset": _PRESET, "x264-params": _X264}
             self.stream = self.container.add_stream("libx264", rate=25, options=options)
             self.stream.height, self.stream.width, self.stream.pix_fmt = *self.size, "yuv420p"
             self.stream.codec_context.thread_count = 1

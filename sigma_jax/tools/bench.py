@@ -4,6 +4,7 @@
     python -m sigma_jax.tools.bench objective [--tokens=8192 --prototypes=3000 --iterations=10]
     python -m sigma_jax.tools.bench attention [--shape=2,1568,6,64]
     python -m sigma_jax.tools.bench compile --config=configs/k400.py:size=S --batch=2
+    python -m sigma_jax.tools.bench data --data_dir=DIR [--workers=0,1,2]     (its own flags: data --help)
 
 Every mode takes --json (one object on one line instead of a table), --trace=DIR (a profiler trace, for TensorBoard or
 Perfetto), --repeats=N, and --vs=COMMAND: ours and COMMAND then run in turn, --rounds times, each in its own process.
@@ -18,6 +19,7 @@ import sys
 import jax
 from absl import flags
 
+from sigma_jax.tools import bench_data
 from sigma_jax.tools.benchmarks import peers
 from sigma_jax.tools.benchmarks.options import OPTIONS
 from sigma_jax.train import config as configs
@@ -40,9 +42,11 @@ def show(row: dict) -> None:
 
 def main(argv: list[str]) -> int:
     """Parses the mode and its flags, measures, prints."""
+    if argv[1:2] == ["data"]:
+        return bench_data.main(argv[2:])
     if len(argv) < 2 or argv[1] not in MODES:
         got = argv[1] if len(argv) > 1 else "nothing"
-        print(f"expected a mode, one of {', '.join(MODES)}; got {got!r}\n{__doc__}", file=sys.stderr)
+        print(f"expected a mode, one of {', '.join([*MODES, 'data'])}; got {got!r}\n{__doc__}", file=sys.stderr)
         return 2
     mode = importlib.import_module(MODES[argv[1]])
     try:

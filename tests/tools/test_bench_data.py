@@ -1,0 +1,32 @@
+"""The rows of the input benchmark: promised keys, sensible numbers; no timing is asserted."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sigma_jax.tools import bench, bench_data, prepare
+
+CLIPS = Path(__file__).parents[1] / "data" / "clips" / "sign"
+
+
+@pytest.mark.parametrize("payload", ["video", "jpeg"])
+def test_rows(tmp_path, capsys, payload):
+    flags = [f"--videos={CLIPS}", f"--out={tmp_path}", "--workers=0", f"--payload={payload}", "--short_side=64"]
+    assert prepare.main(flags) == 0
+    capsys.readouterr()
+    small = ["--image_size=32", "--num_frames=4", "--batch=2", "--clips=4", "--workers=0,1", "--device_rate=1e9"]
+    assert bench.main(["bench", "data", f"--data_dir={tmp_path}", "--json", *small]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    ours = [row for row in rows if row["reader"] == "ours"]
+    assert [row["workers"] for row in ours] == [0, 1]
+    for row in ours:
+        assert row["payload"] == payload and row["clips"] == 4
+        assert row["clips_per_cpu_s"] > 0 and row["clips_per_s"] > 0 and row["peak_mb"] > 1
+        assert row["wait_ms"] == pytest.approx(1000 * 2 / row["clips_per_s"], rel=0.02)
+
+
+def test_wrong_flags(capsys):
+    with pytest.raises(SystemExit):
+        bench_data.main(["--data_dir=x", "--clips=0"])
+    assert "must be positive" in capsys.readouterr().err
