@@ -21,7 +21,7 @@ import numpy as np
 from sigma_jax.data.schema import Head, Record, decode_record, encode_record, head_size, read_head
 
 _SHARD = re.compile(
-    r"^(?:(?P<name>.+)[-_.])?(?P<split>[^-_.]+)(?:\.rgb)?(?:\.tfrecords?)?"
+    r"^(?:(?P<name>.+)[-_.])?(?P<split>(?!rgb[-.]|tfrecords?-)[^-_.]+)(?:\.rgb)?(?:\.tfrecords?)?"
     r"-(?P<shard>\d{5})-of-(?P<count>\d{5})(?:\.tfrecords?)?$"
 )
 _OURS = re.compile(r"^(?P<name>.+)-(?P<split>[^-]+)-(?P<shard>\d{5})-of-(?P<count>\d{5})\.tfrecord$")

@@ -6,6 +6,7 @@ one: first the small features with `frame_table` (little-endian u32 pairs: bytes
 `head_crc` (CRC-32C of the first Example), last `frames`. So a reader can fetch and check a few frames of a long video
 without touching the rest (read_head).
 
+tensorflow-datasets, written as tfrecord: the first feature that is a sequence of JPEG or PNG pictures, and `label`.
 DMVR / Scenic: context `clip/label/index`, `clip/label/text`, `clip/media_id` (or `clip/key`), list `image/encoded`.
 """
 
@@ -68,7 +69,7 @@ def encode_record(record: Record) -> bytes:
 
 
 def decode_record(payload: bytes) -> Record:
-    """Inverse of encode_record; of ours only the payload and `key` must be present. Reads DMVR records too.
+    """Inverse of encode_record; of ours only the payload and `key` must be present. Reads DMVR and TFDS ones too.
 
     Raises:
       ValueError: not an Example, a feature is missing or of another kind.
@@ -76,6 +77,10 @@ def decode_record(payload: bytes) -> Record:
     context, lists = _parse(payload)
     if lists:
         return _from_dmvr(context, lists)
+    if not {"video", "frames"} & context.keys() and (name := _find_pictures(context)):
+        frames = tuple(context[name].bytes_list.value)
+        label = _one(context, "label", "int64_list", -1)
+        return Record(label=label, num_frames=len(frames), frames=frames)
     frames = tuple(context["frames"].bytes_list.value) if "frames" in context else ()
     return _from_features(context, frames, need_video=not frames)
 
@@ -90,6 +95,15 @@ def _parse(payload: bytes) -> tuple[dict, dict]:
     except DecodeError as error:
         raise ValueError("not a tf.train.Example") from error
     return dict(example.context.feature), dict(example.feature_lists.feature_list)
+
+
+def _find_pictures(features: dict) -> str:
+    """Name of the first feature (by name) that holds JPEGs or PNGs only; empty where there is none."""
+    for name in sorted(features):
+        values = features[name].bytes_list.value
+        if len(values) and all(value.startswith((b"\xff\xd8\xff", b"\x89PNG")) for value in values):
+            return name
+    return ""
 
 
 def _one(features: dict, name: str, kind: str, default=None):
