@@ -1,0 +1,108 @@
+"""Mutated records and pictures: no crash, only BadRecord, BadVideo and DataSetError, and no huge allocation.
+
+SIGMA_FUZZ=100000 python -m pytest tests/data/test_fuzz.py runs more of them.
+"""
+
+import os
+import tracemalloc
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from sigma_jax.data import clips, payload, records, schema
+from sigma_jax.data.decode import BadVideo
+
+CLIP = Path(__file__).parent / "clips" / "sign" / "milk.webm"
+ROUNDS = int(os.environ.get("SIGMA_FUZZ", "400"))
+
+
+def _mutate(data: bytes, rng: np.random.Generator) -> bytes:
+    """Flipped bits, a cut, a run of zeros or 0xff, swapped or doubled pieces."""
+    out, kind = bytearray(data), rng.integers(6)
+    a, b = sorted(int(x) for x in rng.integers(len(out), size=2))
+    if kind == 0:
+        for position in rng.integers(len(out), size=rng.integers(1, 9)):
+            out[position] ^= 1 << rng.integers(8)
+    elif kind == 1:
+        del out[a:]
+    elif kind == 2:
+        out[a : a + 16] = bytes(len(out[a : a + 16]))
+    elif kind == 3:
+        out[a : a + 10] = b"\xff" * len(out[a : a + 10])
+    elif kind == 4:
+        out[a : a + 8], out[b : b + 8] = out[b : b + 8], out[a : a + 8]
+    else:
+        out[a:a] = out[a : a + 64]
+    return bytes(out)
+
+
+def _sources(folder: Path) -> dict[str, Path]:
+    """One shard of two records per payload."""
+    shards = {}
+    for kind in ("video", "jpeg"):
+        record, _ = payload.store(CLIP.read_bytes(), payload.Payload(kind, short_side=32, quality=50))
+        if kind == "jpeg":
+            record = replace(record, frames=record.frames[:5], num_frames=5)
+        (folder / kind).mkdir()
+        shards[kind] = folder / kind / records.shard_name("fuzz", "train", 0, 1)
+        with records.ShardWriter(shards[kind]) as writer:
+            for number in range(2):
+                writer.write(replace(record, key=f"{number}.webm", label=number))
+    return shards
+
+
+def test_mutated_shards_give_the_records_or_a_reason(tmp_path):
+    outcomes, rng = Counter(), np.random.default_rng(0)
+    for kind, shard in _sources(tmp_path).items():
+        good = shard.read_bytes()
+        expected = [records.RecordSource(shard.parent, "train").read_whole(i) for i in range(2)]
+        for _ in range(ROUNDS // 2):
+            shard.write_bytes(_mutate(good, rng))
+            next(shard.parent.glob("*.npz")).unlink(missing_ok=True)
+            try:
+                source = records.RecordSource(shard.parent, "train")
+            except records.DataSetError:
+                outcomes[kind, "no index"] += 1
+                (shard.parent / "fuzz-train.index.npz").touch()
+                continue
+            for index in range(len(source)):
+                try:
+                    found = source.read_whole(index)
+                    assert tuple(source[index].frames) == tuple(found.frames)
+                except records.BadRecord:
+                    outcomes[kind, "bad record"] += 1
+                else:
+                    assert found in expected
+                    outcomes[kind, "good"] += 1
+    assert all(outcomes[kind, outcome] for kind in ("video", "jpeg") for outcome in ("bad record", "good", "no index"))
+
+
+def test_mutated_payloads_are_a_record_or_a_reason(tmp_path):
+    outcomes, rng = Counter(), np.random.default_rng(1)
+    payloads = []
+    for shard in _sources(tmp_path).values():
+        payloads.append(schema.encode_record(records.RecordSource(shard.parent, "train").read_whole(0)))
+    tracemalloc.start()
+    for number in range(ROUNDS):
+        data = _mutate(payloads[number % 2], rng)
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        try:
+            schema.read_head(data, len(data))
+            record = schema.decode_record(data)
+        except ValueError:
+            outcomes["no record"] += 1
+            continue
+        finally:
+            assert tracemalloc.get_traced_memory()[1] - before < 4 * len(data) + 2**20
+        if number % 8 > 1:
+            continue
+        try:
+            clips.decode_record(record, np.array([0, 3]), record.num_frames or None)
+            outcomes["frames"] += 1
+        except BadVideo:
+            outcomes["bad video"] += 1
+    tracemalloc.stop()
+    assert outcomes["no record"] and outcomes["frames"] + outcomes["bad video"] > ROUNDS // 16
