@@ -191,6 +191,7 @@ def main(argv: list[str] | None = None) -> int:
     note = (
         f"Top-1 in per cent on a split never trained on, mean ± standard deviation over {args.seeds} seed(s), "
         f"{args.steps} steps. `{command}`, {datetime.date.today()}, version {__version__}, commit {commit()}."
+        + (" One seed: differences under about 10 points are noise." if args.seeds == 1 else "")
     )
     metrics = {
         ARMS[name].title: [args.workdir / f"{name}-seed{seed}" / "metrics.jsonl" for seed in range(args.seeds)]
