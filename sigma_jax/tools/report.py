@@ -53,6 +53,7 @@ def video_pictures(folder: Path, videos: Path) -> list[Picture]:
     video = np.stack(clips)
     _, masked_idx = sample_mask(jax.random.key(0), len(video), PUBLISHED)
     mask = np.asarray(mask_of(masked_idx, PUBLISHED.num_tubes))
+    folder.mkdir(parents=True, exist_ok=True)
     still = write_clips(folder / "videos.png", video, mask, PUBLISHED.tube_size)
     moving = write_animation(folder / "videos.gif", video, mask, PUBLISHED.tube_size)
     return [

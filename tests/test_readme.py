@@ -1,0 +1,62 @@
+"""What the documents tell a user to type exists: modules, flags, config files and their arguments, scripts, links."""
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from sigma_jax.train.config import load_config
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "launch").glob("*.md")])
+FENCE = re.compile(r"^```[^\n]*\n(.*?)^```", re.S | re.M)
+FLAG = re.compile(r"--([a-z][a-z0-9_]*)")
+
+
+def commands(document: Path) -> list[str]:
+    """Command lines in fenced blocks, continuation lines joined, comments cut."""
+    lines = "\n".join(FENCE.findall(document.read_text())).replace("\\\n", " ").splitlines()
+    return [line.split(" #")[0].strip() for line in lines if re.match(r"\s*(\S+=\S+ )*(python|\./)", line)]
+
+
+CASES = [(document.name, command) for document in DOCUMENTS for command in commands(document)]
+
+
+def source_of(module: str) -> str:
+    """Text of a command's module and of everything beside it that may define its flags."""
+    path = ROOT / (module.replace(".", "/") + ".py")
+    files = [path, *path.parent.glob("benchmarks/*.py"), ROOT / "sigma_jax/train/distributed.py"]
+    return "".join(file.read_text() for file in files if file.exists())
+
+
+def test_the_readme_has_commands():
+    assert sum(name == "README.md" for name, _ in CASES) >= 8
+
+
+@pytest.mark.parametrize("name,command", CASES, ids=[f"{n}:{c[:60]}" for n, c in CASES])
+def test_commands_can_be_typed(name, command):
+    words = shlex.split(command)
+    words = words[next(i for i, word in enumerate(words) if "=" not in word or word.startswith("-")) :]
+    if words[0].startswith("./"):
+        assert (ROOT / words[0]).exists(), f"{name}: {words[0]} does not exist"
+        return
+    if words[:2] != ["python", "-m"] or not words[2].startswith(("sigma_jax", "tests")):
+        return
+    assert importlib.util.find_spec(words[2]), f"{name}: no module {words[2]}"
+    text = source_of(words[2])
+    for word in words[3:]:
+        if word.startswith("--config="):
+            load_config(word.removeprefix("--config="))
+        elif word.startswith("--") and not word.startswith("--config."):
+            flag = FLAG.match(word)[1]
+            names = {f'"{dashes}{name}"' for name in (flag, flag.removeprefix("no")) for dashes in ("", "--")}
+            assert any(quoted in text for quoted in names), f"{name}: {words[2]} has no --{flag}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document):
+    for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+        if not target.startswith(("http:", "https:")):
+            assert (document.parent / target).exists(), f"{document.name} links to {target}, which does not exist"

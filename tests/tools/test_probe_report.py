@@ -1,0 +1,39 @@
+"""From shards to a measured run: train, probe, draw again; what a user sees."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sigma_jax.tools import probe, report
+from sigma_jax.train import loop, setup
+from tests.train.test_main import shrunk
+
+CLIPS = Path(__file__).resolve().parents[1] / "data" / "clips"
+
+
+@pytest.fixture(scope="module")
+def workdir(shapes_dir, tmp_path_factory, devices):
+    folder = tmp_path_factory.mktemp("run")
+    loop.train(setup.build(shrunk("configs/demo.py"), folder, str(shapes_dir)), command=["the", "command line"])
+    return folder
+
+
+def test_probe_prints_three_rows_and_report_shows_them(workdir, shapes_dir, capsys):
+    assert probe.main([f"--workdir={workdir}", f"--data_dir={shapes_dir}", "--batch_size=40"]) == 0
+    printed = capsys.readouterr().out
+    rows = json.loads((workdir / "probe.json").read_text())["rows"]
+    assert [row["features"] for row in rows] == ["trained", "random weights", "raw 8x8x8 pixels"]
+    for row in rows:
+        assert row["features"] in printed and 0 <= row["knn/motion"] <= 100
+        assert set(row) == {"features"} | {f"{m}/{f}" for m in ("knn", "linear") for f in ("motion", "shape", "joint")}
+    assert report.main([f"--workdir={workdir}", f"--data_dir={shapes_dir}", f"--videos={CLIPS}"]) == 0
+    page = (workdir / "report.html").read_text()
+    assert "random weights" in page and "the 'command line'" in page.replace("&#x27;", "'")
+    assert page.count("<img") == 6  # curves, clips still and moving, prototypes, videos still and moving
+
+
+def test_report_without_a_checkpoint_says_so(shapes_dir, tmp_path, workdir, capsys):
+    (tmp_path / "config.json").write_text((workdir / "config.json").read_text())
+    assert report.main([f"--workdir={tmp_path}", f"--data_dir={shapes_dir}"]) == 1
+    assert "train first" in capsys.readouterr().err
