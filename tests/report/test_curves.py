@@ -38,6 +38,8 @@ def test_metrics_find_their_panel():
         "assignment_entropy_pred",
         "marginal_error_proj",
         "grad_norm",
+        "target_spread",
+        "val/top1",
         "lr",
         "clips_per_s",
         "data_wait_ms",
