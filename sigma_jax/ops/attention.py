@@ -2,8 +2,8 @@
 
     cudnn  fused kernel on NVIDIA GPUs (16-bit only)
     xla    two products and a softmax; XLA fuses what it can, and keeps the weights for the backward pass
-    lean   one head of one clip at a time; the backward pass computes the weights anew from their row sums, so that no
-           [Q N] matrix outlives its head: for CPUs, where such a matrix then stays in the cache
+    lean   one head at a time; the backward pass computes the weights anew from their row sums, so that no [Q N] matrix
+           outlives its head: for CPUs. Clips are not looped over: a loop over a sharded axis would gather it.
 
 Letters: B clips, Q queries, N keys, H heads, d head width.
 """
@@ -51,8 +51,8 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, backend: str = "auto") -> j
         return checkpoint_name(jax.nn.dot_product_attention(q, k, v, implementation="cudnn"), SAVED_NAME)
     q = q * q.shape[-1] ** -0.5
     if backend == "lean" and k.shape[1] >= LEAN_KEYS:
-        heads = (rearrange(x, "B N H d -> (B H) N d") for x in (q, k, v))
-        return rearrange(_lean(*heads), "(B H) Q d -> B Q H d", B=len(q))
+        heads = (rearrange(x, "B N H d -> H B N d") for x in (q, k, v))
+        return rearrange(_lean(*heads), "H B Q d -> B Q H d")
     logits = jnp.einsum("BQHd,BNHd->BHQN", q, k, preferred_element_type=jnp.float32)
     weights = jax.nn.softmax(logits, axis=-1).astype(q.dtype)
     return jnp.einsum("BHQN,BNHd->BQHd", weights, v)
@@ -60,7 +60,7 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, backend: str = "auto") -> j
 
 @jax.custom_vjp
 def _lean(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """Heads in the leading axis: q [G Q d] (scaled), k, v [G N d] -> [G Q d]."""
+    """Heads in the leading axis: q [H B Q d] (scaled), k, v [H B N d] -> [H B Q d]."""
     return _lean_forward(q, k, v)[0]
 
 
@@ -71,11 +71,11 @@ def _dot(a: jax.Array, b: jax.Array, pattern: str) -> jax.Array:
 def _lean_forward(q, k, v):
     def head(qkv):
         q, k, v = qkv
-        logits = _dot(q, k, "Qd,Nd->QN")
-        peak = jnp.max(logits, axis=1, keepdims=True)
+        logits = _dot(q, k, "BQd,BNd->BQN")
+        peak = jnp.max(logits, axis=-1, keepdims=True)
         weights = jnp.exp(logits - peak)
-        row_sums = jnp.sum(weights, axis=1, keepdims=True)
-        out = _dot(weights.astype(v.dtype), v, "QN,Nd->Qd") / row_sums
+        row_sums = jnp.sum(weights, axis=-1, keepdims=True)
+        out = _dot(weights.astype(v.dtype), v, "BQN,BNd->BQd") / row_sums
         return out.astype(q.dtype), peak + jnp.log(row_sums)
 
     out, log_sums = lax.map(head, (q, k, v))
@@ -86,11 +86,11 @@ def _lean_forward(q, k, v):
 def _lean_backward(saved, gradient):
     def head(arrays):
         q, k, v, out, log_sums, do = arrays
-        weights = jnp.exp(_dot(q, k, "Qd,Nd->QN") - log_sums)
-        dv = _dot(weights.astype(do.dtype), do, "QN,Qd->Nd")
-        row_dots = jnp.sum(do.astype(jnp.float32) * out.astype(jnp.float32), axis=1, keepdims=True)
-        dlogits = (weights * (_dot(do, v, "Qd,Nd->QN") - row_dots)).astype(q.dtype)
-        dq, dk = _dot(dlogits, k, "QN,Nd->Qd"), _dot(dlogits, q, "QN,Qd->Nd")
+        weights = jnp.exp(_dot(q, k, "BQd,BNd->BQN") - log_sums)
+        dv = _dot(weights.astype(do.dtype), do, "BQN,BQd->BNd")
+        row_dots = jnp.sum(do.astype(jnp.float32) * out.astype(jnp.float32), axis=-1, keepdims=True)
+        dlogits = (weights * (_dot(do, v, "BQd,BNd->BQN") - row_dots)).astype(q.dtype)
+        dq, dk = _dot(dlogits, k, "BQN,BNd->BQd"), _dot(dlogits, q, "BQN,BQd->BNd")
         return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype)
 
     return lax.map(head, (*saved, gradient))
