@@ -27,7 +27,12 @@ CASES = [(document.name, command) for document in DOCUMENTS for command in comma
 def source_of(module: str) -> str:
     """Text of a command's module and of everything beside it that may define its flags."""
     path = ROOT / (module.replace(".", "/") + ".py")
-    files = [path, *path.parent.glob("benchmarks/*.py"), ROOT / "sigma_jax/train/distributed.py"]
+    files = [
+        path,
+        *path.parent.glob("benchmarks/*.py"),
+        *path.parent.glob(f"{path.stem}_*.py"),
+        ROOT / "sigma_jax/train/distributed.py",
+    ]
     return "".join(file.read_text() for file in files if file.exists())
 
 

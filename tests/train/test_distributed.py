@@ -89,7 +89,10 @@ def finished(tmp_path_factory):
     every = ("checkpoint.save_every_steps=2", "mesh.fsdp=2")
     code, log = runs.finish(runs.start(folder / "one", data, "total_steps=6", *every, devices=8))
     assert code == 0, log[-3000:]
-    ended = [runs.finish(process) for process in two_processes(folder / "two", data, "total_steps=6", *every)]
+    for _ in range(2):  # a cold compilation on a busy machine can outlast gloo's 30 s; it is cached the second time
+        ended = [runs.finish(process) for process in two_processes(folder / "two", data, "total_steps=6", *every)]
+        if not any("Gloo context initialization failed" in log for _, log in ended):
+            break
     assert [code for code, _ in ended] == [0, 0], "\n".join(log[-3000:] for _, log in ended)
     return SimpleNamespace(folder=folder, data=data, logs=[log for _, log in ended], every=every)
 

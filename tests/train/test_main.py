@@ -89,6 +89,8 @@ def flags_restored():
 
     cache = jax.config.jax_compilation_cache_dir
     with flagsaver.flagsaver():
+        for flag in command.FLAGS.get_flags_for_module(command):
+            flag.unparse()  # whatever other tests have set
         yield
     jax.config.update("jax_compilation_cache_dir", cache)
 

@@ -72,7 +72,7 @@ def advice(needed: float, available: float, config: Any, clips: int) -> list[str
         f"or keep the batch and split the step: --config.max_batch_per_device={smaller} "
         "(gradient accumulation; Sinkhorn then balances fewer clips at a time)"
     )
-    if config.compute.remat == "none":
+    if config.compute.remat in ("none", "auto"):
         lines.append("recompute blocks in the backward pass: --config.compute.remat=full (about 1/3 more FLOPs)")
     if config.mesh.fsdp == 1:
         lines.append("split parameters and moments over chips: --config.mesh.fsdp=8")
