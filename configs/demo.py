@@ -1,4 +1,4 @@
-"""SIGMA at toy scale: labelled moving shapes, 8 frames of 32x32, two CPU cores, under two minutes.
+"""SIGMA at toy scale: labelled moving shapes, 8 frames of 32x32, two CPU cores, about three minutes.
 
 Expected (ours, `./launch/demo.sh` prints it): motion k-NN >= 60 % and joint linear >= 40 %, against about 20 % and 30 %
 for random weights (measured, seed 0: 82 and 74; raw pixels 86 and 60). Same code as configs/k400.py at other sizes.
