@@ -30,6 +30,7 @@ def start(workdir: Path, data: Path, *overrides: str, devices: int = 1, flags: t
     environment = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "PJRT_NPROC")}
     environment |= {
         "JAX_PLATFORMS": "cpu",
+        "PJRT_NPROC": "16",
         "JAX_NUM_CPU_DEVICES": str(devices),
         "XLA_FLAGS": "--xla_backend_optimization_level=0",
         "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "xla"),
