@@ -1,8 +1,8 @@
 """Shards of other writers: DMVR / Scenic sequences under their names, readable by number and fit for training."""
 
 import os
-import threading
 import struct
+import threading
 from pathlib import Path
 
 import google_crc32c
