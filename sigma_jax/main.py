@@ -20,6 +20,7 @@ from absl import flags, logging
 
 from sigma_jax.train import config as configs
 from sigma_jax.train import distributed, loop, setup
+from sigma_jax.train.compilation import use_compilation_cache
 from sigma_jax.train.evaluate import evaluate
 from sigma_jax.train.initial_weights import init_from
 from sigma_jax.train.logs import start_logging
@@ -41,13 +42,6 @@ flags.DEFINE_string("checkpoint_dir", None, "Where checkpoints go, e.g. gs://...
 flags.DEFINE_bool("allow_config_change", False, "Resume although the config differs from the checkpoint's.")
 
 USER_ERRORS = (ValueError, TypeError, AttributeError, OSError, RuntimeError)
-
-
-def use_compilation_cache() -> None:
-    """Compiled programs are kept between runs, unless JAX_COMPILATION_CACHE_DIR says where (or is empty: nowhere)."""
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "sigma_jax" / "xla"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def run(config, command: list[str]) -> None:

@@ -97,9 +97,13 @@ class ClipReader:
     def describe(self, index: int, error: Exception) -> dict:
         """One line of bad_records.jsonl."""
         shard, number = self.source.locate(index)
-        try:
-            key = self.source[index].key
-        except records.BadRecord:
-            key = ""  # lost with the record
         name = self.source.shards[shard].name
-        return {"record": index, "key": key, "shard": name, "record_in_shard": number, "reason": str(error)}
+        where = {"record": index, "key": self.key(index), "shard": name, "record_in_shard": number}
+        return where | {"reason": str(error)}
+
+    def key(self, index: int) -> str:
+        """Key of a record, "" where it was lost with the record."""
+        try:
+            return self.source[index].key
+        except records.BadRecord:
+            return ""

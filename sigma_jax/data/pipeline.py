@@ -201,6 +201,10 @@ class Loader(Iterator):
         """What could not be read: record, key, shard, record_in_shard, reason."""
         return list(self._bad.found.values())
 
+    def keys(self, batch: dict[str, np.ndarray]) -> list[str]:
+        """Keys of a batch's records, "" for what cannot be read; each is read again."""
+        return [self._chunks.reader.key(int(record)) for record in batch["record"]]
+
     def close(self) -> None:
         """Ends the workers; the next batch would start new ones."""
         if self._iterator is not None:

@@ -188,13 +188,13 @@ class _Logger:
             self.throughput.reset()
 
     def _dump(self, step: int, host_batch: dict[str, np.ndarray] | None, state: TrainState | None) -> str:
-        """Evidence: the latest batch's records and the gradient norm of every module."""
-        norms, records = {}, []
+        """Evidence: keys of the latest batch's records and the gradient norm of every module."""
+        norms, keys = {}, []
         if host_batch is not None and state is not None:
-            records = [int(record) for record in host_batch["record"]]
+            keys = self.run.loader.keys(host_batch)
             batch = shard_batch(self.run.mesh, {name: host_batch[name] for name in self.run.task.batch_keys})
             norms = module_norms(self.run, state, batch)
-        _, sentence = write_dump(self.run.workdir, step, records, norms)
+        _, sentence = write_dump(self.run.workdir, step, keys, norms)
         return (
             f"{sentence}. {self.run.config.health.max_nonfinite_run} steps in a row were skipped: "
             "lower optim.base_lr, raise objective.epsilon, or try --config.compute.dtype=float32"

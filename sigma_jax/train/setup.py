@@ -17,6 +17,7 @@ from sigma_jax.data.pipeline import Loader
 from sigma_jax.models.pretrain import Compute
 from sigma_jax.models.transformer import REMAT_POLICIES
 from sigma_jax.ops.attention import check_backend
+from sigma_jax.train.compilation import CompiledOnce, quick_compilation
 from sigma_jax.train.config import to_json
 from sigma_jax.train.evaluation import Scheduled
 from sigma_jax.train.initial_weights import InitFrom, heads_of, initialised, with_teacher
@@ -152,14 +153,9 @@ def build_step(config: Any, task: Task, plan: RunPlan) -> CompiledStep:
     return CompiledStep(
         abstract_state=with_shardings(shapes, shardings),
         init_state=jax.jit(init, out_shardings=shardings, compiler_options=quick_compilation()),
-        step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)),
+        step=CompiledOnce(jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))),
         learning_rate=learning_rate,
     )
-
-
-def quick_compilation() -> dict | None:
-    """Compiler options for code that runs once: on a CPU, no optimisation (a fifth of the time)."""
-    return {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
 
 
 def build_optimizer(optim: Any, learning_rate: Any, trainable: Any) -> optax.GradientTransformation:

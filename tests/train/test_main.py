@@ -148,7 +148,9 @@ def test_a_run_that_is_never_finite_stops_with_evidence(shapes_dir, tmp_path, mo
         loop.train(run)
     (dump,) = tmp_path.glob("nonfinite_step_*.json")
     evidence = json.loads(dump.read_text())
-    assert evidence["record_keys"] and evidence["first_nonfinite_module"].startswith("encoder")
+    source = run.loader._chunks.reader.source
+    assert evidence["record_keys"] and set(evidence["record_keys"]) <= {source[i].key for i in range(len(source))}
+    assert evidence["first_nonfinite_module"].startswith("encoder")
 
 
 def start(workdir: Path, data: Path, cache: Path) -> subprocess.Popen:
