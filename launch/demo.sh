@@ -17,9 +17,9 @@ if [ -z "$videos" ]; then
   data="$workdir/data"
   echo "1/4 Data: shapes that move in 8 ways (under a minute)..."
   python -m sigma_jax.tools.synthetic --out="$data"
-  echo "2/4 Training configs/demo.py: 900 steps, about three minutes..."
+  echo "2/4 Training configs/demo.py: 900 steps, about two and a half minutes..."
   python -m sigma_jax.main --config=configs/demo.py --workdir="$workdir/train" --data_dir="$data" \
-    --config.evals.knn.every_steps=0 --config.compute.remat=none # the next step measures; the model is small
+    --config.evals.knn.every_steps=0 --config.compute.remat=none --noreport # the next steps measure and draw; the model is small
   echo "3/4 Restoring the checkpoint; what did it learn?"
   python -m sigma_jax.tools.probe --workdir="$workdir/train" --data_dir="$data"
   echo "4/4 Drawing pictures..."

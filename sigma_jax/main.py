@@ -39,6 +39,7 @@ flags.DEFINE_enum("mode", "train", ["train", "eval"], "eval: only test the weigh
 flags.DEFINE_string("platform", None, "cpu: train on the CPU even if the config needs an accelerator.")
 distributed.define_flags()
 flags.DEFINE_string("checkpoint_dir", None, "Where checkpoints go, e.g. gs://...; default: workdir/checkpoints.")
+flags.DEFINE_bool("report", True, "Draw pictures and report.html at the end; tools.report draws them at any time.")
 flags.DEFINE_bool("allow_config_change", False, "Resume although the config differs from the checkpoint's.")
 
 USER_ERRORS = (ValueError, TypeError, AttributeError, OSError, RuntimeError)
@@ -71,6 +72,8 @@ def run(config, command: list[str]) -> None:
     for line in job.plan.describe():
         logging.info("plan: %s", line)
     state = loop.train(job, command=command, allow_config_change=FLAGS.allow_config_change)
+    if not FLAGS.report:
+        return
     if jax.process_count() == 1:
         logging.info("report: %s", write_report(job, state))
     elif jax.process_index() == 0:

@@ -46,11 +46,11 @@ def linear_probe(train, test, *, num_classes: int, l2: float = 1e-3, max_iterati
     scale = np.where(is_constant, 0, 1 / np.where(is_constant, 1, std))
     train_x, test_x = (((x - mean) * scale).astype(np.float32) for x in (train_x, test_x))
     params, iterations, gradient_norm = _fit(train_x, train_y, l2, num_classes, max_iterations)
-    test_scores = test_x @ params["weights"] + params["bias"]
+    test_scores = test_x @ params["weights"].T + params["bias"]
     result = {"top1": accuracy(test_scores, test_y)}
     if num_classes > 5:
         result["top5"] = accuracy(test_scores, test_y, top=5)
-    result["train_top1"] = accuracy(train_x @ params["weights"] + params["bias"], train_y)
+    result["train_top1"] = accuracy(train_x @ params["weights"].T + params["bias"], train_y)
     return result | {"iterations": float(iterations), "gradient_norm": float(gradient_norm)}
 
 
@@ -65,10 +65,13 @@ def _checked(name: str, split, num_classes: int) -> tuple[np.ndarray, np.ndarray
 
 @partial(jax.jit, static_argnames=("num_classes", "max_iterations"))
 def _fit(x, labels, l2, num_classes, max_iterations):
-    """Minimises the penalised cross-entropy; returns (params, iterations, gradient norm)."""
+    """Minimises the penalised cross-entropy; returns (params, iterations, gradient norm).
+
+    `weights` are [C D]: a third of the time of [D C] on a CPU, whose products copy narrow operands.
+    """
 
     def loss(params):
-        scores = x @ params["weights"] + params["bias"]
+        scores = jnp.einsum("nd,cd->nc", x, params["weights"]) + params["bias"]
         cross_entropy = optax.softmax_cross_entropy_with_integer_labels(scores, labels).mean()
         return cross_entropy + l2 / 2 * (params["weights"] ** 2).sum()
 
@@ -84,7 +87,7 @@ def _fit(x, labels, l2, num_classes, max_iterations):
     def is_unfinished(carry):
         return (carry[3] < max_iterations) & (carry[2] > 1e-4)
 
-    params = {"weights": jnp.zeros((x.shape[1], num_classes)), "bias": jnp.zeros(num_classes)}
+    params = {"weights": jnp.zeros((num_classes, x.shape[1])), "bias": jnp.zeros(num_classes)}
     params, _, gradient_norm, iterations = jax.lax.while_loop(
         is_unfinished, step, (params, solver.init(params), jnp.inf, 0))
     return params, iterations, gradient_norm
