@@ -19,22 +19,23 @@ def extract(feature_fn: FeatureFn, batches: Iterable[Batch]) -> tuple[np.ndarray
     """Runs a frozen network over a data set, in order.
 
     Args:
-        feature_fn: jitted, video uint8 [B F y x 3] -> features [B D].
+        feature_fn: jitted, video uint8 [B F y x 3] -> features [B D], or tokens [B N D].
         batches: dicts with `video`, `label` [B ...] and optionally `weight` [B]; rows of weight 0 are padding and are
             dropped, so the result does not depend on the batch size. Each process passes its own clips.
 
     Returns:
-        features float32 [n D] and labels [n ...].
+        features float32 [n D] (or [n N D]) and labels [n ...].
 
     Raises:
-        ValueError: no clips, features that are not [B D], or features that are not finite.
+        ValueError: no clips, features of another shape, or features that are not finite.
     """
     features, labels = [], []
 
     def collect(batch: Batch, result: jax.Array) -> None:
         is_real = np.asarray(batch.get("weight", np.ones(len(batch["label"])))) > 0
-        if result.ndim != 2 or len(result) != len(is_real):
-            raise ValueError(f"feature_fn returned {result.shape} for {len(is_real)} clips; expected [clips, width]")
+        if result.ndim < 2 or len(result) != len(is_real):
+            raise ValueError(f"feature_fn returned {result.shape} for {len(is_real)} clips; expected [clips, width] or "
+                             "[clips, tokens, width]")
         features.append(np.asarray(result, np.float32)[is_real])
         labels.append(np.asarray(batch["label"])[is_real])
 
@@ -54,8 +55,8 @@ def extract(feature_fn: FeatureFn, batches: Iterable[Batch]) -> tuple[np.ndarray
 
 
 def check_finite(name: str, features: np.ndarray) -> None:
-    """Raises ValueError naming how many rows of `features` [n D] hold a NaN or infinity."""
-    broken = ~np.isfinite(features).all(axis=1)
+    """Raises ValueError naming how many rows of `features` [n ...] hold a NaN or infinity."""
+    broken = ~np.isfinite(features).reshape(len(features), -1).all(axis=1)
     if broken.any():
         raise ValueError(f"{broken.sum()} of {len(features)} rows of {name} are not finite (first: row "
                          f"{broken.argmax()}); check the checkpoint and the input video")

@@ -1,4 +1,4 @@
-"""What an evaluator is, and the one that measures frozen features.
+"""What an evaluator is, and those that measure frozen features.
 
 An evaluator turns a network into named numbers; the training loop and the commands write them down.
 """
@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from sigma_jax.evals.attentive import attentive_probe
 from sigma_jax.evals.features import Batch, FeatureFn, extract
 from sigma_jax.evals.knn import accuracy, knn_scores
 from sigma_jax.evals.linear import linear_probe
@@ -52,3 +53,23 @@ class FrozenFeatures:
                 continue
             probe = linear_probe((train_features, train_labels), (test_features, test_labels), num_classes=num_classes)
             yield f"linear/{name}", probe["top1"]
+
+
+class FrozenTokens:
+    """Attentive top-1, in per cent, of frozen tokens: yields `attentive/<name>` for each labelling.
+
+    As FrozenFeatures, but its feature function returns tokens [B N D]; `num_heads` is that of the pooling.
+    """
+
+    def __init__(self, train_batches: Callable[[], Iterable[Batch]], test_batches: Callable[[], Iterable[Batch]],
+                 labellings: Mapping[str, Labelling], *, num_heads: int):
+        self.train_batches, self.test_batches, self.num_heads = train_batches, test_batches, num_heads
+        self.labellings = labellings
+
+    def run(self, feature_fn: FeatureFn) -> Iterator[tuple[str, float]]:
+        train, train_stored = extract(feature_fn, self.train_batches())
+        test, test_stored = extract(feature_fn, self.test_batches())
+        for name, (labels, num_classes) in self.labellings.items():
+            splits = (train, labels(train_stored)), (test, labels(test_stored))
+            probe = attentive_probe(*splits, num_classes=num_classes, num_heads=self.num_heads)
+            yield f"attentive/{name}", probe["top1"]

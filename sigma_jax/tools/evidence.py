@@ -3,9 +3,10 @@
     python -m sigma_jax.tools.evidence --workdir=runs/evidence --data_dir=DATA/shapes [--seeds=3] [--steps=900]
 
 Every arm and seed is an ordinary run of sigma_jax.main in its own folder; what is finished is not repeated, so the same
-command goes on after an interruption. Frozen features are measured by k-NN and a linear probe (multinomial logistic
-regression); rows for random weights and raw pixels say what needs no training. Writes evidence.json, evidence.md,
-curves.png and report.html into the workdir, and prints the table.
+command goes on after an interruption. Frozen features are measured by k-NN, a linear probe (multinomial logistic
+regression) and an attentive probe (evals/attentive.py); rows for random weights and raw pixels say what needs no
+training. Pixels have no attentive number: pooled without positions they say nothing, and positions are the encoder's.
+Writes evidence.json, evidence.md, curves.png and report.html into the workdir, and prints the table.
 """
 
 import argparse
@@ -23,14 +24,16 @@ import numpy as np
 
 from sigma_jax import __version__
 from sigma_jax.evals.features import raw_pixel_features
+from sigma_jax.evals.labellings import labellings
+from sigma_jax.evals.protocol import FrozenFeatures, FrozenTokens
 from sigma_jax.report.comparison import write_comparison
 from sigma_jax.report.page import Picture, RunPage, write_page
 from sigma_jax.tools.probe import measure, random_encoder, trained_encoder
 from sigma_jax.train.config import REPOSITORY, load_config, load_json
-from sigma_jax.train.monitor import mean_latents
+from sigma_jax.train.monitor import BATCH_PER_DEVICE, all_latents, central_clips, mean_latents
 from sigma_jax.train.setup import build_compute
 from sigma_jax.train.sharding import make_mesh
-from sigma_jax.train.tasks import pretrain_task
+from sigma_jax.train.tasks import PretrainTask, pretrain_task
 
 
 class Arm(NamedTuple):
@@ -89,18 +92,27 @@ def arm_numbers(arm: Arm, seed: int, folder: Path, data_dir: Path, steps: int) -
     train(arm, seed, folder, data_dir, steps)
     config = load_json(folder / "config.json")
     task = pretrain_task(config, make_mesh(), build_compute(config.compute))
-    return _measure(partial(mean_latents(task), trained_encoder(task, folder)), config, data_dir)
+    return _encoder_numbers(task, trained_encoder(task, folder), config, data_dir)
 
 
 def untrained_numbers(seed: int, data_dir: Path) -> Numbers:
     """Random weights, as a run of this seed starts."""
     config = load_config("configs/evidence.py")
     task = pretrain_task(config, make_mesh(), build_compute(config.compute))
-    return _measure(partial(mean_latents(task), random_encoder(task, seed)), config, data_dir)
+    return _encoder_numbers(task, random_encoder(task, seed), config, data_dir)
 
 
-def _measure(features, config, data_dir: Path) -> Numbers:
-    numbers = measure({"": features}, config, data_dir)[0]
+def _encoder_numbers(task: PretrainTask, params: dict, config, data_dir: Path) -> Numbers:
+    bank, test = (list(central_clips(config, data_dir, split, BATCH_PER_DEVICE)) for split in ("bank", "val"))
+    clips = lambda: bank, lambda: test, labellings(data_dir)
+    numbers = dict(FrozenFeatures(*clips).run(partial(mean_latents(task), params)))
+    tokens = FrozenTokens(*clips, num_heads=task.size.num_heads)
+    return numbers | dict(tokens.run(partial(all_latents(task), params)))
+
+
+def pixel_numbers(data_dir: Path) -> Numbers:
+    """Raw pixels: k-NN and linear only."""
+    numbers = measure({"": raw_pixel_features}, load_config("configs/evidence.py"), data_dir)[0]
     numbers.pop("features")
     return numbers
 
@@ -118,13 +130,14 @@ def collect(workdir: Path, data_dir: Path, names: Sequence[str], seeds: int, ste
             rows[arm.title].append(cached(folder / "evidence.json", asked, compute))
         path = workdir / f"random-seed{seed}.json"
         rows["random weights"].append(cached(path, {"seed": seed}, partial(untrained_numbers, seed, data_dir)))
-    pixels = partial(_measure, raw_pixel_features, load_config("configs/evidence.py"), data_dir)
-    rows["raw 8x8x8 pixels"] = [cached(workdir / "pixels.json", {}, pixels)]
+    rows["raw 8x8x8 pixels"] = [cached(workdir / "pixels.json", {}, partial(pixel_numbers, data_dir))]
     return rows
 
 
 def cell(values: Sequence[float]) -> str:
-    """Mean, and with several seeds the sample standard deviation."""
+    """Mean, and with several seeds the sample standard deviation; a dash where nothing was measured."""
+    if not values:
+        return "-"
     if len(values) < 2:
         return f"{values[0]:.1f}"
     return f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}"
@@ -133,10 +146,11 @@ def cell(values: Sequence[float]) -> str:
 def table(rows: dict[str, list[Numbers]]) -> list[dict[str, str]]:
     """Rows for the page and the markdown file, per cent."""
     columns = list(next(iter(rows.values()))[0])
-    return [
-        {"frozen features": title, **{name: cell([numbers[name] for numbers in seeds]) for name in columns}}
-        for title, seeds in rows.items()
-    ]
+
+    def cells(seeds: list[Numbers]) -> dict[str, str]:
+        return {name: cell([numbers[name] for numbers in seeds if name in numbers]) for name in columns}
+
+    return [{"frozen features": title, **cells(seeds)} for title, seeds in rows.items()]
 
 
 def findings(rows: dict[str, list[Numbers]]) -> list[str]:
@@ -146,8 +160,8 @@ def findings(rows: dict[str, list[Numbers]]) -> list[str]:
         own = [numbers[name] for numbers in rows[ours]]
         better, worse, level = [], [], []
         for title, seeds in rows.items():
-            other = [numbers[name] for numbers in seeds]
-            if title != ours:
+            other = [numbers[name] for numbers in seeds if name in numbers]
+            if title != ours and other:
                 (better if min(own) > max(other) else worse if max(own) < min(other) else level).append(title)
         parts = [("ahead of", better), ("level with", level), ("BEHIND", worse)]
         lines.append(f"{name}: SIGMA-MLP is " + "; ".join(f"{word} {', '.join(t)}" for word, t in parts if t) + ".")

@@ -3,7 +3,7 @@
 Bank and test clips come from two small labelled splits of the run's data folder, one central clip per video. A feature
 is the mean of the encoder's latents over all tubes, after its final norm; nothing is trained.
 
-Letters: B clips, F frames, D width.
+Letters: B clips, F frames, N tubes, D width.
 """
 
 from collections.abc import Callable, Iterator
@@ -31,9 +31,17 @@ BATCH_PER_DEVICE = 64
 def mean_latents(task: PretrainTask) -> Callable[[Any, Any], jax.Array]:
     """A function of (parameters, video uint8 [B F y x 3]) -> mean latents [B D], fp32, whole on every process."""
 
+    return _encoder(task, lambda latents: jnp.mean(latents, axis=1))
+
+
+def all_latents(task: PretrainTask) -> Callable[[Any, Any], jax.Array]:
+    """As mean_latents, but the latents of all tubes, [B N D]."""
+    return _encoder(task, lambda latents: latents)
+
+
+def _encoder(task: PretrainTask, pool: Callable[[jax.Array], jax.Array]) -> Callable[[Any, Any], jax.Array]:
     def features(params, video):
-        latents = task.model.apply({"params": params}, video, method="encode")
-        return jnp.mean(latents.astype(jnp.float32), axis=1)
+        return pool(task.model.apply({"params": params}, video, method="encode").astype(jnp.float32))
 
     return jax.jit(features, out_shardings=NamedSharding(task.mesh, P()))
 

@@ -17,7 +17,7 @@ def test_collect_measures_each_arm_and_seed_once(tmp_path, monkeypatch):
         return {"knn/motion": 10.0 * seed}
 
     monkeypatch.setattr(evidence, "arm_numbers", numbers_of)
-    monkeypatch.setattr(evidence, "_measure", lambda *_: {"knn/motion": 1.0})
+    monkeypatch.setattr(evidence, "pixel_numbers", lambda *_: {"knn/motion": 1.0})
     monkeypatch.setattr(evidence, "untrained_numbers", lambda *_: {"knn/motion": 2.0})
     first = evidence.collect(tmp_path, tmp_path, list(evidence.ARMS), seeds=2, steps=9)
     assert measured == [(arm.title, seed) for seed in (0, 1) for arm in evidence.ARMS.values()]
@@ -61,6 +61,8 @@ def test_findings_admit_where_sigma_is_behind():
 def test_table_and_markdown_hold_mean_and_sample_deviation():
     shown = evidence.table({OURS: [{"knn/motion": 60.0}, {"knn/motion": 70.0}], "pixels": [{"knn/motion": 90.0}]})
     assert [row["knn/motion"] for row in shown] == ["65.0 ± 7.1", "90.0"]
+    extra = evidence.table({OURS: [{"knn/motion": 6.0, "attentive/motion": 7.0}], "pixels": [{"knn/motion": 9.0}]})
+    assert [row["attentive/motion"] for row in extra] == ["7.0", "-"]
     lines = evidence.markdown(shown, ["found"], "note").splitlines()
     assert lines[0] == "| frozen features | knn/motion |" and lines[-1] == "- found"
     assert len({line.count("|") for line in lines[:4]}) == 1
