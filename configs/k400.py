@@ -49,6 +49,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.objective.temperature = 0.1
     c.objective.assignments = "hard"
     c.objective.sweep_dtype = "auto"  # of the scores in all Sinkhorn sweeps but the last: 16-bit on accelerators
+    c.objective.queue_batches = 0  # past micro-batches that join Sinkhorn, for small batches (launch/PRETRAIN.md)
+    c.objective.queue_start_batches = 10_000  # micro-batches before it joins
     c.objective.projection_widths = (1024, 1024, 512, 256)  # of targets mlp and learned
     c.objective.normalize_targets = True
 

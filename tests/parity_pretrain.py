@@ -116,8 +116,8 @@ def _training(task, params, batch, arrays, config) -> list[Row]:
     """The three recorded updates and the fourth forward pass, through the real step."""
     optimizer = adamw(config["lr"], betas=tuple(config["betas"]), weight_decay=config["weight_decay"])
     step = jax.jit(train_step(task, optimizer, seed=0))
-    gradient = jax.jit(lambda p: loss_and_gradient(task, task.constrain(p), {}, batch, (0, jnp.int32(0), 1)))
-    state = new_state(params, optimizer)
+    gradient = jax.jit(lambda p: loss_and_gradient(task, task.constrain(p), {}, batch, (0, jnp.int32(0), 1), {})[:2])
+    state = new_state(params, optimizer, {})
     grads = group(arrays, "grad")
     clear = jax.tree.map(lambda g: np.abs(g) >= 1e-6, grads)  # elsewhere rounding decides AdamW's first steps
     out = [deviations("grad", gradient(params)[1], grads, GRADIENT)]

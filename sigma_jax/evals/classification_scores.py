@@ -20,7 +20,7 @@ def summarize(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]
 def mean_per_class(is_correct: np.ndarray, labels: np.ndarray) -> float:
     """Mean over the classes that occur of the share of their videos that is right, per cent.
 
-    The released helper averages over classes 0..c for each c instead (protocol page, B-1).
+    The released helper averages over classes 0..c for each c instead.
     """
     return 100.0 * float(np.mean([is_correct[labels == c].mean() for c in np.unique(labels)]))
 

@@ -26,6 +26,7 @@ from jax.sharding import PartitionSpec as P
 
 from sigma_jax.models.prototypes import cosine_scores
 from sigma_jax.objective.cross_entropy import hard_cross_entropy, soft_cross_entropy
+from sigma_jax.objective.feature_queue import Queue, is_active, push, queue_specs
 from sigma_jax.ops.sinkhorn import Sweeps, hard_assignments, prototype_scalings, soft_assignments
 
 ASSIGNMENT_KINDS = ("hard", "soft")
@@ -42,6 +43,8 @@ def symmetric_loss(
     assignments: str = "hard",
     sweeps: Sweeps = Sweeps(),  # noqa: B008
     axis_names: tuple[str, ...] = (),
+    queue: Queue | None = None,
+    queue_start: int = 0,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The symmetric cross-prediction loss of this device's tokens, averaged over all devices.
 
@@ -52,6 +55,7 @@ def symmetric_loss(
       assignments: 'hard' (published) or 'soft'.
       sweeps: how Sinkhorn reads the scores.
       axis_names: mesh axes the tokens are spread over, inside shard_map.
+      queue, queue_start: past features that join Sinkhorn after so many batches (feature_queue.py), None for none.
 
     Returns:
       loss, fp32 scalar, and metrics (see `_metrics`).
@@ -65,8 +69,18 @@ def symmetric_loss(
     pred_scores = cosine_scores(predictions, lax.stop_gradient(prototypes))
 
     # 2) Assign: balanced over the global batch, no gradient.
-    proj_scalings, proj_error = sinkhorn(lax.stop_gradient(proj_scores))
-    pred_scalings, pred_error = sinkhorn(lax.stop_gradient(pred_scores))
+    def balanced(side, scores):
+        if queue is None:
+            return sinkhorn(scores)
+
+        def with_queue(scores):
+            past = queue[side].reshape(-1, queue[side].shape[-1])
+            return sinkhorn(jnp.concatenate([scores, cosine_scores(past, lax.stop_gradient(prototypes))]))
+
+        return lax.cond(is_active(queue, queue_start), with_queue, sinkhorn, scores)
+
+    proj_scalings, proj_error = balanced("proj", lax.stop_gradient(proj_scores))
+    pred_scalings, pred_error = balanced("pred", lax.stop_gradient(pred_scores))
     proj_hard = hard_assignments(lax.stop_gradient(proj_scores), proj_scalings, epsilon, sweeps.block_rows)
     pred_hard = hard_assignments(lax.stop_gradient(pred_scores), pred_scalings, epsilon, sweeps.block_rows)
 
@@ -117,12 +131,19 @@ def sharded_symmetric_loss(mesh: Mesh, batch_axes: tuple[str, ...], **settings):
     """`symmetric_loss` over a mesh whose batch axes split the clips.
 
     Returns:
-      A function of predictions [B M E], projections [B M E] (global arrays) and prototypes [K E] that gives the same
-      loss and metrics as one device would.
+      A function of predictions [B M E], projections [B M E] (global arrays), prototypes [K E] and a queue (None for
+      none) that gives the same loss, metrics and next queue as one device would.
     """
 
-    def local(predictions, projections, prototypes):
-        flat = (x.reshape(-1, x.shape[-1]) for x in (predictions, projections))
-        return symmetric_loss(*flat, prototypes, axis_names=batch_axes, **settings)
+    def local(predictions, projections, prototypes, queue):
+        flat = [x.reshape(-1, x.shape[-1]) for x in (predictions, projections)]
+        loss, metrics = symmetric_loss(*flat, prototypes, axis_names=batch_axes, queue=queue, **settings)
+        return loss, metrics, None if queue is None else push(queue, *flat)
 
-    return jax.shard_map(local, mesh=mesh, in_specs=(P(batch_axes), P(batch_axes), P()), out_specs=P())
+    def over_mesh(predictions, projections, prototypes, queue=None):
+        kept = None if queue is None else queue_specs(batch_axes)
+        specs = P(batch_axes), P(batch_axes), P(), kept
+        sharded = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=(P(), P(), kept))
+        return sharded(predictions, projections, prototypes, queue)
+
+    return over_mesh

@@ -78,6 +78,9 @@ class ClassificationTask:
     def init_frozen(self, key: jax.Array) -> Any:
         return {}
 
+    def init_memory(self, clips: int) -> Any:
+        return {}
+
     def constrain(self, params: Any) -> Any:
         return params
 

@@ -45,7 +45,7 @@ def evaluate(config: Any, workdir: Path, data_dir: str, init: str) -> dict[str, 
     params = jax.tree.map(jax.device_put, params, state_shardings(mesh, shapes))
     step = int(folder.name) if folder is not None else 0
     zero = jnp.zeros((), jnp.int32)
-    state = TrainState(jnp.int32(step), params, (), zero, zero)
+    state = TrainState(jnp.int32(step), params, (), zero, zero, {})
     test = kind.test(Bench(config, workdir, data_dir, task, mesh, source=str(folder or init)))
     numbers = dict(test.run(state, step))
     logging.info("%s of step %d: %s", test.name, step, {name: round(value, 2) for name, value in numbers.items()})

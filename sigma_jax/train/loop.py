@@ -23,6 +23,7 @@ from sigma_jax import __version__
 from sigma_jax.checkpoints.manager import Checkpointer
 from sigma_jax.train.config import diff_configs, to_json
 from sigma_jax.train.console import Console, format_metrics
+from sigma_jax.train.flops import mfu, model_flops, peak_flops
 from sigma_jax.train.health import HealthMonitor, should_stop, write_dump
 from sigma_jax.train.metrics import MetricWriter, Throughput
 from sigma_jax.train.optimizer import path_of
@@ -30,6 +31,7 @@ from sigma_jax.train.setup import Run
 from sigma_jax.train.sharding import shard_batch
 from sigma_jax.train.state import TrainState
 from sigma_jax.train.step import loss_and_gradient
+from sigma_jax.train.tasks import PretrainTask
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "av")
 MOVABLE = ("mesh.", "data.num_workers", "data.cache_decoded", "log_every_", "checkpoint.", "max_batch_per_device")
@@ -148,6 +150,9 @@ class _Logger:
     def __init__(self, run: Run, writer: MetricWriter, console: Console):
         self.run, self.writer, self.console = run, writer, console
         self.throughput = Throughput()
+        has_peak = peak_flops(run.mesh.devices.flat[0].device_kind) is not None
+        counted = has_peak and isinstance(run.task, PretrainTask)
+        self._flops_per_clip = sum(model_flops(run.task).values()) if counted else 0.0
         self.health = HealthMonitor(run.plan.num_prototypes or None)
         self._pending: tuple[int, Any] | None = None
 
@@ -169,6 +174,8 @@ class _Logger:
         numbers["lr"] = float(self.run.learning_rate(step - 1))
         numbers["bad_videos"] = self.run.loader.stats()["bad_videos"]
         numbers |= self.throughput.read() if step > 1 else {}
+        if self._flops_per_clip and "clips_per_s" in numbers:
+            numbers["mfu"] = mfu(self._flops_per_clip, numbers["clips_per_s"], list(self.run.mesh.devices.flat))
         self.throughput.reset()
         self.writer.write(step, numbers)
         self.console.show(step, numbers, step / self.run.plan.steps_per_epoch)
@@ -207,7 +214,7 @@ def module_norms(run: Run, state: TrainState, batch: dict[str, jax.Array]) -> di
     @jax.jit
     def gradient(params, frozen, batch, step):
         when = (run.config.seed, step, run.plan.accumulation)
-        return loss_and_gradient(run.task, run.task.constrain(params), frozen, batch, when)[1]
+        return loss_and_gradient(run.task, run.task.constrain(params), frozen, batch, when, {})[1]
 
     squares: dict[str, float] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient(state.params, run.frozen, batch, state.step)):

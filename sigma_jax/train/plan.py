@@ -44,6 +44,8 @@ class RunPlan:
     num_prototypes: int
     state_bytes_per_device: int
     activation_bytes_per_device: int
+    queue_tokens: int = 0  # past tokens that join Sinkhorn
+    queue_start: int = 0  # micro-batches before they do
     memory_bytes_per_device: int | None = None  # None: unknown
 
     def describe(self) -> list[str]:
@@ -75,7 +77,14 @@ class RunPlan:
             if self.accumulation > 1:
                 lines.append(
                     f"gradient accumulation does not enlarge the Sinkhorn batch: it sees "
-                    f"{self.batch_size // self.accumulation} clips at a time, not {self.batch_size}"
+                    f"{self.batch_size // self.accumulation} clips at a time, not {self.batch_size}; "
+                    "objective.queue_batches adds past features (launch/PRETRAIN.md)"
+                )
+            if self.queue_tokens:
+                lines.append(
+                    f"WARNING: a feature queue is on, which SIGMA was not published with: {self.queue_tokens:,} past "
+                    f"tokens join Sinkhorn after {self.queue_start:,} micro-batches. If loss/lnK jumps towards 1 then, "
+                    "start later or keep fewer"
                 )
         return lines
 
@@ -134,6 +143,9 @@ def resolve_plan(config: Any, mesh: Mesh, task: Any, num_records: int) -> RunPla
     lengths["total_steps"] = total_steps
     shapes = jax.eval_shape(task.init, jax.random.key(0))
     num_params = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes))
+    memory = jax.eval_shape(lambda: task.init_memory(micro * num_devices))
+    queue = [leaf for leaf in jax.tree.leaves(memory) if leaf.ndim == 3]  # two sides
+    queue_bytes = 4 * sum(leaf.size for leaf in queue)
     cost = task.cost
     return RunPlan(
         mesh=dict(mesh.shape),
@@ -160,7 +172,9 @@ def resolve_plan(config: Any, mesh: Mesh, task: Any, num_records: int) -> RunPla
         tubes_hidden=cost.tubes_hidden,
         sinkhorn_tokens=config.batch_size // accumulation * cost.tubes_hidden if cost.num_prototypes else 0,
         num_prototypes=cost.num_prototypes,
-        state_bytes_per_device=16 * num_params // mesh.shape["fsdp"],
+        queue_tokens=sum(leaf.shape[0] * leaf.shape[1] for leaf in queue) // 2,
+        queue_start=max(task.sigma.queue_start, task.sigma.queue_batches) if queue else 0,
+        state_bytes_per_device=16 * num_params // mesh.shape["fsdp"] + queue_bytes // num_devices,
         activation_bytes_per_device=micro * cost.activation_bytes,
         memory_bytes_per_device=memory_of(mesh.local_devices[0]) if mesh.local_devices else None,
     )

@@ -146,7 +146,8 @@ def build_step(config: Any, task: Task, plan: RunPlan) -> CompiledStep:
     lengths = plan.total_steps, plan.warmup_steps
     learning_rate = cosine_with_warmup(plan.peak_lr, plan.final_lr, *lengths, plan.start_lr)
     optimizer = build_optimizer(config.optim, learning_rate, task.trainable)
-    init = functools.partial(fresh_state, task, optimizer, config.seed)
+    clips = plan.micro_batch_per_device * plan.num_devices
+    init = functools.partial(fresh_state, task, optimizer, config.seed, clips)
     shapes = jax.eval_shape(init)
     shardings = state_shardings(task.mesh, shapes)
     step = train_step(task, optimizer, seed=config.seed, accumulation=plan.accumulation)
@@ -171,9 +172,9 @@ def build_optimizer(optim: Any, learning_rate: Any, trainable: Any) -> optax.Gra
     return with_average(optimizer, optim.ema_decay) if optim.ema_decay else optimizer
 
 
-def fresh_state(task: Task, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
-    """Parameters drawn from the seed, zero moments, step 0."""
-    return new_state(task.init(stream(seed, "init")), optimizer)
+def fresh_state(task: Task, optimizer: optax.GradientTransformation, seed: int, clips: int) -> TrainState:
+    """Parameters drawn from the seed, zero moments, step 0, no memory of batches (of `clips` clips)."""
+    return new_state(task.init(stream(seed, "init")), optimizer, task.init_memory(clips))
 
 
 def open_data(config: Any, data_dir: str, workdir: Path) -> Loader:

@@ -12,7 +12,8 @@ class TrainState(NamedTuple):
     """Everything a checkpoint restores besides the position in the data.
 
     params, opt_state: trees, fp32. step: updates done, int32. nonfinite_steps: updates skipped so far because loss or
-    gradient was not finite; nonfinite_run: how many of the latest in a row.
+    gradient was not finite; nonfinite_run: how many of the latest in a row. memory: what the task remembers of past
+    batches ({} for most).
     """
 
     step: jax.Array
@@ -20,9 +21,10 @@ class TrainState(NamedTuple):
     opt_state: Any
     nonfinite_steps: jax.Array
     nonfinite_run: jax.Array
+    memory: Any
 
 
-def new_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+def new_state(params: Any, optimizer: optax.GradientTransformation, memory: Any) -> TrainState:
     """The state before the first step. Call it under jit: every counter is its own buffer (donation needs that)."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -30,6 +32,7 @@ def new_state(params: Any, optimizer: optax.GradientTransformation) -> TrainStat
         opt_state=optimizer.init(params),
         nonfinite_steps=jnp.zeros((), jnp.int32),
         nonfinite_run=jnp.zeros((), jnp.int32),
+        memory=memory,
     )
 
 

@@ -37,7 +37,8 @@ def train_step(task: Task, optimizer: optax.GradientTransformation, *, seed: int
 
     def step(state: TrainState, frozen: Any, batch: Batch) -> tuple[TrainState, Metrics]:
         params = task.constrain(state.params)
-        (loss, metrics), grads = loss_and_gradient(task, params, frozen, batch, (seed, state.step, accumulation))
+        when = seed, state.step, accumulation
+        (loss, metrics), grads, memory = loss_and_gradient(task, params, frozen, batch, when, state.memory)
         grad_norm = optax.global_norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
@@ -60,6 +61,7 @@ def train_step(task: Task, optimizer: optax.GradientTransformation, *, seed: int
             opt_state=keep(opt_state, state.opt_state),
             nonfinite_steps=state.nonfinite_steps + skipped,
             nonfinite_run=(state.nonfinite_run + 1) * skipped,
+            memory=keep(memory, state.memory),
         )
         metrics = metrics | {
             "loss": loss,
@@ -72,29 +74,41 @@ def train_step(task: Task, optimizer: optax.GradientTransformation, *, seed: int
     return step
 
 
-def loss_and_gradient(task: Task, params: Any, frozen: Any, batch: Batch, when: tuple[int, jax.Array, int]):
-    """((loss, metrics), gradient) of a global batch, averaged over micro-batches.
+def loss_and_gradient(
+    task: Task, params: Any, frozen: Any, batch: Batch, when: tuple[int, jax.Array, int], memory: Any
+):
+    """((loss, metrics), gradient) of a global batch, averaged over micro-batches, and the task's next memory.
 
     Args:
       when: (seed, step, accumulation).
+      memory: the task's; {} for none.
     """
     seed, step, accumulation = when
-    value_and_grad = jax.value_and_grad(task.loss, has_aux=True)
+
+    def value_and_grad(rows, memory, step):
+        remembered = {"memory": memory} if memory else {}
+        (loss, metrics), grads = jax.value_and_grad(task.loss, has_aux=True)(
+            params, frozen, rows | remembered, seed, step
+        )
+        kept = {name: value for name, value in metrics.items() if name != "memory"}
+        return ((loss, kept), grads), metrics.get("memory", memory)
+
     if accumulation == 1:
-        return value_and_grad(params, frozen, batch, seed, step)
+        result, memory = value_and_grad(batch, memory, step)
+        return *result, memory
 
     def split(x):
         # Micro-batch a takes rows a, a + A, ...: each device keeps its own rows, nothing moves.
         return x.reshape(-1, accumulation, *x.shape[1:]).swapaxes(0, 1)
 
-    def add(total, micro):
+    def add(carry, micro):
+        total, memory = carry
         index, rows = micro
-        result = value_and_grad(params, frozen, rows, seed, step * accumulation + index)
-        return jax.tree.map(jnp.add, total, result), None
+        result, memory = value_and_grad(rows, memory, step * accumulation + index)
+        return (jax.tree.map(jnp.add, total, result), memory), None
 
     micro_batches = jax.tree.map(split, batch)
-    rows = jax.tree.map(lambda x: x[0], micro_batches)
-    shapes = jax.eval_shape(value_and_grad, params, frozen, rows, seed, step)
+    shapes, _ = jax.eval_shape(value_and_grad, jax.tree.map(lambda x: x[0], micro_batches), memory, step)
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    total, _ = jax.lax.scan(add, zeros, (jnp.arange(accumulation), micro_batches))
-    return jax.tree.map(lambda x: x / accumulation, total)
+    (total, memory), _ = jax.lax.scan(add, (zeros, memory), (jnp.arange(accumulation), micro_batches))
+    return *jax.tree.map(lambda x: x / accumulation, total), memory

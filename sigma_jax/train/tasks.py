@@ -15,6 +15,7 @@ from sigma_jax.models.dino import DinoVit, tube_features
 from sigma_jax.models.pretrain import Compute, PretrainModel
 from sigma_jax.models.prototypes import constrain
 from sigma_jax.models.sizes import TEACHER_SIZES, VIDEO_SIZES, TeacherSize, VideoSize, lookup
+from sigma_jax.objective.feature_queue import empty_queue
 from sigma_jax.objective.reconstruction import reconstruction_loss, target_spread
 from sigma_jax.objective.sigma import sharded_symmetric_loss
 from sigma_jax.objective.targets import feature_targets, pixel_targets, teacher_frames
@@ -50,8 +51,11 @@ class Task(Protocol):
     def init_frozen(self, key: jax.Array) -> Any:
         """Parameters that are used but never trained or checkpointed; {} where there are none."""
 
+    def init_memory(self, clips: int) -> Any:
+        """Arrays that the task remembers from (micro-)batch of `clips` clips to batch, checkpointed; {}: nothing."""
+
     def loss(self, params: Any, frozen: Any, batch: Batch, seed: int, step: jax.Array) -> tuple[jax.Array, Metrics]:
-        """Scalar loss and metrics of a global batch."""
+        """Scalar loss and metrics of a global batch; where `batch` has 'memory', the metrics have the next one."""
 
     def constrain(self, params: Any) -> Any:
         """Applied before each step, outside the gradient."""
@@ -70,8 +74,12 @@ class SigmaSettings:
     temperature: float = 0.1
     assignments: str = "hard"
     sweeps: Sweeps = Sweeps()
+    queue_batches: int = 0
+    queue_start: int = 0
 
     def __post_init__(self):
+        if self.queue_batches < 0 or self.queue_start < 0:
+            raise ValueError(f"queue_batches={self.queue_batches}, queue_start={self.queue_start}: expected 0 or more")
         if self.num_prototypes < 2:
             raise ValueError(f"num_prototypes={self.num_prototypes}: at least 2 are needed to tell anything apart")
 
@@ -164,6 +172,11 @@ class PretrainTask:
         image = jnp.zeros((1, *self.grid.image_shape, 3), jnp.uint8)
         return self._teacher_model.init(key, image)["params"]
 
+    def init_memory(self, clips: int) -> Any:
+        if self.objective != "sigma" or not self.sigma.queue_batches:
+            return {}
+        return empty_queue(self.sigma.queue_batches, clips * self.grid.num_masked, self.target_width)
+
     def constrain(self, params: Any) -> Any:
         return constrain(params)
 
@@ -175,7 +188,7 @@ class PretrainTask:
 
         Args:
           batch: 'video' [B F H W 3]; optional 'visible_idx' and 'masked_idx' (else drawn from (seed, step)); optional
-            'teacher_features' [B N E] (else computed by the frozen teacher).
+            'teacher_features' [B N E] (else computed by the frozen teacher), 'memory' (the feature queue).
         """
         video = batch["video"]
         # 1) Hide tubes.
@@ -195,9 +208,10 @@ class PretrainTask:
             return reconstruction_loss(predictions, projections), {"target_spread": target_spread(projections)}
         # 4) Assign both to prototypes; each predicts the other's assignment.
         settings = dict(vars(self.sigma))
-        settings.pop("num_prototypes")
-        loss = sharded_symmetric_loss(self.mesh, BATCH_AXES, **settings)
-        return loss(predictions, projections, params["prototypes"])
+        del settings["num_prototypes"], settings["queue_batches"]
+        objective = sharded_symmetric_loss(self.mesh, BATCH_AXES, **settings)
+        loss, metrics, queue = objective(predictions, projections, params["prototypes"], batch.get("memory"))
+        return loss, metrics if queue is None else metrics | {"memory": queue}
 
     def targets(self, frozen: Any, batch: Batch, masked_idx: jax.Array) -> jax.Array:
         """[B M P] normalised pixels or [B M E] normalised teacher features; no gradient."""
@@ -221,6 +235,10 @@ def pretrain_task(config: Any, mesh: Mesh, compute: Compute) -> PretrainTask:
     """The pre-training task that a config asks for; every unknown name is an error before anything is compiled."""
     model, objective = config.model, config.objective
     lookup(TARGETS, objective.target, "target")
+    if objective.queue_batches and TARGETS[objective.target][1] != "sigma":
+        raise ValueError(
+            f"objective.queue_batches={objective.queue_batches}: target {objective.target!r} has no Sinkhorn; use 0"
+        )
     needs_teacher = TARGETS[objective.target][0] == "features"
     return PretrainTask(
         mesh=mesh,
@@ -234,6 +252,8 @@ def pretrain_task(config: Any, mesh: Mesh, compute: Compute) -> PretrainTask:
             objective.temperature,
             objective.assignments,
             platform_sweeps(mesh.devices.flat[0].platform, objective.sweep_dtype),
+            objective.queue_batches,
+            objective.queue_start_batches,
         ),
         projection_widths=tuple(objective.projection_widths),
         teacher=lookup(TEACHER_SIZES, objective.teacher, "teacher") if needs_teacher else None,

@@ -18,7 +18,7 @@ SHAPE = re.compile(r"(?:f32|bf16|f16|s32|u32|u8|pred|s64|f64)\[([\d,]*)\]")
 def exchanged(batch: int) -> list[tuple[str, int]]:
     """(kind, largest number of elements) of every collective in the step for a batch over eight devices."""
     task, optimizer = small_task(make_mesh()), adamw(1e-3)
-    state = new_state(task.init(stream(0, "init")), optimizer)
+    state = new_state(task.init(stream(0, "init")), optimizer, {})
     step = jax.jit(train_step(task, optimizer, seed=0))
     text = step.lower(state, {}, shard_batch(task.mesh, {"video": small_video(batch)})).compile().as_text()
     found = []

@@ -33,7 +33,7 @@ def video():
 
 def _train(task: PretrainTask, video: np.ndarray, num_steps: int) -> list[dict[str, float]]:
     optimizer = optax.adam(3e-3)
-    state = new_state(jax.jit(task.init)(jax.random.key(0)), optimizer)
+    state = new_state(jax.jit(task.init)(jax.random.key(0)), optimizer, {})
     step = jax.jit(train_step(task, optimizer, seed=0, accumulation=1))
     rows = []
     for _ in range(num_steps):

@@ -89,7 +89,7 @@ class Quadratic:
     "optimizer", [adamw(0.1), optax.adam(0.1), with_average(adamw(0.1), 0.9)], ids=["adamw", "optax", "averaged"]
 )
 def test_a_nonfinite_step_keeps_every_optimizers_state(optimizer):
-    state = new_state({"a": {"kernel": jnp.ones((2, 2))}}, optimizer)
+    state = new_state({"a": {"kernel": jnp.ones((2, 2))}}, optimizer, {})
     step = jax.jit(train_step(Quadratic(), optimizer, seed=0))
     good, _ = step(state, {}, {"value": jnp.zeros((2, 2))})
     bad, metrics = step(good, {}, {"value": jnp.full((2, 2), jnp.nan)})

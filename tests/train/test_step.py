@@ -20,7 +20,7 @@ def run_steps(task, num_steps=2, accumulation=1, batch=8):
     optimizer = adamw(1e-3)
 
     def init():
-        return new_state(task.init(stream(0, "init")), optimizer)
+        return new_state(task.init(stream(0, "init")), optimizer, task.init_memory(batch // accumulation))
 
     shardings = state_shardings(task.mesh, jax.eval_shape(init))
     state = jax.jit(init, out_shardings=shardings)()
@@ -52,7 +52,7 @@ def test_regression_learns_its_target(target):
 
 def test_a_nonfinite_step_changes_nothing_and_is_counted():
     task, optimizer = small_task(target="pixel"), adamw(1e-3)
-    state = new_state(task.init(stream(0, "init")), optimizer)
+    state = new_state(task.init(stream(0, "init")), optimizer, {})
     step = jax.jit(train_step(task, optimizer, seed=0))
     good = {"video": jnp.asarray(small_video(2) / 255.0, jnp.float32)}
     bad = {"video": good["video"].at[0, 0, 0, 0, 0].set(jnp.nan)}
@@ -89,7 +89,8 @@ def test_accumulated_reconstruction_gradient_equals_the_whole_batch(devices):
     }
     batch = shard_batch(task.mesh, batch)
     grads = [
-        jax.jit(lambda p, a=a: loss_and_gradient(task, p, {}, batch, (0, jnp.int32(0), a)))(params) for a in (1, 4)
+        jax.jit(lambda p, a=a: loss_and_gradient(task, p, {}, batch, (0, jnp.int32(0), a), {})[:2])(params)
+        for a in (1, 4)
     ]
     np.testing.assert_allclose(grads[1][0][0], grads[0][0][0], rtol=1e-6)
     for one, four in zip(jax.tree.leaves(grads[0][1]), jax.tree.leaves(grads[1][1]), strict=True):
