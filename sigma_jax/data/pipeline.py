@@ -21,6 +21,7 @@ from absl import flags
 from sigma_jax.data import decode, records
 from sigma_jax.data.bad_records import BadRecords
 from sigma_jax.data.clips import ClipReader, ClipSpec
+from sigma_jax.data.decoders import AUTO, Decoding
 
 _CHUNK_BYTES = 2**25
 _MAX_REPLACEMENTS = 20
@@ -225,6 +226,7 @@ def pretrain_loader(
     bad_records_path: str | os.PathLike | None = None,
     start_batch: int = 0,
     cache_decoded: bool = False,
+    decoding: Decoding = AUTO,
 ) -> Loader:
     """Endless shuffled random clips for pre-training.
 
@@ -241,13 +243,14 @@ def pretrain_loader(
       bad_records_path: JSON lines file that names each unreadable record once; one per process.
       start_batch: first batch handed out.
       cache_decoded: keep decoded videos in memory (of each worker); for small data sets only.
+      decoding: which library decodes videos, and how long one may take.
 
     Raises:
       DataSetError: the shards are missing or not in order.
       ValueError: settings that make no clip or no equal batches.
     """
     spec = ClipSpec(num_frames, frame_stride, image_size, crop)
-    reader = ClipReader(open_source(data_dir, split), spec, cache_decoded)
+    reader = ClipReader(open_source(data_dir, split), spec, cache_decoded, decoding)
     layout = make_layout(global_batch, process_index, process_count, spec)
     bad = BadRecords(max_bad_fraction, bad_records_path, len(reader.source))
     loader = endless_loader(ShuffledChunks(reader, layout, seed), num_workers=num_workers, bad=bad)
@@ -274,6 +277,7 @@ def eval_loader(
     process_count: int = 1,
     crop: str = "center",
     allow_incomplete: bool = False,
+    decoding: Decoding = AUTO,
 ) -> Loader:
     """One pass over a split in order, the central clip of each video; the last batch is filled up with weight 0.
 
@@ -283,7 +287,7 @@ def eval_loader(
     if crop == "multi_scale":
         raise ValueError("crop 'multi_scale' is random; evaluation takes 'center' or 'none'")
     spec = ClipSpec(num_frames, frame_stride, image_size, crop)
-    reader = ClipReader(open_source(data_dir, split), spec, cache_decoded=False)
+    reader = ClipReader(open_source(data_dir, split), spec, cache_decoded=False, decoding=decoding)
     layout = make_layout(global_batch, process_index, process_count, spec)
     chunks, num_batches = EvalChunks(reader, layout, allow_incomplete), math.ceil(len(reader.source) / global_batch)
     bad = BadRecords(max_fraction=1.0, path=None, num_records=len(reader.source))

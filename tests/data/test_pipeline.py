@@ -1,11 +1,13 @@
 """Batch i depends on (seed, i) only: not on workers, hosts, chunks, or where the run was interrupted."""
 
 import json
+import threading
 
 import numpy as np
 import pytest
 
-from sigma_jax.data import pipeline, records
+from sigma_jax.data import decode, pipeline, records, time_limit
+from sigma_jax.data.decoders import Decoding
 from tests.data.conftest import NUM_CLIPS
 
 CLIP = {"num_frames": 4, "frame_stride": 1, "image_size": 16}
@@ -173,3 +175,53 @@ def test_crop_none_is_strict(shards):
     with pytest.raises(ValueError, match="expects 16 x 16 videos, got 32 x 32"):
         _take(_loader(shards, crop="none"), 1)
     assert _take(_loader(shards, crop="none", image_size=32), 1)[0]["video"].shape == (6, 4, 32, 32, 3)
+
+
+def test_a_video_that_never_ends_is_replaced_named_and_not_tried_again(shards, tmp_path, monkeypatch):
+    hanging = records.RecordSource(shards, "train")[4].video
+    plain, stop, tried = decode.decode_frames, threading.Event(), []
+
+    def decode_or_hang(data, *args):
+        if data == hanging:
+            tried.append(stop.wait(60))
+        return plain(data, *args)
+
+    monkeypatch.setattr(decode, "decode_frames", decode_or_hang)
+    listed = tmp_path / "bad.jsonl"
+    loader = _loader(shards, max_bad_fraction=0.5, bad_records_path=listed, decoding=Decoding(timeout=1.0))
+    batches = _take(loader, 2 * NUM_CLIPS // 6 + 1)
+    stop.set()
+    (report,) = [json.loads(line) for line in listed.read_text().splitlines()]
+    assert report["record"] == 4 and report["reason"] == "decoding took more than 1 s"
+    assert loader.stats()["bad_videos"] == 1
+    assert all(4 not in batch["record"] for batch in batches)
+    monkeypatch.setattr(decode, "decode_frames", lambda data, *args: plain(data if data != hanging else b"", *args))
+    _assert_same(batches, _take(_loader(shards, max_bad_fraction=0.5), len(batches)))  # the same replacement
+
+
+def test_a_timeout_holds_in_worker_processes_and_evaluation(shards):
+    never = {"decoding": Decoding(timeout=1e-6)}
+    with pytest.raises(RuntimeError, match="20 records in a row could not be read.*took more than 1e-06 s"):
+        _take(_loader(shards, num_workers=1, **never), 1)
+    with pytest.raises(RuntimeError, match="evaluation needs every video.*took more than 1e-06 s"):
+        list(pipeline.eval_loader(shards, split="train", global_batch=10, **CLIP, **never))
+
+
+def test_a_call_that_was_given_up_ends_at_its_next_check():
+    ended, release = threading.Event(), threading.Event()
+
+    def work():
+        release.wait(60)
+        try:
+            time_limit.check()
+        finally:
+            ended.set()
+
+    with pytest.raises(TimeoutError, match="took more than 0.05 s"):
+        time_limit.call(0.05, work)
+    release.set()
+    assert ended.wait(60)
+    assert time_limit.call(0, int, "7") == time_limit.call(60, int, "7") == 7
+    with pytest.raises(ValueError, match="invalid literal"):
+        time_limit.call(60, int, "seven")
+    time_limit.check()  # no limit here: nothing happens
