@@ -59,9 +59,7 @@ def decode_record(
 class ClipReader:
     """Reads one clip of one record. Runs in worker processes and threads."""
 
-    def __init__(
-        self, source: records.RecordSource, spec: ClipSpec, cache_decoded: bool, decoding: Decoding = AUTO
-    ):
+    def __init__(self, source: records.RecordSource, spec: ClipSpec, cache_decoded: bool, decoding: Decoding = AUTO):
         self.source, self.spec, self.decoding = source, spec, decoding
         self._cache = {} if cache_decoded else None
         self._too_slow = set()  # numbers of records that took too long: not tried again

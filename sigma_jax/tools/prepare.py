@@ -16,13 +16,13 @@ import re
 import shutil
 import sys
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from tqdm import tqdm
 
 from sigma_jax.data import metadata, records
-from sigma_jax.data.classes import label_hash
+from sigma_jax.data.classes import check_names, label_hash, shipped_names, spelling
 from sigma_jax.data.list_formats import FORMATS, ListSpec, read_list
 from sigma_jax.data.listing import Entry, Refusal, list_folder, number_labels
 from sigma_jax.data.payload import PAYLOADS, Payload
@@ -77,7 +77,8 @@ def prepare(args: argparse.Namespace) -> int:
         raise UsageError(
             f"{args.out / 'label_map.txt'} has other classes than --labels={args.labels}: use another --out"
         )
-    labels, names = number_labels(entries, known or class_names)
+    entries, known = _match_known(args, entries, known or class_names)
+    labels, names = number_labels(entries, known)
     unknown = [Refusal(e.key, f"label {e.label!r} is not in the label map") for e in entries if e.label not in labels]
     refused += unknown
     entries = [entry for entry in entries if entry.label in labels]
@@ -93,6 +94,26 @@ def prepare(args: argparse.Namespace) -> int:
     _save_report(args.out, report)
     print_summary(args.out, report)
     return 0 if all(split["videos"] for split in report.values()) else 1
+
+
+def _match_known(args: argparse.Namespace, entries: list[Entry], names: list[str]) -> tuple[list[Entry], list[str]]:
+    """(videos with classes as the data set --name spells them, class names in order).
+
+    Raises UsageError where the list or --out brings another label map than the data set has.
+    """
+    shipped = shipped_names(args.name)
+    if not shipped:
+        return entries, names
+    if names:
+        try:
+            check_names(args.name, names, f"--labels={args.labels}" if args.labels else f"the label map of {args.out}")
+        except records.DataSetError as error:
+            raise UsageError(f"{error}. For other classes choose another --name") from error
+    elif all(entry.label.lstrip("+-").isdecimal() for entry in entries if entry.label):
+        return entries, []  # numbers: which names they stand for is not known
+    names = names or shipped
+    spelled = {spelling(name): name for name in names}
+    return [replace(entry, label=spelled.get(spelling(entry.label), entry.label)) for entry in entries], names
 
 
 def _payload(args: argparse.Namespace) -> Payload:
