@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from sigma_jax.data import tfds_sets
 from sigma_jax.data.metadata import read_json, read_label_map
 from sigma_jax.data.records import DataSetError
 from sigma_jax.data.specs import LABEL_HASHES, SPECS
@@ -30,7 +31,7 @@ def read_classes(data_dir: str | os.PathLike, split: str = "train") -> Classes:
     names = read_label_map(Path(data_dir))
     if not names:
         stills = open_stills(data_dir, split)
-        names = stills.class_names if stills else []
+        names = stills.class_names if stills else tfds_sets.class_names(Path(data_dir))
     if names:
         return Classes(len(names), tuple(names), label_hash(names))
     report = read_json(Path(data_dir, "prepare_report.json"))

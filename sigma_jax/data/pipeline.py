@@ -12,13 +12,14 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import grain
 import numpy as np
 from absl import flags
 
-from sigma_jax.data import decode, records
+from sigma_jax.data import decode, records, schema, tfds_sets
 from sigma_jax.data.bad_records import BadRecords
 from sigma_jax.data.clips import ClipReader, ClipSpec
 from sigma_jax.data.decoders import AUTO, Decoding
@@ -294,8 +295,12 @@ def eval_loader(
     return Loader(chunks, num_batches=num_batches, num_workers=num_workers, bad=bad)
 
 
-def open_source(data_dir: str | os.PathLike, split: str) -> records.RecordSource:
-    source = records.RecordSource(data_dir, split)
+def open_source(data_dir: str | os.PathLike, split: str) -> records.RecordSource | tfds_sets.ArrayRecords:
+    """The records of a split, whoever wrote them; raises DataSetError where they are missing or not in order."""
+    source = tfds_sets.open_array_records(data_dir, split)
+    if source is None:
+        read = tfds_sets.find_reader(Path(data_dir)) or schema.decode_record
+        source = records.RecordSource(data_dir, split, read)
     if not len(source):
         raise records.DataSetError(f"split {split!r} in {data_dir} holds no records")
     return source
