@@ -13,9 +13,11 @@ import argparse
 import hashlib
 import os
 import re
+import shlex
 import shutil
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -27,7 +29,8 @@ from sigma_jax.data.list_formats import FORMATS, ListSpec, read_list
 from sigma_jax.data.listing import Entry, Refusal, list_folder, number_labels
 from sigma_jax.data.payload import PAYLOADS, Payload
 from sigma_jax.data.specs import expected_videos
-from sigma_jax.tools.shard_writing import OutOfSpace, ShardJob, clear, remove_notes, write_shards
+from sigma_jax.tools import beam_shards
+from sigma_jax.tools.shard_writing import OutOfSpace, ShardJob, ShardResult, clear, remove_notes, write_shards
 
 _SHARD_BYTES, _SHARD_VIDEOS = 256 * 2**20, 2048  # a shard holds at most about this much, unless --shards says otherwise
 
@@ -43,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     except OutOfSpace as error:
         print(f"prepare: {error}. Finished shards are kept: make room and run the same command again", file=sys.stderr)
         return 2
-    except (UsageError, OSError) as error:
+    except (UsageError, beam_shards.PipelineError, OSError) as error:
         print(f"prepare: {error}", file=sys.stderr)
         return 2
 
@@ -63,6 +66,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--val_fraction", type=float, default=0.0, help="share of the videos put into a split `val`")
     parser.add_argument("--shards", type=int, default=0, help="per split; default: by size")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; 0: none, no --timeout")
+    parser.add_argument("--runner", default="local", help="local, or one of Apache Beam: DirectRunner, ...")
+    parser.add_argument("--beam_options", default="", help="Beam's own flags, in one argument")
     parser.add_argument("--timeout", type=float, default=300.0, help="seconds for one video")
     return parser.parse_args(argv)
 
@@ -134,6 +139,8 @@ def _list(args: argparse.Namespace) -> tuple[list[Entry], list[Refusal], list[st
         raise UsageError(f"--name={args.name} and --split={args.split} must be lower-case letters, digits and _")
     if not 0 <= args.val_fraction < 1 or (args.val_fraction and args.split == "val"):
         raise UsageError(f"--val_fraction={args.val_fraction} must be in [0, 1), and --split another than val")
+    if args.beam_options and args.runner == "local":
+        raise UsageError(f"--beam_options={args.beam_options} needs a --runner of Apache Beam, such as DirectRunner")
     if args.shards < 0 or args.workers < 0 or args.timeout <= 0:
         raise UsageError(f"--shards={args.shards}, --workers={args.workers}, --timeout={args.timeout} must be positive")
     if not args.csv:
@@ -176,7 +183,7 @@ def _write_split(
         raise UsageError(f"the videos have {num_bytes / 2**30:.2f} GiB, but {args.out} has room for {free / 2**30:.2f}")
     terminal = sys.stderr.isatty()
     with tqdm(total=len(entries), unit="video", mininterval=0.2 if terminal else 30, dynamic_ncols=terminal) as bar:
-        results = list(write_shards(jobs, workers=args.workers, timeout=args.timeout, progress=bar.update))
+        results = list(_run(args, jobs, bar.update))
     videos = sum(result.num_records for result in results)
     size = sum(result.num_bytes for result in results)
     if videos:
@@ -198,6 +205,13 @@ def _write_split(
         "refused": [asdict(refusal) for result in results for refusal in result.refused],
         "warnings": [asdict(warning) for result in results for warning in result.warnings],
     }
+
+
+def _run(args: argparse.Namespace, jobs: list[ShardJob], progress) -> Iterator[ShardResult]:
+    if args.runner == "local":
+        return write_shards(jobs, workers=args.workers, timeout=args.timeout, progress=progress)
+    options = shlex.split(args.beam_options)
+    return beam_shards.write_shards(jobs, runner=args.runner, options=options, timeout=args.timeout, progress=progress)
 
 
 def make_jobs(
