@@ -83,6 +83,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.data.rand_augment = (7.0, 4.0, 0.5)  # magnitude, operations, std; () for none
     c.data.num_workers = 16
     c.data.max_bad_fraction = 0.01
+    c.data.decoder = "auto"  # of videos: auto is pyav; decord and torchcodec where they are installed
+    c.data.decode_timeout = 60.0  # seconds; a video that takes longer counts as unreadable
     c.data.cache_decoded = False
 
     c.evals = ConfigDict()

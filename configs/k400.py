@@ -71,6 +71,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.data.crop = "multi_scale"
     c.data.num_workers = 16  # decoding processes per host
     c.data.max_bad_fraction = 0.01
+    c.data.decoder = "auto"  # of videos: auto is pyav; decord and torchcodec where they are installed
+    c.data.decode_timeout = 60.0  # seconds; a video that takes longer counts as unreadable
     c.data.cache_decoded = False
 
     c.compute = ConfigDict()

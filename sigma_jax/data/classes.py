@@ -1,13 +1,16 @@
 """The classes of a data set: how many, what they are called, and a hash that tells two label maps apart."""
 
 import hashlib
+import itertools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from sigma_jax.data import tfds_sets
 from sigma_jax.data.metadata import read_json, read_label_map
 from sigma_jax.data.records import DataSetError
-from sigma_jax.data.specs import SPECS
+from sigma_jax.data.specs import LABEL_HASHES, SPECS
 from sigma_jax.data.stills import open_stills
 
 
@@ -28,7 +31,7 @@ def read_classes(data_dir: str | os.PathLike, split: str = "train") -> Classes:
     names = read_label_map(Path(data_dir))
     if not names:
         stills = open_stills(data_dir, split)
-        names = stills.class_names if stills else []
+        names = stills.class_names if stills else tfds_sets.class_names(Path(data_dir))
     if names:
         return Classes(len(names), tuple(names), label_hash(names))
     report = read_json(Path(data_dir, "prepare_report.json"))
@@ -46,10 +49,43 @@ def label_hash(names: list[str]) -> str:
     return hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
+def shipped_names(name: str) -> list[str]:
+    """Class names of the data set `name` in order, checked against LABEL_HASHES; [] where none are shipped."""
+    if name not in LABEL_HASHES:
+        return []
+    names = (Path(__file__).with_name("label_maps") / f"{name}.txt").read_text("utf-8").splitlines()
+    if label_hash(names) != LABEL_HASHES[name]:
+        raise DataSetError(
+            f"label_maps/{name}.txt has hash {label_hash(names)}, not {LABEL_HASHES[name]}: install again"
+        )
+    return names
+
+
+def spelling(name: str) -> str:
+    """What two spellings of a class name share: `Air_Drumming`, `air drumming`."""
+    return name.replace("_", " ").casefold().strip()
+
+
+def check_names(name: str, names: Sequence[str], where: str) -> None:
+    """Raises DataSetError where class names are not those of the data set `name`, in its order."""
+    expected = shipped_names(name)
+    if not expected or list(map(spelling, names)) == list(map(spelling, expected)):
+        return
+    pairs = enumerate(itertools.zip_longest(names, expected))
+    index, (found, wanted) = next((i, pair) for i, pair in pairs if None in pair or len(set(map(spelling, pair))) > 1)
+    raise DataSetError(
+        f"{where} is not the label map of {name}: {len(names)} classes with hash {label_hash(list(names))}, expected "
+        f"{len(expected)} with {label_hash(expected)}; class {index} is {found!r}, expected {wanted!r}. Scores of "
+        f"other classes are no {name} scores"
+    )
+
+
 def check_known(name: str, classes: Classes) -> None:
-    """Raises DataSetError where a data set of SPECS has another number of classes than it should."""
+    """Raises DataSetError where a data set of SPECS has other classes than it should."""
     if name in SPECS and SPECS[name].num_classes != classes.num_classes:
         raise DataSetError(
             f"{name} has {SPECS[name].num_classes} classes, this folder {classes.num_classes}: wrong --data_dir or "
             "label map? For a part of it, or data of your own, choose dataset=folder"
         )
+    if classes.names:
+        check_names(name, classes.names, "label_map.txt of this folder")

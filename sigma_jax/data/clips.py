@@ -1,11 +1,13 @@
 """What is cut out of one video: its record is read, the chosen frames are decoded, cropped and resized."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
-from sigma_jax.data import augment, decode, records, sampling, schema
+from sigma_jax.data import augment, decode, decoders, records, sampling, schema, time_limit
+from sigma_jax.data.decoders import AUTO, Decoding
 
 CROPS = ("multi_scale", "center", "none")
 
@@ -38,13 +40,15 @@ class ClipSpec:
         return self.num_frames, self.image_size, self.image_size, 3
 
 
-def decode_record(record: schema.Record, indices: np.ndarray, num_frames: int | None = None) -> np.ndarray:
-    """Frames `indices` of a record, whatever its payload, as RGB uint8 [n h w 3]; see decode.decode_frames.
+def decode_record(
+    record: schema.Record, indices: np.ndarray, num_frames: int | None = None, decoder: str = "auto"
+) -> np.ndarray:
+    """Frames `indices` of a record, whatever its payload, as RGB uint8 [n h w 3]; see decoders.decode_frames.
 
     Raises BadVideo, and BadRecord where a frame is damaged on disk.
     """
     if not record.frames:
-        return decode.decode_frames(record.video, indices, num_frames)
+        return decoders.decode_frames(record.video, indices, num_frames, decoder)
     wanted, places = np.unique(indices, return_inverse=True)
     if wanted[-1] >= len(record.frames):
         raise decode.BadVideo(f"frame {wanted[-1]} asked for, but there are {len(record.frames)}")
@@ -55,9 +59,10 @@ def decode_record(record: schema.Record, indices: np.ndarray, num_frames: int | 
 class ClipReader:
     """Reads one clip of one record. Runs in worker processes and threads."""
 
-    def __init__(self, source: records.RecordSource, spec: ClipSpec, cache_decoded: bool):
-        self.source, self.spec = source, spec
+    def __init__(self, source: records.RecordSource, spec: ClipSpec, cache_decoded: bool, decoding: Decoding = AUTO):
+        self.source, self.spec, self.decoding = source, spec, decoding
         self._cache = {} if cache_decoded else None
+        self._too_slow = set()  # numbers of records that took too long: not tried again
 
     def read(self, index: int, rng: np.random.Generator | None, number: int = 0) -> Clip:
         """A clip of record `index`: a random one, or without rng the central one.
@@ -70,7 +75,7 @@ class ClipReader:
             frames = sampling.center_indices(num_frames, self.spec.num_frames, self.spec.frame_stride)
         else:
             frames = sampling.pretrain_indices(num_frames, self.spec.num_frames, self.spec.frame_stride, rng)
-        video = decode_record(record, frames, num_frames) if decoded is None else decoded[frames]
+        video = self.decode(index, record, frames, num_frames) if decoded is None else decoded[frames]
         return Clip(self._crop(video, rng), record.label, record.key)
 
     def _load(self, index: int) -> tuple[schema.Record, int, np.ndarray | None]:
@@ -78,11 +83,27 @@ class ClipReader:
             return self._cache[index]
         record, decoded = self.source[index], None
         # a record that does not know its length (another writer's) is decoded to find out
-        num_frames = record.num_frames or len(record.frames) or decode.probe(record.video).num_frames
+        num_frames = record.num_frames or len(record.frames)
+        if not num_frames:
+            num_frames = self._limited(index, decode.probe, record.video).num_frames
         if self._cache is not None:
-            decoded = decode_record(record, np.arange(num_frames), num_frames)
+            decoded = self.decode(index, record, np.arange(num_frames), num_frames)
             self._cache[index] = replace(record, video=b"", frames=()), num_frames, decoded
         return record, num_frames, decoded
+
+    def decode(self, index: int, record: schema.Record, frames: np.ndarray, num_frames: int) -> np.ndarray:
+        """As decode_record with this reader's decoder; record `index` is a BadVideo where it takes too long."""
+        return self._limited(index, decode_record, record, frames, num_frames, self.decoding.decoder)
+
+    def _limited(self, index: int, function: Callable, *args):
+        reason = f"decoding took more than {self.decoding.timeout:g} s"
+        if index in self._too_slow:
+            raise decode.BadVideo(reason)
+        try:
+            return time_limit.call(self.decoding.timeout, function, *args)
+        except TimeoutError as error:
+            self._too_slow.add(index)
+            raise decode.BadVideo(reason) from error
 
     def _crop(self, video: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
         size = self.spec.image_size

@@ -1,4 +1,4 @@
-"""The only place that touches a decoder (PyAV for videos, libjpeg-turbo for frames): chosen frames, or everything.
+"""Decoding with PyAV (videos) and libjpeg-turbo (frames): chosen frames, or everything. Other libraries: decoders.py.
 
 Frames are numbered in order of presentation, as they come out when a file is decoded from its start. A seek is used
 only where packet timestamps show that it leads to the same frames (see _decode_by_time). Rotation metadata is
@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
+
+from sigma_jax.data import time_limit
 
 _STORES_TIMES = {"mp4", "matroska"}  # FFmpeg's names of container formats
 _SKIPS_EXACTLY = {"h264", "hevc"}  # decoders that leave out frames nothing depends on, and change no other
@@ -165,6 +167,7 @@ def _frames(container, stream) -> Iterator:
     count = 0
     try:
         for frame in container.decode(stream):
+            time_limit.check()
             yield frame
             count += 1
     except av.error.FFmpegError as error:
@@ -189,9 +192,7 @@ def _decode_by_time(container, stream, wanted: np.ndarray, num_frames: int) -> n
     is the number of its frame; the seek lands on a key frame not after the first wanted frame; every wanted timestamp
     comes out of the decoder.
     """
-    if not _STORES_TIMES & set(container.format.name.split(",")):
-        return None
-    packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
+    packets = [packet for packet in _stored_packets(container, stream) if not packet.is_discard]
     times = sorted({packet.pts for packet in packets if packet.pts is not None})
     if len(packets) != num_frames or len(times) != num_frames or wanted[-1] >= num_frames:
         return None
@@ -202,6 +203,7 @@ def _decode_by_time(container, stream, wanted: np.ndarray, num_frames: int) -> n
     container.seek(max(keys), stream=stream)
     images, shown, context = _Images(len(wanted)), set(pending), stream.codec_context
     for number, packet in enumerate(container.demux(stream)):
+        time_limit.check()
         if number == 0 and (not packet.is_keyframe or packet.pts is None or packet.pts > pending[0]):
             return None
         if context.name in _SKIPS_EXACTLY:
@@ -214,6 +216,29 @@ def _decode_by_time(container, stream, wanted: np.ndarray, num_frames: int) -> n
                 if images.filled == len(pending):
                     return images.array
     return None
+
+
+def _stored_packets(container, stream) -> list:
+    """All packets with a picture; none where the file stores no timestamps."""
+    if not _STORES_TIMES & set(container.format.name.split(",")):
+        return []
+    packets = [packet for packet in container.demux(stream) if packet.size]
+    time_limit.check()
+    return packets
+
+
+def is_plain(data: bytes, num_frames: int, codecs: set[str]) -> bool:
+    """Whether every reader must number the frames alike: one video stream of one of `codecs` (FFmpeg's names), as many
+    packets as full decoding gave frames, none of them hidden by an edit list, each with a timestamp of its own.
+
+    Raises BadVideo where there is no video.
+    """
+    with _open(data) as (container, stream):
+        if stream.codec_context.name not in codecs or len(container.streams.video) > 1:
+            return False
+        packets = _stored_packets(container, stream)
+        times = {packet.pts for packet in packets if packet.pts is not None}
+        return len(packets) == len(times) == num_frames and not any(packet.is_discard for packet in packets)
 
 
 class _Images:

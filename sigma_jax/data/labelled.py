@@ -12,7 +12,8 @@ import numpy as np
 
 from sigma_jax.data import decode, records
 from sigma_jax.data.bad_records import BadRecords
-from sigma_jax.data.clips import Clip, ClipReader, decode_record
+from sigma_jax.data.clips import Clip, ClipReader
+from sigma_jax.data.decoders import AUTO, Decoding
 from sigma_jax.data.finetune_augment import TrainAugment, ViewCrop
 from sigma_jax.data.pipeline import EvalChunks, Loader, ShuffledChunks, endless_loader, make_layout, open_source
 from sigma_jax.data.sampling import FrameSampling
@@ -52,8 +53,14 @@ class LabelledSpec:
 class LabelledReader(ClipReader):
     """Reads training copies (with rng) or test views (without) of one record. A still is a video of one frame."""
 
-    def __init__(self, source: records.RecordSource | StillSource, spec: LabelledSpec, cache_decoded: bool = False):
-        super().__init__(source, spec, cache_decoded)
+    def __init__(
+        self,
+        source: records.RecordSource | StillSource,
+        spec: LabelledSpec,
+        cache_decoded: bool = False,
+        decoding: Decoding = AUTO,
+    ):
+        super().__init__(source, spec, cache_decoded, decoding)
         self._latest = threading.local()  # frames decoded last: neighbouring copies and crops share them
 
     def read(self, index: int, rng: np.random.Generator | None, number: int = 0) -> Clip:
@@ -90,7 +97,7 @@ class LabelledReader(ClipReader):
             return decoded[frames]
         key = index, frames.tobytes()
         if getattr(self._latest, "key", None) != key:
-            self._latest.video = decode_record(record, frames, num_frames)
+            self._latest.video = self.decode(index, record, frames, num_frames)
             self._latest.key = key
         return self._latest.video
 
@@ -118,6 +125,7 @@ def train_loader(
     cache_decoded: bool = False,
     max_bad_fraction: float = 0.01,
     bad_records_path: str | os.PathLike | None = None,
+    decoding: Decoding = AUTO,
 ) -> Loader:
     """Endless shuffled labelled clips; an unreadable video is replaced, as published, and counted.
 
@@ -126,9 +134,9 @@ def train_loader(
       global_batch: videos per step over all processes; a batch holds global_batch * repeats clips.
       repeats: how often the same frames are augmented (repeated augmentation); copies are neighbours in the batch.
       seed: decides order, frames and augmentation.
-      cache_decoded, max_bad_fraction, bad_records_path: as in pretrain_loader.
+      cache_decoded, max_bad_fraction, bad_records_path, decoding: as in pretrain_loader.
     """
-    reader = LabelledReader(open_labelled(data_dir, split), spec, cache_decoded)
+    reader = LabelledReader(open_labelled(data_dir, split), spec, cache_decoded, decoding)
     layout = make_layout(global_batch * repeats, workers.process_index, workers.process_count, spec)
     bad = BadRecords(max_bad_fraction, bad_records_path, len(reader.source))
     return endless_loader(ShuffledChunks(reader, layout, seed, repeats), num_workers=workers.num_workers, bad=bad)
@@ -141,9 +149,10 @@ def view_loader(
     split: str = "val",
     global_batch: int,
     workers: Workers = Workers(),
+    decoding: Decoding = AUTO,
 ) -> Loader:
     """One pass over all test views of a split, in order; padding and unreadable videos (listed) have weight 0."""
-    reader = LabelledReader(open_labelled(data_dir, split), spec)
+    reader = LabelledReader(open_labelled(data_dir, split), spec, decoding=decoding)
     layout = make_layout(global_batch, workers.process_index, workers.process_count, spec)
     views = spec.num_test_views
     chunks = EvalChunks(reader, layout, allow_incomplete=True, views=views)

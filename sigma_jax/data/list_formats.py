@@ -163,8 +163,13 @@ def _mini_kinetics(spec: ListSpec) -> tuple[Found, list[str]]:
 
 def _gym99(spec: ListSpec) -> tuple[Found, list[str]]:
     """`clip.avi 78`, numbers from 0; names one a line, in order."""
-    names = [line for _, line in read_lines(spec.labels)] if spec.labels else []
+    names = _distinct([line for _, line in read_lines(spec.labels)]) if spec.labels else []
     return _numbered(spec, first=0, names=names), names
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """Names that several classes share (Gym99 has one) get the number of the class."""
+    return [name if names.count(name) == 1 else f"{name}, class {index}" for index, name in enumerate(names)]
 
 
 def _numbered(spec: ListSpec, first: int, names: list[str]) -> Found:

@@ -12,15 +12,17 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import grain
 import numpy as np
 from absl import flags
 
-from sigma_jax.data import decode, records
+from sigma_jax.data import decode, records, schema, tfds_sets
 from sigma_jax.data.bad_records import BadRecords
 from sigma_jax.data.clips import ClipReader, ClipSpec
+from sigma_jax.data.decoders import AUTO, Decoding
 
 _CHUNK_BYTES = 2**25
 _MAX_REPLACEMENTS = 20
@@ -229,6 +231,7 @@ def pretrain_loader(
     bad_records_path: str | os.PathLike | None = None,
     start_batch: int = 0,
     cache_decoded: bool = False,
+    decoding: Decoding = AUTO,
 ) -> Loader:
     """Endless shuffled random clips for pre-training.
 
@@ -245,13 +248,14 @@ def pretrain_loader(
       bad_records_path: JSON lines file that names each unreadable record once; one per process.
       start_batch: first batch handed out.
       cache_decoded: keep decoded videos in memory (of each worker); for small data sets only.
+      decoding: which library decodes videos, and how long one may take.
 
     Raises:
       DataSetError: the shards are missing or not in order.
       ValueError: settings that make no clip or no equal batches.
     """
     spec = ClipSpec(num_frames, frame_stride, image_size, crop)
-    reader = ClipReader(open_source(data_dir, split), spec, cache_decoded)
+    reader = ClipReader(open_source(data_dir, split), spec, cache_decoded, decoding)
     layout = make_layout(global_batch, process_index, process_count, spec)
     bad = BadRecords(max_bad_fraction, bad_records_path, len(reader.source))
     loader = endless_loader(ShuffledChunks(reader, layout, seed), num_workers=num_workers, bad=bad)
@@ -278,6 +282,7 @@ def eval_loader(
     process_count: int = 1,
     crop: str = "center",
     allow_incomplete: bool = False,
+    decoding: Decoding = AUTO,
 ) -> Loader:
     """One pass over a split in order, the central clip of each video; the last batch is filled up with weight 0.
 
@@ -287,15 +292,19 @@ def eval_loader(
     if crop == "multi_scale":
         raise ValueError("crop 'multi_scale' is random; evaluation takes 'center' or 'none'")
     spec = ClipSpec(num_frames, frame_stride, image_size, crop)
-    reader = ClipReader(open_source(data_dir, split), spec, cache_decoded=False)
+    reader = ClipReader(open_source(data_dir, split), spec, cache_decoded=False, decoding=decoding)
     layout = make_layout(global_batch, process_index, process_count, spec)
     chunks, num_batches = EvalChunks(reader, layout, allow_incomplete), math.ceil(len(reader.source) / global_batch)
     bad = BadRecords(max_fraction=1.0, path=None, num_records=len(reader.source))
     return Loader(chunks, num_batches=num_batches, num_workers=num_workers, bad=bad)
 
 
-def open_source(data_dir: str | os.PathLike, split: str) -> records.RecordSource:
-    source = records.RecordSource(data_dir, split)
+def open_source(data_dir: str | os.PathLike, split: str) -> records.RecordSource | tfds_sets.ArrayRecords:
+    """The records of a split, whoever wrote them; raises DataSetError where they are missing or not in order."""
+    source = tfds_sets.open_array_records(data_dir, split)
+    if source is None:
+        read = tfds_sets.find_reader(Path(data_dir)) or schema.decode_record
+        source = records.RecordSource(data_dir, split, read)
     if not len(source):
         raise records.DataSetError(f"split {split!r} in {data_dir} holds no records")
     return source

@@ -66,7 +66,10 @@ class ShardWriter:
 
     def write(self, record: Record) -> None:
         """Appends one record; on disk when it returns, as far as the operating system is concerned."""
-        payload = encode_record(record)
+        self.write_payload(encode_record(record))
+
+    def write_payload(self, payload: bytes) -> None:
+        """As write, of a record that is encoded already."""
         length = struct.pack("<Q", len(payload))
         data = length + _FOOTER.pack(_masked_crc(length)) + payload + _FOOTER.pack(_masked_crc(payload))
         view = memoryview(data)

@@ -97,6 +97,11 @@ def _parse(payload: bytes) -> tuple[dict, dict]:
     return dict(example.context.feature), dict(example.feature_lists.feature_list)
 
 
+def parse_features(payload: bytes) -> dict:
+    """Features of a serialised tf.train.Example by name; raises ValueError where it is none."""
+    return _parse(payload)[0]
+
+
 def _find_pictures(features: dict) -> str:
     """Name of the first feature (by name) that holds JPEGs or PNGs only; empty where there is none."""
     for name in sorted(features):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sigma_jax.data.metadata import read_label_map
 from sigma_jax.data.records import DataSetError, Record
+from sigma_jax.data.tfds_sets import holds_stills
 
 _SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 
@@ -87,7 +88,7 @@ class TfdsImages(StillSource):
 def open_stills(data_dir: str | os.PathLike, split: str) -> StillSource | None:
     """The images in a folder, None where it holds something else."""
     data_dir = Path(data_dir)
-    if next(data_dir.glob("*.array_record*"), None):
+    if next(data_dir.glob("*.array_record*"), None) and holds_stills(data_dir):
         return TfdsImages(data_dir, split)
     if next((path for path in data_dir.glob("*/*/*") if path.suffix.lower() in _SUFFIXES), None):
         return ImageFolder(data_dir, split)

@@ -1,6 +1,7 @@
 """How fast clips come out of shards, by number of reading processes.
 
   python -m sigma_jax.tools.bench data --data_dir=DIR [--split=train] [--workers=0,1,2] [--clips=256] [--json]
+  python -m sigma_jax.tools.bench data --data_dir=DIR --decoder=torchcodec
 
 A row per number of workers (0: in this process, one clip at a time, which is the cleanest count of processor time).
 `clips_per_cpu_s` counts processor time of this process and its workers; `clips_per_s` is wall time; `wait_ms` is what a
@@ -20,14 +21,20 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sigma_jax.data import augment, sampling
+from sigma_jax.data import augment, metadata, sampling
 from sigma_jax.data.clips import ClipReader, ClipSpec
+from sigma_jax.data.decoders import DECODERS, Decoding
 from sigma_jax.data.pipeline import open_source, pretrain_loader
 from sigma_jax.data.schema import Record
 
 
 def main(argv: list[str] | None = None) -> int:
     args = _parse(argv)
+    try:
+        args.decoding = Decoding(args.decoder)
+    except ValueError as error:
+        print(f"bench data: {error}", file=sys.stderr)
+        return 1
     spec = ClipSpec(args.num_frames, args.frame_stride, args.image_size, "multi_scale")
     source = open_source(args.data_dir, args.split)
     try:
@@ -49,6 +56,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--clips", type=int, default=256, help="timed, per row")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--device_rate", type=float, default=570.0, help="clips a second; 570: ViT-B on one H200, goal")
+    parser.add_argument("--decoder", default="auto", choices=sorted(DECODERS), help="of videos")
     parser.add_argument("--num_frames", type=int, default=16)
     parser.add_argument("--frame_stride", type=int, default=4)
     parser.add_argument("--image_size", type=int, default=224)
@@ -62,7 +70,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 def measure(args: argparse.Namespace, spec: ClipSpec, source) -> Iterator[dict]:
     """A row per number of workers, and one of decord + Pillow where that can be had."""
     record = source[0]
-    facts = {"payload": _payload(record), "height": record.height, "width": record.width}
+    facts = {"payload": _payload(args, record), "height": record.height, "width": record.width}
+    facts["decoder"] = "simplejpeg" if record.frames else args.decoder
     for workers in args.workers:
         seconds, cpu, clips = _read_here(args, spec, source) if workers == 0 else _read_loader(args, workers)
         yield _row(args, facts | {"reader": "ours", "workers": workers}, seconds, cpu, clips)
@@ -70,11 +79,13 @@ def measure(args: argparse.Namespace, spec: ClipSpec, source) -> Iterator[dict]:
     if peer:
         _time_clips(lambda i, rng: peer(source[i], rng), len(source), 2)
         seconds, cpu, clips = _time_clips(lambda i, rng: peer(source[i], rng), len(source), max(args.clips // 4, 1))
-        yield _row(args, facts | {"reader": "decord+PIL", "workers": 0}, seconds, cpu, clips)
+        yield _row(args, facts | {"reader": "decord+PIL", "decoder": "decord", "workers": 0}, seconds, cpu, clips)
 
 
-def _payload(record: Record) -> str:
-    return "jpeg" if record.frames else "video"
+def _payload(args: argparse.Namespace, record: Record) -> str:
+    """What `prepare` says it stored, or what the record looks like."""
+    report = metadata.read_json(args.data_dir / "prepare_report.json").get(args.split, {})
+    return report.get("payload", {}).get("kind") or ("jpeg" if record.frames else "video")
 
 
 def _row(args: argparse.Namespace, facts: dict, seconds: float, cpu: float, clips: int) -> dict:
@@ -82,7 +93,7 @@ def _row(args: argparse.Namespace, facts: dict, seconds: float, cpu: float, clip
     wait = max(args.batch / rate - args.batch / args.device_rate, 0.0)
     numbers = {"clips_per_cpu_s": clips / cpu, "clips_per_s": rate, "wait_ms": 1000 * wait}
     memory = {"peak_mb": sum(resource.getrusage(who).ru_maxrss for who in _EVERYONE) / 1024}
-    return facts | {"batch": args.batch, "clips": clips} | {k: round(v, 2) for k, v in (numbers | memory).items()}
+    return facts | {"batch": args.batch, "clips": clips} | {k: round(v, 4) for k, v in (numbers | memory).items()}
 
 
 _EVERYONE = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
@@ -103,7 +114,7 @@ def _time_clips(read, count: int, clips: int) -> tuple[float, float, int]:
 
 
 def _read_here(args: argparse.Namespace, spec: ClipSpec, source) -> tuple[float, float, int]:
-    reader = ClipReader(source, spec, cache_decoded=False)
+    reader = ClipReader(source, spec, cache_decoded=False, decoding=args.decoding)
     _time_clips(reader.read, len(source), min(8, args.clips))
     return _time_clips(reader.read, len(source), args.clips)
 
@@ -130,6 +141,7 @@ def _run_loader(args: argparse.Namespace, workers: int, batches: int) -> tuple[f
         global_batch=args.batch,
         seed=0,
         num_workers=workers,
+        decoding=args.decoding,
     )
     try:
         next(loader), next(loader)

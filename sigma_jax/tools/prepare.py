@@ -13,21 +13,24 @@ import argparse
 import hashlib
 import os
 import re
+import shlex
 import shutil
 import sys
 from collections import Counter
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from tqdm import tqdm
 
 from sigma_jax.data import metadata, records
-from sigma_jax.data.classes import label_hash
+from sigma_jax.data.classes import check_names, label_hash, shipped_names, spelling
 from sigma_jax.data.list_formats import FORMATS, ListSpec, read_list
 from sigma_jax.data.listing import Entry, Refusal, list_folder, number_labels
 from sigma_jax.data.payload import PAYLOADS, Payload
 from sigma_jax.data.specs import expected_videos
-from sigma_jax.tools.shard_writing import OutOfSpace, ShardJob, clear, remove_notes, write_shards
+from sigma_jax.tools import beam_shards
+from sigma_jax.tools.shard_writing import OutOfSpace, ShardJob, ShardResult, clear, remove_notes, write_shards
 
 _SHARD_BYTES, _SHARD_VIDEOS = 256 * 2**20, 2048  # a shard holds at most about this much, unless --shards says otherwise
 
@@ -43,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     except OutOfSpace as error:
         print(f"prepare: {error}. Finished shards are kept: make room and run the same command again", file=sys.stderr)
         return 2
-    except (UsageError, OSError) as error:
+    except (UsageError, beam_shards.PipelineError, OSError) as error:
         print(f"prepare: {error}", file=sys.stderr)
         return 2
 
@@ -63,6 +66,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--val_fraction", type=float, default=0.0, help="share of the videos put into a split `val`")
     parser.add_argument("--shards", type=int, default=0, help="per split; default: by size")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; 0: none, no --timeout")
+    parser.add_argument("--runner", default="local", help="local, or one of Apache Beam: DirectRunner, ...")
+    parser.add_argument("--beam_options", default="", help="Beam's own flags, in one argument")
     parser.add_argument("--timeout", type=float, default=300.0, help="seconds for one video")
     return parser.parse_args(argv)
 
@@ -77,7 +82,8 @@ def prepare(args: argparse.Namespace) -> int:
         raise UsageError(
             f"{args.out / 'label_map.txt'} has other classes than --labels={args.labels}: use another --out"
         )
-    labels, names = number_labels(entries, known or class_names)
+    entries, known = _match_known(args, entries, known or class_names)
+    labels, names = number_labels(entries, known)
     unknown = [Refusal(e.key, f"label {e.label!r} is not in the label map") for e in entries if e.label not in labels]
     refused += unknown
     entries = [entry for entry in entries if entry.label in labels]
@@ -93,6 +99,26 @@ def prepare(args: argparse.Namespace) -> int:
     _save_report(args.out, report)
     print_summary(args.out, report)
     return 0 if all(split["videos"] for split in report.values()) else 1
+
+
+def _match_known(args: argparse.Namespace, entries: list[Entry], names: list[str]) -> tuple[list[Entry], list[str]]:
+    """(videos with classes as the data set --name spells them, class names in order).
+
+    Raises UsageError where the list or --out brings another label map than the data set has.
+    """
+    shipped = shipped_names(args.name)
+    if not shipped:
+        return entries, names
+    if names:
+        try:
+            check_names(args.name, names, f"--labels={args.labels}" if args.labels else f"the label map of {args.out}")
+        except records.DataSetError as error:
+            raise UsageError(f"{error}. For other classes choose another --name") from error
+    elif all(entry.label.lstrip("+-").isdecimal() for entry in entries if entry.label):
+        return entries, []  # numbers: which names they stand for is not known
+    names = names or shipped
+    spelled = {spelling(name): name for name in names}
+    return [replace(entry, label=spelled.get(spelling(entry.label), entry.label)) for entry in entries], names
 
 
 def _payload(args: argparse.Namespace) -> Payload:
@@ -113,6 +139,8 @@ def _list(args: argparse.Namespace) -> tuple[list[Entry], list[Refusal], list[st
         raise UsageError(f"--name={args.name} and --split={args.split} must be lower-case letters, digits and _")
     if not 0 <= args.val_fraction < 1 or (args.val_fraction and args.split == "val"):
         raise UsageError(f"--val_fraction={args.val_fraction} must be in [0, 1), and --split another than val")
+    if args.beam_options and args.runner == "local":
+        raise UsageError(f"--beam_options={args.beam_options} needs a --runner of Apache Beam, such as DirectRunner")
     if args.shards < 0 or args.workers < 0 or args.timeout <= 0:
         raise UsageError(f"--shards={args.shards}, --workers={args.workers}, --timeout={args.timeout} must be positive")
     if not args.csv:
@@ -155,7 +183,7 @@ def _write_split(
         raise UsageError(f"the videos have {num_bytes / 2**30:.2f} GiB, but {args.out} has room for {free / 2**30:.2f}")
     terminal = sys.stderr.isatty()
     with tqdm(total=len(entries), unit="video", mininterval=0.2 if terminal else 30, dynamic_ncols=terminal) as bar:
-        results = list(write_shards(jobs, workers=args.workers, timeout=args.timeout, progress=bar.update))
+        results = list(_run(args, jobs, bar.update))
     videos = sum(result.num_records for result in results)
     size = sum(result.num_bytes for result in results)
     if videos:
@@ -177,6 +205,13 @@ def _write_split(
         "refused": [asdict(refusal) for result in results for refusal in result.refused],
         "warnings": [asdict(warning) for result in results for warning in result.warnings],
     }
+
+
+def _run(args: argparse.Namespace, jobs: list[ShardJob], progress) -> Iterator[ShardResult]:
+    if args.runner == "local":
+        return write_shards(jobs, workers=args.workers, timeout=args.timeout, progress=progress)
+    options = shlex.split(args.beam_options)
+    return beam_shards.write_shards(jobs, runner=args.runner, options=options, timeout=args.timeout, progress=progress)
 
 
 def make_jobs(

@@ -31,6 +31,10 @@ class OutOfSpace(OSError):
     """The disk of the shards is full; finished shards are kept."""
 
 
+def note_of(shard: Path) -> Path:
+    return shard.with_name(f"{shard.name}.done.json")
+
+
 @dataclass(frozen=True)
 class ShardJob:
     """One shard to be written."""
@@ -42,7 +46,7 @@ class ShardJob:
 
     @property
     def note(self) -> Path:
-        return self.path.with_name(f"{self.path.name}.done.json")
+        return note_of(self.path)
 
     def fingerprint(self) -> str:
         """Of the videos (names, sizes, times), their labels and the payload."""
@@ -105,11 +109,11 @@ def write_shards(
         results |= _write_in_processes(jobs, left, workers, timeout, progress)
     else:
         for number in left:
-            results[number] = _write_here(jobs[number], progress)
+            results[number] = write_here(jobs[number], progress)
     yield from (results[number] for number in range(len(jobs)))
 
 
-def _write_here(job: ShardJob, progress: Callable[[int], object]) -> ShardResult:
+def write_here(job: ShardJob, progress: Callable[[int], object]) -> ShardResult:
     result = ShardResult()
     for entry, (reason, warning, _) in zip(job.entries, write_records(job, 0, 0), strict=True):
         result.book(entry, reason, warning)
@@ -119,10 +123,15 @@ def _write_here(job: ShardJob, progress: Callable[[int], object]) -> ShardResult
 
 def _finish(job: ShardJob, result: ShardResult) -> ShardResult:
     result.num_bytes = job.path.stat().st_size
+    write_note(job.note, job.fingerprint(), result)
+    return result
+
+
+def write_note(path: Path, fingerprint: str, result: ShardResult) -> None:
+    """The mark of a finished shard, see read_note."""
     lists = {name: [asdict(item) for item in getattr(result, name)] for name in ("refused", "warnings")}
     note = {"num_records": result.num_records, "num_bytes": result.num_bytes, "classes": dict(result.classes), **lists}
-    metadata.write_json(job.note, {"fingerprint": job.fingerprint(), **note})
-    return result
+    metadata.write_json(path, {"fingerprint": fingerprint, **note})
 
 
 def write_records(job: ShardJob, first: int, offset: int) -> Iterator[tuple[str, str, int]]:
@@ -137,11 +146,16 @@ def write_records(job: ShardJob, first: int, offset: int) -> Iterator[tuple[str,
             except (BadVideo, OSError) as error:
                 yield str(error) or type(error).__name__, "", writer.num_bytes
                 continue
-            free = shutil.disk_usage(job.path.parent).free
-            if free < _RESERVE + 2 * sum(map(len, record.frames or [record.video])):
-                raise OutOfSpace(f"only {free / 2**20:.0f} MiB are left on the disk of {job.path.parent}")
+            check_room(job.path.parent, sum(map(len, record.frames or [record.video])))
             writer.write(record)
             yield "", warning, writer.num_bytes
+
+
+def check_room(folder: Path, num_bytes: int) -> None:
+    """Raises OutOfSpace where a record of this size would fill the disk of `folder`."""
+    free = shutil.disk_usage(folder).free
+    if free < _RESERVE + 2 * num_bytes:
+        raise OutOfSpace(f"only {free / 2**20:.0f} MiB are left on the disk of {folder}")
 
 
 def read_video(entry: Entry, label: int, payload: Payload) -> tuple[Record, str]:

@@ -23,6 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from sigma_jax.data import metadata, records
+from sigma_jax.data.classes import check_names
 from sigma_jax.data.clips import decode_record
 from sigma_jax.data.decode import BadVideo, probe
 from sigma_jax.data.schema import Record
@@ -59,7 +60,8 @@ def verify_split(args: argparse.Namespace, split: str) -> bool:
     Raises DataSetError where its shards or their index are not in order as a whole.
     """
     source = records.RecordSource(args.data_dir, split)
-    num_classes = len(metadata.read_label_map(args.data_dir))
+    names = metadata.read_label_map(args.data_dir)
+    num_classes = len(names)
     ranked = sorted(range(len(source)), key=lambda i: hashlib.sha256(b"%d" % i).digest())
     decoded = set(ranked if args.full else ranked[:_SAMPLE])
     problems, classes, keys = _index_problems(source), Counter(), Counter()
@@ -75,6 +77,11 @@ def verify_split(args: argparse.Namespace, split: str) -> bool:
     problems += [f"{key!r} is there {count} times" for key, count in keys.items() if key and count > 1]
     problems += _metadata_problems(args.data_dir, split, len(source))
     name = args.dataset or re.sub(r"-.*", "", source.shards[0].name)
+    if names:
+        try:
+            check_names(name, names, "label_map.txt")
+        except records.DataSetError as error:
+            problems.append(str(error))
     _print(split, source, problems, classes, len(decoded), expected_videos(name, split))
     return not problems
 

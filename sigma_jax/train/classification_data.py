@@ -11,6 +11,7 @@ from sigma_jax.data.finetune_augment import RandAugment, TrainAugment, ViewCrop
 from sigma_jax.data.labelled import LabelledSpec, Workers, train_loader, view_loader
 from sigma_jax.data.pipeline import Loader
 from sigma_jax.data.sampling import FrameSampling
+from sigma_jax.train.config import decoding_of
 
 
 def resolve_classes(config: ConfigDict, data_dir: str) -> ConfigDict:
@@ -64,6 +65,7 @@ def open_training_data(config: Any, data_dir: str, workdir: Path) -> Loader:
         cache_decoded=config.data.cache_decoded,
         max_bad_fraction=config.data.max_bad_fraction,
         bad_records_path=workdir / "bad_records.jsonl",
+        decoding=decoding_of(config),
     )
 
 
@@ -71,5 +73,10 @@ def open_views(config: Any, data_dir: str, split: str, views: tuple[int, int], n
     """One pass over the (temporal views, crops) of a split; the batch is rounded up to fill the devices."""
     batch = -(-config.evals.batch_size // num_devices) * num_devices
     return view_loader(
-        data_dir, build_spec(config, *views), split=split, global_batch=batch, workers=workers_of(config)
+        data_dir,
+        build_spec(config, *views),
+        split=split,
+        global_batch=batch,
+        workers=workers_of(config),
+        decoding=decoding_of(config),
     )

@@ -16,6 +16,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from sigma_jax.data.decoders import Decoding
 from sigma_jax.train.schedule import UNITS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -224,3 +225,8 @@ def load_json(path: str | Path) -> ConfigDict:
         return {key: tupled(value) if isinstance(value, dict) else _tupled(value) for key, value in tree.items()}
 
     return ConfigDict(tupled(json.loads(Path(path).read_text()))).lock()
+
+
+def decoding_of(config: Any) -> Decoding:
+    """Which library decodes videos and how long one may take; ValueError where it is not installed."""
+    return Decoding(config.data.decoder, config.data.decode_timeout)

@@ -8,6 +8,7 @@ at the end:  measure, save, report, wait
 
 import contextlib
 import dataclasses
+import importlib.util
 import json
 import platform
 import shlex
@@ -33,8 +34,12 @@ from sigma_jax.train.state import TrainState
 from sigma_jax.train.step import loss_and_gradient
 from sigma_jax.train.tasks import PretrainTask
 
+OPTIONAL = ("decord", "torchcodec")  # decoders
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "av")
-MOVABLE = ("mesh.", "data.num_workers", "data.cache_decoded", "log_every_", "checkpoint.", "max_batch_per_device")
+MOVABLE = (
+    *("mesh.", "data.num_workers", "data.cache_decoded", "data.decode_timeout", "log_every_", "checkpoint."),
+    "max_batch_per_device",
+)
 RESTART_CODE = 75  # exit status after a preemption: start the same command again
 
 
@@ -228,7 +233,8 @@ def module_norms(run: Run, state: TrainState, batch: dict[str, jax.Array]) -> di
 def versions() -> dict[str, str]:
     """What made a run."""
     found = {"sigma_jax": __version__, "python": platform.python_version(), "platform": jax.default_backend()}
-    return found | {name: metadata.version(name) for name in PACKAGES}
+    optional = [name for name in OPTIONAL if importlib.util.find_spec(name)]
+    return found | {name: metadata.version(name) for name in (*PACKAGES, *optional)}
 
 
 def write_run_files(run: Run, command: Sequence[str]) -> None:

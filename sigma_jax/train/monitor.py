@@ -20,6 +20,7 @@ from sigma_jax.data.pipeline import Loader, eval_loader
 from sigma_jax.data.records import DataSetError
 from sigma_jax.evals.labellings import labellings
 from sigma_jax.evals.protocol import FrozenFeatures
+from sigma_jax.train.config import decoding_of
 from sigma_jax.train.evaluation import Scheduled
 from sigma_jax.train.schedule import resolve_duration
 from sigma_jax.train.sharding import shard_batch
@@ -56,6 +57,7 @@ def central_clips(config: Any, data_dir: str, split: str, batch_size: int) -> Lo
         image_size=config.model.image_size,
         global_batch=batch_size,
         crop="none" if config.data.crop == "none" else "center",
+        decoding=decoding_of(config),
     )
 
 

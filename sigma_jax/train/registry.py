@@ -13,6 +13,7 @@ from sigma_jax.models.sizes import lookup
 from sigma_jax.train.classification_data import open_training_data, resolve_classes
 from sigma_jax.train.classification_task import classification_task
 from sigma_jax.train.classification_tests import build_measurements, build_test
+from sigma_jax.train.config import decoding_of
 from sigma_jax.train.evaluation import Scheduled
 from sigma_jax.train.monitor import knn_monitor
 from sigma_jax.train.tasks import Task, pretrain_task
@@ -55,6 +56,7 @@ def open_pretrain_data(config: Any, data_dir: str, workdir: Path) -> Loader:
         max_bad_fraction=config.data.max_bad_fraction,
         bad_records_path=workdir / bad_records_name(jax.process_index()),
         cache_decoded=config.data.cache_decoded,
+        decoding=decoding_of(config),
     )
 
 

@@ -18,6 +18,7 @@ from sigma_jax.report.clips import write_animation, write_clips
 from sigma_jax.report.curves import write_curves
 from sigma_jax.report.page import Picture, RunPage, write_page
 from sigma_jax.report.prototypes import write_prototypes
+from sigma_jax.train.config import decoding_of
 from sigma_jax.train.setup import Run
 from sigma_jax.train.state import TrainState, stream
 from sigma_jax.train.tasks import PretrainTask
@@ -92,6 +93,7 @@ def _sample(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         seed=config.seed,
         crop=config.data.crop,
         max_bad_fraction=1.0,
+        decoding=decoding_of(config),
     )
     video = next(loader)["video"]
     loader.close()

@@ -96,6 +96,11 @@ def test_gym99(tmp_path):
     assert found == {"a.avi": 1, "b.avi": 0} and len(refused) == 1
 
 
+def test_classes_that_share_a_name_stay_apart(tmp_path):
+    found, _ = _read("gym99", tmp_path, ["a.mp4", "b.avi"], "a.avi 2\nb.avi 0\n", labels="jump\nsplit\njump\n")
+    assert found == {"a.avi": 2, "b.avi": 0}
+
+
 def test_charades(tmp_path):
     listed = 'id,script,actions,length\nAB1,"x, y",c001 0.0 1.0;c000 2.0 9.5,10\nCD2,z,,4\nEF3,z,c007 0 1,4\n'
     found, refused = _read(

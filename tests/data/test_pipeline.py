@@ -1,11 +1,15 @@
 """Batch i depends on (seed, i) only: not on workers, hosts, chunks, or where the run was interrupted."""
 
+import contextlib
 import json
+import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from sigma_jax.data import pipeline, records
+from sigma_jax.data import decode, pipeline, records, time_limit
+from sigma_jax.data.decoders import Decoding
 from tests.data.conftest import NUM_CLIPS
 
 CLIP = {"num_frames": 4, "frame_stride": 1, "image_size": 16}
@@ -173,3 +177,60 @@ def test_crop_none_is_strict(shards):
     with pytest.raises(ValueError, match="expects 16 x 16 videos, got 32 x 32"):
         _take(_loader(shards, crop="none"), 1)
     assert _take(_loader(shards, crop="none", image_size=32), 1)[0]["video"].shape == (6, 4, 32, 32, 3)
+
+
+def test_a_video_that_never_ends_is_replaced_named_and_not_tried_again(shards, tmp_path, monkeypatch):
+    hanging = records.RecordSource(shards, "train")[4].video
+    plain, stop, tried = decode.decode_frames, threading.Event(), []
+
+    def decode_or_hang(data, *args):
+        if data == hanging:
+            tried.append(stop.wait(60))
+        return plain(data, *args)
+
+    monkeypatch.setattr(decode, "decode_frames", decode_or_hang)
+    listed = tmp_path / "bad.jsonl"
+    loader = _loader(shards, max_bad_fraction=0.5, bad_records_path=listed, decoding=Decoding(timeout=1.0))
+    batches = _take(loader, 2 * NUM_CLIPS // 6 + 1)
+    stop.set()
+    (report,) = [json.loads(line) for line in listed.read_text().splitlines()]
+    assert report["record"] == 4 and report["reason"] == "decoding took more than 1 s"
+    assert loader.stats()["bad_videos"] == 1
+    assert all(4 not in batch["record"] for batch in batches)
+    monkeypatch.setattr(decode, "decode_frames", lambda data, *args: plain(data if data != hanging else b"", *args))
+    _assert_same(batches, _take(_loader(shards, max_bad_fraction=0.5), len(batches)))  # the same replacement
+
+
+def test_a_timeout_holds_in_worker_processes_and_evaluation(tmp_path):
+    video = (Path(__file__).parent / "clips/scene/fruit_conveyor.mp4").read_bytes()
+    with records.ShardWriter(tmp_path / records.shard_name("toy", "train", 0, 1)) as writer:
+        for number in range(30):
+            writer.write(records.Record(video, f"{number}.mp4", 0))  # no length: decoded to its end
+    loader = _loader(tmp_path, num_workers=1, max_bad_fraction=1.0, decoding=Decoding(timeout=1e-3))
+    with contextlib.suppress(RuntimeError):  # 20 in a row
+        _take(loader, 4)
+    assert {entry["reason"] for entry in loader.bad_records} == {"decoding took more than 0.001 s"}
+    settings = {"split": "train", "global_batch": 10, "allow_incomplete": True, **CLIP}
+    loader = pipeline.eval_loader(tmp_path, decoding=Decoding(timeout=1e-3), **settings)
+    weights = np.concatenate([batch["weight"] for batch in loader])
+    assert len(loader.bad_records) == (weights == 0).sum() > 0
+
+
+def test_a_call_that_was_given_up_ends_at_its_next_check():
+    ended, release = threading.Event(), threading.Event()
+
+    def work():
+        release.wait(60)
+        try:
+            time_limit.check()
+        finally:
+            ended.set()
+
+    with pytest.raises(TimeoutError, match="took more than 0.05 s"):
+        time_limit.call(0.05, work)
+    release.set()
+    assert ended.wait(60)
+    assert time_limit.call(0, int, "7") == time_limit.call(60, int, "7") == 7
+    with pytest.raises(ValueError, match="invalid literal"):
+        time_limit.call(60, int, "seven")
+    time_limit.check()  # no limit here: nothing happens

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sigma_jax.data import specs, synthetic
+from sigma_jax.data import classes, records, specs, synthetic
 
 
 def test_published_numbers():
@@ -10,6 +10,29 @@ def test_published_numbers():
     assert (k400.num_classes, k400.num_train, k400.num_val, k400.frame_stride) == (400, 240436, 19796, 4)
     assert (ssv2.num_classes, ssv2.num_train, ssv2.num_val, ssv2.frame_stride) == (174, 168913, 24777, 2)
     assert specs.get_spec("synthetic").num_classes == len(synthetic.MOTIONS) * len(synthetic.SHAPES)
+
+
+def test_label_maps_are_those_of_their_data_sets():
+    for name, hashed in specs.LABEL_HASHES.items():
+        names = classes.shipped_names(name)
+        assert len(names) == len(set(map(classes.spelling, names))) == specs.get_spec(name).num_classes
+        assert classes.label_hash(names) == hashed
+    assert classes.shipped_names("k400")[:2] == ["abseiling", "air drumming"]
+    ucf101 = classes.shipped_names("ucf101")  # not in alphabetical order
+    assert ucf101[34:36] == ["Hammering", "HammerThrow"] and ucf101 != sorted(ucf101)
+    assert classes.shipped_names("imagenet1k") == classes.shipped_names("mine") == []
+
+
+def test_another_label_map_is_an_error_that_names_the_first_difference():
+    names = classes.shipped_names("hmdb51")
+    classes.check_names("hmdb51", [name.replace("_", " ").title() for name in names], "ours")
+    classes.check_names("mine", ["a"], "ours")
+    swapped = [*names[:3], names[4], names[3], *names[5:]]
+    hashes = f"{classes.label_hash(swapped)}, expected 51 with {specs.LABEL_HASHES['hmdb51']}"
+    with pytest.raises(records.DataSetError, match=f"label_map.txt of .* hmdb51: .*{hashes}; class 3 is 'clap'"):
+        classes.check_known("hmdb51", classes.Classes(51, tuple(swapped), ""))
+    with pytest.raises(records.DataSetError, match="50 classes.*class 50 is None, expected 'wave'"):
+        classes.check_names("hmdb51", names[:50], "ours")
 
 
 def test_unknown_name_lists_the_known_ones():

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from sigma_jax.data import decode, decoders
 from sigma_jax.tools import bench, bench_data, prepare
 
 CLIPS = Path(__file__).parents[1] / "data" / "clips" / "sign"
@@ -24,6 +25,19 @@ def test_rows(tmp_path, capsys, payload):
         assert row["payload"] == payload and row["clips"] == 4
         assert row["clips_per_cpu_s"] > 0 and row["clips_per_s"] > 0 and row["peak_mb"] > 1
         assert row["wait_ms"] == pytest.approx(1000 * 2 / row["clips_per_s"], rel=0.02)
+
+
+def test_the_decoder_that_is_asked_for_is_used(tmp_path, capsys, monkeypatch):
+    assert prepare.main([f"--videos={CLIPS}", f"--out={tmp_path}", "--workers=0"]) == 0
+    asked, plain = [], decode.decode_frames
+    monkeypatch.setitem(decoders.DECODERS, "json", lambda *args: asked.append(args) or plain(*args))  # a stand-in
+    flags = ["--image_size=32", "--num_frames=4", "--batch=2", "--clips=4", "--workers=0", "--json"]
+    capsys.readouterr()
+    assert bench_data.main([f"--data_dir={tmp_path}", "--decoder=json", *flags]) == 0
+    assert len(asked) == 8 and json.loads(capsys.readouterr().out.splitlines()[0])["decoder"] == "json"
+    monkeypatch.setitem(decoders.DECODERS, "no_such_package", lambda *args: None)
+    assert bench_data.main([f"--data_dir={tmp_path}", "--decoder=no_such_package", *flags]) == 1
+    assert "pip install no_such_package" in capsys.readouterr().err
 
 
 def test_wrong_flags(capsys):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sigma_jax.data import payload, records, synthetic
+from sigma_jax.data import classes, payload, records, specs, synthetic
 from sigma_jax.tools import prepare
 
 DATA = Path(__file__).parents[1] / "data"
@@ -202,3 +202,46 @@ def test_wrong_usage(tmp_path, capsys, flags, message):
     assert _prepare(tmp_path / "out", **flags) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def _class_folders(folder, names):
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        shutil.copy(DATA / "clips/sign/milk.webm", folder / name / "v.webm")
+    return folder
+
+
+def test_a_known_data_set_gets_the_numbers_of_its_label_map(tmp_path, capsys):
+    folder = _class_folders(tmp_path / "videos", ["air_drumming", "Zumba", "knitting"])
+    assert _prepare(tmp_path / "out", videos=folder, name="k400") == 0
+    found = {record.label_name: record.label for record in _read(tmp_path / "out")}
+    names = classes.shipped_names("k400")
+    assert found == {"air drumming": 1, "zumba": 399, "knitting": names.index("knitting")}
+    assert (tmp_path / "out/label_map.txt").read_text().splitlines() == names
+    assert _report(tmp_path / "out")["label_hash"] == specs.LABEL_HASHES["k400"]
+    _class_folders(folder, ["juggling elephants"])
+    assert _prepare(tmp_path / "second", videos=folder, name="k400") == 0
+    (refused,) = _report(tmp_path / "second")["refused"]
+    assert "'juggling elephants' is not in the label map" in refused["reason"]
+
+
+def test_another_label_map_than_the_data_set_has_is_an_error(tmp_path, capsys):
+    folder = _class_folders(tmp_path / "videos", ["Archery"])
+    (tmp_path / "list.txt").write_text("Archery/v.webm 1\n")
+    wanted = classes.shipped_names("ucf101")
+    lines = [f"{number} {name}\n" for number, name in enumerate(sorted(wanted), 1)]
+    (tmp_path / "classInd.txt").write_text("".join(lines))
+    flags = {"videos": folder, "csv": tmp_path / "list.txt", "format": "ucf101", "labels": tmp_path / "classInd.txt"}
+    assert _prepare(tmp_path / "out", name="ucf101", **flags) == 2
+    printed = capsys.readouterr().err
+    assert "is not the label map of ucf101" in printed and specs.LABEL_HASHES["ucf101"] in printed
+    assert "class 34 is 'HammerThrow', expected 'Hammering'" in printed and "choose another --name" in printed
+    assert _prepare(tmp_path / "out", name="mine", **flags) == 0
+    assert _prepare(tmp_path / "out", name="ucf101", split="val", videos=folder) == 2  # the map of the first split
+
+
+def test_numbers_get_no_names_that_nothing_states(tmp_path):
+    folder = _class_folders(tmp_path / "videos", ["x"])
+    (tmp_path / "list.csv").write_text("x/v.webm 7\n")
+    assert _prepare(tmp_path / "out", videos=folder, csv=tmp_path / "list.csv", name="k400") == 0
+    assert _read(tmp_path / "out")[0].label == 7 and not (tmp_path / "out/label_map.txt").exists()

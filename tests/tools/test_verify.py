@@ -17,7 +17,7 @@ CLIPS = Path(__file__).parents[1] / "data" / "clips"
 @pytest.fixture(scope="module", params=["video", "jpeg"])
 def prepared(request, tmp_path_factory):
     out = tmp_path_factory.mktemp(request.param)
-    flags = [f"--videos={CLIPS}", f"--out={out}", "--workers=0", "--shards=2", "--short_side=64", "--name=ucf101"]
+    flags = [f"--videos={CLIPS}", f"--out={out}", "--workers=0", "--shards=2", "--short_side=64", "--name=toy"]
     assert prepare.main([*flags, f"--payload={request.param}"]) == 0
     return out
 
@@ -35,10 +35,10 @@ def _verify(data_dir, capsys, *flags):
 
 
 def test_a_good_set(data_dir, capsys):
-    code, printed = _verify(data_dir, capsys, "--full")
+    code, printed = _verify(data_dir, capsys, "--full", "--dataset=cifar100")
     assert code == 0
     assert "train: 5 good of 5 records in 2 shards" in printed and "classes: 2, without a class: 0" in printed
-    assert "5 of 9537 expected videos (0.05 %), missing: 9532" in printed and "all is well" in printed
+    assert "5 of 50000 expected videos (0.01 %), missing: 49995" in printed and "all is well" in printed
 
 
 def test_a_flipped_bit_anywhere(data_dir, capsys):
@@ -107,3 +107,8 @@ def test_metadata_and_index_that_say_something_else(data_dir, capsys):
     np.savez(index, **changed)
     code, printed = _verify(data_dir, capsys)
     assert code == 1 and "lie elsewhere than the index says" in printed
+
+
+def test_another_label_map_than_the_named_data_set_has(data_dir, capsys):
+    code, printed = _verify(data_dir, capsys, "--dataset=ucf101")
+    assert code == 1 and "WRONG label_map.txt is not the label map of ucf101: 2 classes" in printed

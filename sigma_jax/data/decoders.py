@@ -1,0 +1,98 @@
+"""Which library decodes videos: PyAV, or decord or torchcodec where one is installed. The frames are the same.
+
+PyAV (decode.py) numbers the frames. The others seek by frame numbers of their own, so a video goes to them only where
+its packets leave no doubt about the numbers (decode.is_plain), its codec is one they were found to seek exactly in, and
+they count as many frames as full decoding gave (tests/data/test_decoders.py). Everything else PyAV decodes: AVI, HEVC,
+edit lists that hide frames, and what the library refuses.
+"""
+
+import functools
+import importlib
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from sigma_jax.data import decode
+
+_EXACT = {"h264", "vp8", "vp9"}  # FFmpeg's names; decord loses pictures of HEVC after a seek
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How videos are decoded.
+
+    decoder: one of DECODERS; `auto` is PyAV, the fastest here (launch/BENCHMARKS.md).
+    timeout: seconds that one clip may take, 0 for no limit; a video that takes longer counts as unreadable.
+    """
+
+    decoder: str = "auto"
+    timeout: float = 60.0
+
+    def __post_init__(self):
+        """Raises ValueError for a decoder that is unknown or not installed, and for a negative timeout."""
+        if self.timeout < 0:
+            raise ValueError(f"decode_timeout={self.timeout} must be at least 0 seconds (0: no limit)")
+        find(self.decoder)
+
+
+def decode_frames(data: bytes, indices: np.ndarray, num_frames: int | None, decoder: str) -> np.ndarray:
+    """As decode.decode_frames, by the library `decoder`, one of DECODERS.
+
+    Raises:
+      BadVideo: as there. ValueError: an unknown decoder, or one that is not installed.
+    """
+    read = find(decoder)
+    if read is not None and num_frames and decode.is_plain(data, num_frames, _EXACT):
+        frames = read(data, np.asarray(indices), num_frames)
+        if frames is not None:
+            return frames
+    return decode.decode_frames(data, indices, num_frames)
+
+
+@functools.cache
+def find(decoder: str) -> Callable[[bytes, np.ndarray, int], np.ndarray | None] | None:
+    """The reader of a library, None for PyAV.
+
+    Raises ValueError that names the known decoders, or how to install this one.
+    """
+    if decoder not in DECODERS:
+        raise ValueError(f"decoder {decoder!r} is unknown, expected one of {', '.join(DECODERS)}")
+    read = DECODERS[decoder]
+    try:
+        if read is not None:
+            importlib.import_module(decoder)
+    except (ImportError, OSError, RuntimeError) as error:  # torchcodec: FFmpeg or torch do not fit
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            f"decoder {decoder!r} cannot be used ({reason}): pip install {decoder}, or choose another of "
+            f"{', '.join(DECODERS)}; auto and pyav need nothing more"
+        ) from error
+    return read
+
+
+def _decord(data: bytes, indices: np.ndarray, num_frames: int) -> np.ndarray | None:
+    """None where the library counts other frames, or refuses the video: PyAV then decides what is wrong."""
+    from decord import DECORDError, VideoReader
+
+    try:
+        reader = VideoReader(io.BytesIO(data), num_threads=1)
+        return reader.get_batch(indices).asnumpy() if len(reader) == num_frames else None
+    except (DECORDError, RuntimeError):  # some rotated and some tiny videos
+        return None
+
+
+def _torchcodec(data: bytes, indices: np.ndarray, num_frames: int) -> np.ndarray | None:
+    """As _decord."""
+    from torchcodec.decoders import VideoDecoder
+
+    try:
+        reader = VideoDecoder(data, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
+        return reader.get_frames_at(indices.tolist()).data.numpy() if len(reader) == num_frames else None
+    except (RuntimeError, ValueError, IndexError):
+        return None
+
+
+DECODERS = {"auto": None, "pyav": None, "decord": _decord, "torchcodec": _torchcodec}
+AUTO = Decoding()

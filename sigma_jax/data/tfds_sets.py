@@ -1,0 +1,240 @@
+"""Video data sets that tensorflow-datasets wrote, as tfrecord or array_record, read by their features.json.
+
+Which feature is the video, first of these, each in order of its name:
+
+- `Video`, or a `Sequence` of `Image`, also inside a `FeaturesDict` or the steps of an episode: encoded pictures
+- `Tensor` uint8 [F h w c], c 1 or 3, encoding none, bytes or zlib: pixels
+- `Tensor` string [] whose content begins as a video file does: a compressed video
+
+The label is the feature `label`, or else the first `ClassLabel`; the key the first text named as one of _KEYS.
+TensorFlow is not needed: tensorflow-datasets cannot even open features.json with `Video` without it.
+"""
+
+import itertools
+import os
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sigma_jax.data.metadata import read_json
+from sigma_jax.data.records import BadRecord, DataSetError
+from sigma_jax.data.schema import Record, parse_features
+
+_KEYS = ("key", "video_id", "media_id", "id", "video_name", "filename", "name")
+_VIDEO_STARTS = re.compile(
+    rb"....(ftyp|moov|mdat|wide|free)|\x1aE\xdf\xa3|RIFF....AVI |FLV|\x00\x00\x01\xba|OggS", re.S
+)
+_OURS = {"key", "num_frames", "fps"}  # every features.json of tools.prepare has them
+
+
+@dataclass(frozen=True)
+class _Leaf:
+    """One stored feature."""
+
+    kind: str  # Video, Image, Tensor, Text, ClassLabel, ...
+    shape: tuple[int, ...] = ()  # of a Tensor; -1 unknown
+    dtype: str = ""
+    encoding: str = "none"
+    steps: int = 0  # sequences around it
+    num_classes: int = 0
+
+
+def _leaves(feature: dict, path: str = "", steps: int = 0) -> Iterator[tuple[str, _Leaf]]:
+    """(name in the record, feature) of everything below one entry of features.json."""
+    kind = feature.get("pythonClassName", "").rpartition(".")[2]
+    if "featuresDict" in feature:
+        for name, inner in feature["featuresDict"]["features"].items():
+            yield from _leaves(inner, f"{path}/{name}" if path else name, steps)
+    elif "sequence" in feature:
+        yield from _leaves(feature["sequence"]["feature"], path, steps + 1)
+    else:
+        tensor, classes = feature.get("tensor", {}), feature.get("classLabel", {})
+        shape = tuple(int(side) for side in tensor.get("shape", {}).get("dimensions", ()))
+        encoding = tensor.get("encoding", "none").lower() or "none"
+        number = int(classes.get("numClasses", 0))
+        yield path, _Leaf(kind, shape, tensor.get("dtype", ""), encoding, steps, number)
+
+
+@dataclass(frozen=True)
+class FeatureReader:
+    """Turns a payload (tf.train.Example) into a Record, as features.json says. Picklable."""
+
+    video: str
+    leaf: _Leaf
+    label: str = ""
+    key: str = ""
+    class_names: tuple[str, ...] = ()
+
+    def __call__(self, payload: bytes) -> Record:
+        """Raises ValueError where the payload is no Example or lacks the video."""
+        features = parse_features(payload)
+        if self.video not in features:
+            raise ValueError(f"expected a feature {self.video!r}, found {sorted(features)}")
+        values = getattr(features[self.video], features[self.video].WhichOneof("kind") or "bytes_list").value
+        label = _first(features, self.label, "int64_list", -1)
+        named = 0 <= label < len(self.class_names)
+        about = {
+            "key": _first(features, self.key, "bytes_list", b"").decode("utf-8", "surrogateescape"),
+            "label": label,
+            "label_name": self.class_names[label] if named else "",
+        }
+        if self.leaf.kind in ("Video", "Image"):
+            frames = tuple(values)
+        elif self.leaf.dtype == "string":
+            if len(values) != 1 or not _VIDEO_STARTS.match(values[0]):
+                raise ValueError(f"feature {self.video!r} holds no compressed video")
+            return Record(video=values[0], **about)
+        else:
+            frames = _Pixels(_tensor(values, self.leaf))
+        if not frames:
+            raise ValueError(f"feature {self.video!r} holds no frames")
+        return Record(frames=frames, num_frames=len(frames), **about)
+
+
+def _first(features: dict, name: str, kind: str, default):
+    values = getattr(features[name], kind).value if name in features else ()
+    return values[0] if len(values) else default
+
+
+def _tensor(values, leaf: _Leaf) -> np.ndarray:
+    """uint8 [F h w c] of one stored Tensor; ValueError where it does not fit its shape."""
+    if leaf.encoding == "none":
+        pixels = np.array(values, np.int64)
+        if pixels.size and not 0 <= pixels.min() <= pixels.max() <= 255:
+            raise ValueError(f"expected values of 0..255, got {pixels.min()}..{pixels.max()}")
+        pixels = pixels.astype(np.uint8)
+    else:
+        if len(values) != 1:
+            raise ValueError(f"expected one value, got {len(values)}")
+        pixels = np.frombuffer(_inflate(values[0]) if leaf.encoding == "zlib" else values[0], np.uint8)
+    if -1 in leaf.shape[1:]:
+        raise ValueError(f"frames of shape {leaf.shape[1:]} in features.json: height, width and channels must be known")
+    return pixels.reshape(-1, *leaf.shape[1:])
+
+
+def _inflate(data: bytes) -> bytes:
+    """Raises ValueError where the data are damaged or more than 2 GiB."""
+    stream = zlib.decompressobj()
+    try:
+        pixels = stream.decompress(data, 2**31)
+    except zlib.error as error:
+        raise ValueError(f"not zlib data: {error}") from error
+    if not stream.eof:
+        raise ValueError("truncated, or more than 2 GiB of pixels")
+    return pixels
+
+
+class _Pixels(Sequence):
+    """Frames as uncompressed pictures (portable pixmaps), each made when it is asked for."""
+
+    def __init__(self, video: np.ndarray):
+        self._video = video
+
+    def __len__(self) -> int:
+        return len(self._video)
+
+    def __getitem__(self, index: int) -> bytes:
+        height, width, channels = self._video.shape[1:]
+        return b"P%d\n%d %d\n255\n" % (6 if channels == 3 else 5, width, height) + self._video[index].tobytes()
+
+
+def find_reader(data_dir: Path) -> FeatureReader | None:
+    """What reads the records of this folder; None where there is no features.json or `tools.prepare` wrote it.
+
+    Raises:
+      DataSetError: no feature of it can be a video.
+    """
+    root = read_json(data_dir / "features.json")
+    if not root or root.get("featuresDict", {}).get("features", {}).keys() >= _OURS:
+        return None
+    leaves = dict(sorted(_leaves(root)))
+    pictures = [name for name, leaf in leaves.items() if leaf.kind == "Video" or (leaf.kind == "Image" and leaf.steps)]
+    pixels = [name for name, leaf in leaves.items() if leaf.dtype == "uint8" and _is_pixels(leaf)]
+    files = [name for name, leaf in leaves.items() if leaf.dtype == "string" and not leaf.shape and not leaf.steps]
+    files.sort(key=lambda name: "video" not in name.lower())
+    video = next(itertools.chain(pictures, pixels, files), None)
+    if video is None:
+        kinds = {name: leaf.kind for name, leaf in leaves.items()}
+        raise DataSetError(
+            f"{data_dir / 'features.json'} has no video (Video, Sequence of Image, uint8 or string Tensor): {kinds}"
+        )
+    labels = [name for name, leaf in leaves.items() if leaf.kind == "ClassLabel" and not leaf.steps]
+    label = "label" if "label" in leaves else next(iter(labels), "")
+    key = next((name for name in _KEYS if name in leaves and name != video), "")
+    return FeatureReader(video, leaves[video], label, key, tuple(_class_names(data_dir, label)))
+
+
+def holds_stills(data_dir: Path) -> bool:
+    """Whether features.json tells of one image a record, the feature `image`."""
+    features = read_json(data_dir / "features.json").get("featuresDict", {}).get("features", {})
+    return "image" in features.get("image", {})
+
+
+def _is_pixels(leaf: _Leaf) -> bool:
+    return len(leaf.shape) == 4 and leaf.shape[-1] in (1, 3) and not leaf.steps
+
+
+def _class_names(data_dir: Path, label: str) -> list[str]:
+    path = data_dir / f"{label.replace('/', '-')}.labels.txt"
+    return path.read_text("utf-8", "surrogateescape").splitlines() if label and path.exists() else []
+
+
+def class_names(data_dir: Path) -> tuple[str, ...]:
+    """Names of the classes in order; empty where this is no such folder or it has none."""
+    reader = find_reader(data_dir)
+    return reader.class_names if reader else ()
+
+
+class ArrayRecords:
+    """Random access to the array_record files of one split: `len(source)`, `source[i] -> Record`. Picklable."""
+
+    def __init__(self, shards: list[Path], read: FeatureReader):
+        from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+        self.data_dir, self.shards, self._read = shards[0].parent, shards, read
+        self._ends = np.cumsum([len(ArrayRecordDataSource(str(path))) for path in shards])
+        self._source = ArrayRecordDataSource([str(path) for path in shards])
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Record:
+        """Record number `index`; raises BadRecord where it is damaged or no video, IndexError outside."""
+        shard, number = self.locate(index)
+        try:
+            return self._read(self._source[index])
+        except (ValueError, RuntimeError) as error:  # array_record reports damage as either
+            raise BadRecord(self.shards[shard].name, number, str(error)) from error
+
+    def locate(self, index: int) -> tuple[int, int]:
+        """(shard number, record number within it) of a record."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        shard = int(np.searchsorted(self._ends, index, side="right"))
+        return shard, int(index - (self._ends[shard - 1] if shard else 0))
+
+
+def open_array_records(data_dir: str | os.PathLike, split: str) -> ArrayRecords | None:
+    """The split, None where `data_dir` holds no array_record files.
+
+    Raises:
+      DataSetError: no such split, shards are missing, or no features.json that tells the video.
+    """
+    folder = Path(data_dir)
+    named = re.compile(r"(?P<name>.+)-(?P<split>[^-]+)\.array_record-(?P<shard>\d{5})-of-(?P<count>\d{5})")
+    found = [m for m in map(named.fullmatch, sorted(os.listdir(folder)) if folder.is_dir() else []) if m]
+    if not found:
+        return None
+    mine = [m for m in found if m["split"] == split]
+    if not mine:
+        raise DataSetError(f"{folder} has no split {split!r}, only {sorted({m['split'] for m in found})}")
+    if len(mine) != int(mine[0]["count"]) or len({m["count"] for m in mine}) > 1:
+        raise DataSetError(f"{folder}: found {len(mine)} array_record files of {split!r}, expected {mine[0]['count']}")
+    read = find_reader(folder)
+    if read is None:
+        raise DataSetError(f"{folder} has no features.json of tensorflow-datasets, which says what the records hold")
+    return ArrayRecords([folder / m.string for m in mine], read)

@@ -1,0 +1,50 @@
+"""A limit on how long one call may take, even where a decoder's C code never comes back."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+
+def call(seconds: float, function: Callable, *args) -> Any:
+    """`function(*args)`, in a thread of its own that is given up after `seconds` (0: no limit, no thread).
+
+    A thread cannot be ended from outside: one that was given up ends at its next check(), or, stuck in a library, with
+    the process.
+
+    Raises:
+      TimeoutError: it took longer. Whatever `function` raises is raised here.
+    """
+    if not seconds:
+        return function(*args)
+    job = _Job(function, args)
+    job.start()
+    job.join(seconds)
+    if job.is_alive():
+        job.given_up = True
+        raise TimeoutError(f"took more than {seconds:g} s")
+    if job.error is not None:
+        raise job.error
+    return job.result
+
+
+def check() -> None:
+    """Ends a call that was given up; to be called from loops. Raises TimeoutError."""
+    if getattr(threading.current_thread(), "given_up", False):
+        raise TimeoutError("given up")
+
+
+class _Job(threading.Thread):
+    def __init__(self, function: Callable, args: tuple):
+        super().__init__(daemon=True)  # does not keep the process alive
+        self.function, self.args, self.result, self.error, self.given_up = function, args, None, None, False
+
+    def run(self) -> None:
+        with self:
+            self.result = self.function(*self.args)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _, error: BaseException | None, __) -> bool:
+        self.error = error
+        return True
