@@ -71,15 +71,14 @@ def train(run: Run, *, command: Sequence[str] = (), allow_config_change: bool = 
         console = stack.enter_context(contextlib.closing(Console(run.plan.total_steps, first, active=leader)))
         logger = _Logger(run, writer, console)
         for step in range(first, run.plan.total_steps):
-            _save(run, checkpoints, step, state)
+            _save(run, checkpoints, step, state, logger)
             with logger.throughput.waiting():
                 host_batch = next(run.loader)
             batch = shard_batch(run.mesh, {name: host_batch[name] for name in run.task.batch_keys})
             state, metrics = run.step(state, run.frozen, batch)
             logger.after(step + 1, metrics, host_batch, state)
             logger.measure(step + 1, state)
-        logger.flush()
-        _save(run, checkpoints, run.plan.total_steps, state, force=True)
+        _save(run, checkpoints, run.plan.total_steps, state, logger, force=True)
         checkpoints.wait()
     return state
 
@@ -129,13 +128,19 @@ def check_same_run(run: Run, meta: dict[str, Any], allow_config_change: bool) ->
         )  # fmt: skip
 
 
-def _save(run: Run, checkpoints: Checkpointer, step: int, state: TrainState, force: bool = False) -> None:
-    """Saves if due; on a preemption notice saves, waits and raises."""
+def _save(
+    run: Run, checkpoints: Checkpointer, step: int, state: TrainState, logger: "_Logger", force: bool = False
+) -> None:
+    """Saves if due; on a preemption notice saves, waits and raises.
+
+    The metrics up to `step` are written first: a run that goes on from this checkpoint will not repeat them.
+    """
     failure = checkpoints.failure()
     if failure:
         logging.error("%s", failure)
     stop = checkpoints.reached_preemption(step)
     if force or stop or checkpoints.should_save(step):
+        logger.flush(state)
         checkpoints.save(step, state, data_state=run.loader.state(), meta=run.meta(), force=force or stop)
     if stop:
         checkpoints.wait()
@@ -149,21 +154,21 @@ class _Logger:
         self.run, self.writer, self.console = run, writer, console
         self.throughput = Throughput()
         self.health = HealthMonitor(run.plan.num_prototypes or None)
-        self._pending: tuple[int, Any] | None = None
+        self._pending: tuple[int, Any, dict[str, np.ndarray]] | None = None
 
     def after(self, step: int, metrics: dict[str, jax.Array], host_batch: dict[str, np.ndarray], state: TrainState):
         """Called when `step` was dispatched."""
         self.throughput.count(self.run.plan.batch_size)
         self.console.advance(step)
-        self.flush(host_batch, state)
+        self.flush(state)
         if step % self.run.plan.log_every_steps == 0 or step in (1, self.run.plan.total_steps):
-            self._pending = step, metrics
+            self._pending = step, metrics, host_batch
 
-    def flush(self, host_batch: dict[str, np.ndarray] | None = None, state: TrainState | None = None) -> None:
+    def flush(self, state: TrainState) -> None:
         """Fetches and writes what is pending; stops the run when nothing is finite any more."""
         if self._pending is None:
             return
-        step, metrics = self._pending
+        step, metrics, host_batch = self._pending
         self._pending = None
         numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
         numbers["lr"] = float(self.run.learning_rate(step - 1))
@@ -187,13 +192,11 @@ class _Logger:
         if due:
             self.throughput.reset()
 
-    def _dump(self, step: int, host_batch: dict[str, np.ndarray] | None, state: TrainState | None) -> str:
-        """Evidence: the latest batch's records and the gradient norm of every module."""
-        norms, records = {}, []
-        if host_batch is not None and state is not None:
-            records = [int(record) for record in host_batch["record"]]
-            batch = shard_batch(self.run.mesh, {name: host_batch[name] for name in self.run.task.batch_keys})
-            norms = module_norms(self.run, state, batch)
+    def _dump(self, step: int, host_batch: dict[str, np.ndarray], state: TrainState) -> str:
+        """Evidence: the records of the step and the gradient norm of every module."""
+        records = [int(record) for record in host_batch["record"]]
+        batch = shard_batch(self.run.mesh, {name: host_batch[name] for name in self.run.task.batch_keys})
+        norms = module_norms(self.run, state, batch)
         _, sentence = write_dump(self.run.workdir, step, records, norms)
         return (
             f"{sentence}. {self.run.config.health.max_nonfinite_run} steps in a row were skipped: "
