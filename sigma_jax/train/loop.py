@@ -27,7 +27,7 @@ from sigma_jax.train.health import HealthMonitor, should_stop, write_dump
 from sigma_jax.train.metrics import MetricWriter, Throughput
 from sigma_jax.train.optimizer import path_of
 from sigma_jax.train.setup import Run
-from sigma_jax.train.sharding import shard_batch
+from sigma_jax.train.sharding import shard_batch, traced_on
 from sigma_jax.train.state import TrainState
 from sigma_jax.train.step import loss_and_gradient
 
@@ -207,13 +207,13 @@ class _Logger:
 def module_norms(run: Run, state: TrainState, batch: dict[str, jax.Array]) -> dict[str, float]:
     """Norm of the gradient of each module ('encoder/blocks'), in the order of the forward pass."""
 
-    @jax.jit
     def gradient(params, frozen, batch, step):
         when = (run.config.seed, step, run.plan.accumulation)
         return loss_and_gradient(run.task, run.task.constrain(params), frozen, batch, when)[1]
 
     squares: dict[str, float] = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(gradient(state.params, run.frozen, batch, state.step)):
+    gradients = jax.jit(traced_on(run.mesh, gradient))(state.params, run.frozen, batch, state.step)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
         module = "/".join(path_of(path).split("/")[:2])
         squares[module] = squares.get(module, 0.0) + float(jax.numpy.sum(jax.numpy.square(leaf)))
     position = {name: i for i, name in enumerate(("encoder", "decoder", "projection", "prototypes"))}

@@ -22,7 +22,7 @@ from sigma_jax.evals.labellings import labellings
 from sigma_jax.evals.protocol import FrozenFeatures
 from sigma_jax.train.evaluation import Scheduled
 from sigma_jax.train.schedule import resolve_duration
-from sigma_jax.train.sharding import shard_batch
+from sigma_jax.train.sharding import shard_batch, traced_on
 from sigma_jax.train.tasks import PretrainTask
 
 BATCH_PER_DEVICE = 64
@@ -35,7 +35,7 @@ def mean_latents(task: PretrainTask) -> Callable[[Any, Any], jax.Array]:
         latents = task.model.apply({"params": params}, video, method="encode")
         return jnp.mean(latents.astype(jnp.float32), axis=1)
 
-    return jax.jit(features, out_shardings=NamedSharding(task.mesh, P()))
+    return jax.jit(traced_on(task.mesh, features), out_shardings=NamedSharding(task.mesh, P()))
 
 
 def central_clips(config: Any, data_dir: str, split: str, batch_size: int) -> Loader:

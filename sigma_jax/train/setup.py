@@ -24,7 +24,7 @@ from sigma_jax.train.optimizer import adamw, with_average
 from sigma_jax.train.plan import RunPlan, resolve_plan
 from sigma_jax.train.registry import kind_of
 from sigma_jax.train.schedule import cosine_with_warmup
-from sigma_jax.train.sharding import make_mesh, state_shardings, whole, with_shardings
+from sigma_jax.train.sharding import make_mesh, state_shardings, traced_on, whole, with_shardings
 from sigma_jax.train.state import TrainState, new_state, stream
 from sigma_jax.train.step import Step, train_step
 from sigma_jax.train.tasks import Task
@@ -145,14 +145,14 @@ def build_step(config: Any, task: Task, plan: RunPlan) -> CompiledStep:
     lengths = plan.total_steps, plan.warmup_steps
     learning_rate = cosine_with_warmup(plan.peak_lr, plan.final_lr, *lengths, plan.start_lr)
     optimizer = build_optimizer(config.optim, learning_rate, task.trainable)
-    init = functools.partial(fresh_state, task, optimizer, config.seed)
+    init = traced_on(task.mesh, functools.partial(fresh_state, task, optimizer, config.seed))
     shapes = jax.eval_shape(init)
     shardings = state_shardings(task.mesh, shapes)
     step = train_step(task, optimizer, seed=config.seed, accumulation=plan.accumulation)
     return CompiledStep(
         abstract_state=with_shardings(shapes, shardings),
         init_state=jax.jit(init, out_shardings=shardings, compiler_options=quick_compilation()),
-        step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)),
+        step=jax.jit(traced_on(task.mesh, step), donate_argnums=0, out_shardings=(shardings, None)),
         learning_rate=learning_rate,
     )
 
