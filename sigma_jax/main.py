@@ -72,12 +72,9 @@ def run(config, command: list[str]) -> None:
     for line in job.plan.describe():
         logging.info("plan: %s", line)
     state = loop.train(job, command=command, allow_config_change=FLAGS.allow_config_change)
-    if not FLAGS.report:
-        return
-    if jax.process_count() == 1:
-        logging.info("report: %s", write_report(job, state))
-    elif jax.process_index() == 0:
-        logging.info("report.html: start the same command in one process, it finds the finished run and draws it")
+    page = write_report(job, state) if FLAGS.report else None
+    if page:
+        logging.info("report: %s", page)
 
 
 def main(argv: list[str]) -> int:

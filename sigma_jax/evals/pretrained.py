@@ -26,7 +26,7 @@ from sigma_jax.models.dino import DinoVit
 from sigma_jax.models.encoder import Encoder
 from sigma_jax.models.pretrain import Compute, PretrainModel
 from sigma_jax.models.sizes import TeacherSize, VideoSize
-from sigma_jax.models.transformer import layer_norm
+from sigma_jax.models.transformer import LayerNorm
 from sigma_jax.ops.tubes import TubeGrid
 
 FLOAT32 = Compute()
@@ -204,7 +204,7 @@ def _video_features(encoder: EncoderAlone, pool: bool, params: dict, video: jax.
     if not pool:
         return latents
     pooled = jnp.mean(latents, axis=1)
-    return layer_norm().apply({"params": params["norm"]}, pooled) if "norm" in params else pooled
+    return LayerNorm().apply({"params": params["norm"]}, pooled) if "norm" in params else pooled
 
 
 def _teacher_features(teacher: DinoVit, pool: bool, params: dict, video: jax.Array) -> jax.Array:

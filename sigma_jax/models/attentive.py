@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from sigma_jax.models.transformer import Mlp, layer_norm
+from sigma_jax.models.transformer import LayerNorm, Mlp
 from sigma_jax.ops.attention import attend
 
 
@@ -33,10 +33,10 @@ class AttentivePool(nn.Module):
 
         query = self.param("query", self.kernel_init, (1, width))
         heads = "B N (H d) -> B N H d"
-        normed = layer_norm("norm_tokens", self.dtype)(tokens.astype(self.dtype))
+        normed = LayerNorm(self.dtype, name="norm_tokens")(tokens.astype(self.dtype))
         q = rearrange(jnp.broadcast_to(dense("q")(query), (len(tokens), 1, width)), heads, H=self.num_heads)
         k, v = (rearrange(dense(name)(normed), heads, H=self.num_heads) for name in ("k", "v"))
         attended = rearrange(attend(q, k, v, self.backend), "B N H d -> B N (H d)")
         pooled = query + dense("proj")(attended).astype(jnp.float32)
         mlp = Mlp(4 * width, self.kernel_init, self.dtype, name="mlp")
-        return (pooled + mlp(layer_norm("norm_mlp", self.dtype)(pooled)).astype(jnp.float32))[:, 0]
+        return (pooled + mlp(LayerNorm(self.dtype, name="norm_mlp")(pooled)).astype(jnp.float32))[:, 0]

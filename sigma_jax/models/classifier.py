@@ -11,7 +11,7 @@ from sigma_jax.models.attentive import AttentivePool
 from sigma_jax.models.encoder import Encoder
 from sigma_jax.models.pretrain import Compute
 from sigma_jax.models.sizes import VideoSize
-from sigma_jax.models.transformer import layer_norm
+from sigma_jax.models.transformer import LayerNorm
 from sigma_jax.ops.tubes import TubeGrid
 
 
@@ -62,7 +62,7 @@ class VideoClassifier(nn.Module):
         )
         latents = encoder(video, train=train, collect=collect)
         latents, inner = latents if collect else (latents, None)
-        pooled = layer_norm("norm")(self._pool(latents))
+        pooled = LayerNorm(name="norm")(self._pool(latents))
         features = nn.Dropout(self.dropout, deterministic=not train)(pooled)
 
         def head_init(key, shape, dtype=jnp.float32):

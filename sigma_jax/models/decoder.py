@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sigma_jax.models.transformer import Block, TorchDense, init_stack, layer_norm, run_stack
+from sigma_jax.models.transformer import Block, LayerNorm, TorchDense, init_stack, run_stack
 from sigma_jax.ops.posembed import position_table
 from sigma_jax.ops.tubes import TubeGrid
 
@@ -58,7 +58,7 @@ class Decoder(nn.Module):
             unroll=self.unroll,
             collect=collect,
         )
-        y = layer_norm("norm", self.dtype)(y[:, -num_masked:])
+        y = LayerNorm(self.dtype, name="norm")(y[:, -num_masked:])
         head = nn.Dense(self.target_width, kernel_init=nn.initializers.xavier_uniform(), dtype=self.dtype, name="head")
         predictions = head(y).astype(jnp.float32)
         return (predictions, {"embedded": embedded, "input": x, "blocks": blocks}) if collect else predictions

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from sigma_jax.models.sizes import TeacherSize
-from sigma_jax.models.transformer import Block, TorchDense, init_stack, layer_norm, run_stack
+from sigma_jax.models.transformer import Block, LayerNorm, TorchDense, init_stack, run_stack
 from sigma_jax.ops.posembed import resize_positions
 from sigma_jax.ops.tubes import standardize_tubes
 
@@ -36,6 +36,7 @@ class DinoVit(nn.Module):
             raise ValueError(f"images of {images.shape[1]}x{images.shape[2]} are no multiple of the teacher's {patch}")
         grid = (images.shape[1] // patch, images.shape[2] // patch)
         patches = rearrange(images, "n (h ph) (w pw) c -> n (h w) (ph pw c)", ph=patch, pw=patch)
+        patches = jax.lax.optimization_barrier(patches)  # moved as bytes: XLA would standardise first and move fp32
         embedded = TorchDense(size.width, dtype=self.dtype, name="embed")(standardize_tubes(patches))
 
         def tokens(name, count):
@@ -63,7 +64,7 @@ class DinoVit(nn.Module):
         )
         params = self.param("blocks", init_stack, block, size.depth, size.width)
         x, blocks = run_stack(block, params, x, collect=collect)
-        out = layer_norm("norm", jnp.float32)(x)
+        out = LayerNorm(jnp.float32, name="norm")(x)
         return {"embedded": embedded, "blocks": blocks, "tokens": out} if collect else out
 
 

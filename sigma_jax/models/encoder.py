@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sigma_jax.models.transformer import Block, TorchDense, init_stack, layer_norm, run_stack
+from sigma_jax.models.transformer import Block, LayerNorm, TorchDense, init_stack, run_stack
 from sigma_jax.ops.masking import gather
 from sigma_jax.ops.posembed import position_table
 from sigma_jax.ops.tubes import TubeGrid, standardize_tubes, video_to_tubes
@@ -68,5 +68,5 @@ class Encoder(nn.Module):
         drop = (self.drop_path, self.make_rng("drop_path")) if train and self.drop_path else None
         x, blocks = run_stack(block, params, x, drop=drop, remat=self.remat, unroll=self.unroll, collect=collect)
         if self.final_norm:
-            x = layer_norm("norm", self.dtype)(x)
+            x = LayerNorm(self.dtype, name="norm")(x)
         return (x, {"embedded": embedded, "blocks": blocks}) if collect else x

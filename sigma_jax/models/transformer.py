@@ -13,6 +13,7 @@ from einops import rearrange
 
 from sigma_jax.ops.activations import gelu
 from sigma_jax.ops.attention import SAVED_NAME, attend
+from sigma_jax.ops.normalization import layer_norm
 
 LAYER_NORM_EPSILON = 1e-6
 _policies = jax.checkpoint_policies
@@ -28,9 +29,16 @@ REMAT_POLICIES = {
 }
 
 
-def layer_norm(name: str | None = None, dtype: jnp.dtype = jnp.float32) -> nn.LayerNorm:
-    """LayerNorm with the family's epsilon; mean and variance in fp32."""
-    return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, use_fast_variance=False, dtype=dtype, name=name)
+class LayerNorm(nn.Module):
+    """Layer normalisation with the family's epsilon, computed in fp32, result of `dtype`."""
+
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        return layer_norm(x, scale, bias, LAYER_NORM_EPSILON).astype(self.dtype)
 
 
 def torch_linear_init(key: jax.Array, shape: tuple[int, ...], fan_in: int) -> jax.Array:
@@ -144,12 +152,12 @@ class Block(nn.Module):
             return y if key is None else drop_path(y, drop[0], key)
 
         attention = Attention(self.num_heads, self.qkv_bias, self.kernel_init, self.dtype, self.backend, name="attn")
-        attended = attention(layer_norm("norm1", self.dtype)(x), num_queries)
+        attended = attention(LayerNorm(self.dtype, name="norm1")(x), num_queries)
         if num_queries is not None:
             x = x[:, -num_queries:]
         x = x + branch(attended, "scale1", keys[0])
         mlp = Mlp(int(width * self.mlp_ratio), self.kernel_init, self.dtype, name="mlp")
-        return x + branch(mlp(layer_norm("norm2", self.dtype)(x)), "scale2", keys[1])
+        return x + branch(mlp(LayerNorm(self.dtype, name="norm2")(x)), "scale2", keys[1])
 
 
 def init_stack(key: jax.Array, block: Block, depth: int, width: int):

@@ -1,9 +1,11 @@
 """Scaled dot-product attention with the implementation chosen per platform.
 
     cudnn  fused kernel on NVIDIA GPUs (16-bit only)
+    pallas our kernels on TPUs (tpu_attention.py, 16-bit only); what they cannot take goes to lean
     xla    two products and a softmax; XLA fuses what it can, and keeps the weights for the backward pass
     lean   one head at a time; the backward pass computes the weights anew from their row sums, so that no [Q N] matrix
            outlives its head: for CPUs. Clips are not looped over: a loop over a sharded axis would gather it.
+           Below LEAN_KEYS keys it is the same as xla.
 
 Letters: B clips, Q queries, N keys, H heads, d head width.
 """
@@ -14,7 +16,10 @@ from einops import rearrange
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
-BACKENDS = ("auto", "xla", "cudnn", "lean")
+from sigma_jax.ops import tpu_attention
+
+BACKENDS = ("auto", "xla", "cudnn", "pallas", "lean")
+NEEDS = {"cudnn": ("gpu", "a GPU"), "pallas": ("tpu", "a TPU")}
 LEAN_KEYS = 512  # with fewer keys a head's weights are small and one batched product is faster
 SAVED_NAME = "attention"  # of what rematerialisation keeps, see models/transformer.py
 
@@ -28,12 +33,13 @@ def check_backend(backend: str, platform: str | None = None) -> str:
     platform = platform or jax.default_backend()
     if backend not in BACKENDS:
         raise ValueError(f"attention backend {backend!r} is unknown: choose one of {BACKENDS}")
-    if backend == "cudnn" and platform != "gpu":
+    if backend in NEEDS and platform != NEEDS[backend][0]:
         raise ValueError(
-            f"attention backend 'cudnn' needs a GPU, but this is {platform!r}: choose 'auto', 'xla' or 'lean'"
+            f"attention backend {backend!r} needs {NEEDS[backend][1]}, but this is {platform!r}: "
+            "choose 'auto', 'xla' or 'lean'"
         )
     if backend == "auto":
-        return {"gpu": "cudnn", "cpu": "lean"}.get(platform, "xla")
+        return {"gpu": "cudnn", "cpu": "lean", "tpu": "pallas"}.get(platform, "xla")
     return backend
 
 
@@ -46,11 +52,13 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, backend: str = "auto") -> j
     Returns:
       [B Q H d], dtype of q. The softmax is computed in fp32.
     """
-    backend = check_backend(backend)
+    backend = check_backend(backend, NEEDS.get(backend, (None,))[0])  # a kernel's name is right for its own platform
     if backend == "cudnn" and q.dtype != jnp.float32:
         return checkpoint_name(jax.nn.dot_product_attention(q, k, v, implementation="cudnn"), SAVED_NAME)
     q = q * q.shape[-1] ** -0.5
-    if backend == "lean" and k.shape[1] >= LEAN_KEYS:
+    if backend == "pallas" and tpu_attention.takes(q, k.shape[1]):
+        return checkpoint_name(tpu_attention.attend_on_tpu(q, k, v), SAVED_NAME)
+    if backend in ("lean", "pallas") and k.shape[1] >= LEAN_KEYS:
         heads = (rearrange(x, "B N H d -> H B N d") for x in (q, k, v))
         return rearrange(_lean(*heads), "H B Q d -> B Q H d")
     logits = jnp.einsum("BQHd,BNHd->BHQN", q, k, preferred_element_type=jnp.float32)

@@ -24,7 +24,7 @@ from sigma_jax.train.classification_task import ClassificationTask
 from sigma_jax.train.evaluation import Scheduled
 from sigma_jax.train.optimizer import evaluated_params
 from sigma_jax.train.schedule import resolve_duration
-from sigma_jax.train.sharding import shard_batch
+from sigma_jax.train.sharding import shard_batch, traced_on
 from sigma_jax.train.state import TrainState
 
 VIEW_KEYS = ("video", "label", "record", "weight", "key")
@@ -74,7 +74,7 @@ def forward_fn(task: ClassificationTask, mesh: Mesh) -> Callable[[Any, Mapping[s
         rest = {name: rows for name, rows in batch.items() if name != "video"}
         return rest | {"logits": task.classify(params, batch["video"])}
 
-    compiled = jax.jit(forward, out_shardings=NamedSharding(mesh, P()))
+    compiled = jax.jit(traced_on(mesh, forward), out_shardings=NamedSharding(mesh, P()))
 
     def run(params, batch):
         rows = {name: batch[name] for name in VIEW_KEYS}

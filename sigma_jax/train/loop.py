@@ -29,7 +29,7 @@ from sigma_jax.train.health import HealthMonitor, should_stop, write_dump
 from sigma_jax.train.metrics import MetricWriter, Throughput
 from sigma_jax.train.optimizer import path_of
 from sigma_jax.train.setup import Run
-from sigma_jax.train.sharding import shard_batch
+from sigma_jax.train.sharding import shard_batch, traced_on
 from sigma_jax.train.state import TrainState
 from sigma_jax.train.step import loss_and_gradient
 from sigma_jax.train.tasks import PretrainTask
@@ -78,15 +78,14 @@ def train(run: Run, *, command: Sequence[str] = (), allow_config_change: bool = 
         console = stack.enter_context(contextlib.closing(Console(run.plan.total_steps, first, active=leader)))
         logger = _Logger(run, writer, console)
         for step in range(first, run.plan.total_steps):
-            _save(run, checkpoints, step, state)
+            _save(run, checkpoints, step, state, logger)
             with logger.throughput.waiting():
                 host_batch = next(run.loader)
             batch = shard_batch(run.mesh, {name: host_batch[name] for name in run.task.batch_keys})
             state, metrics = run.step(state, run.frozen, batch)
             logger.after(step + 1, metrics, host_batch, state)
             logger.measure(step + 1, state)
-        logger.flush()
-        _save(run, checkpoints, run.plan.total_steps, state, force=True)
+        _save(run, checkpoints, run.plan.total_steps, state, logger, force=True)
         checkpoints.wait()
     return state
 
@@ -136,13 +135,19 @@ def check_same_run(run: Run, meta: dict[str, Any], allow_config_change: bool) ->
         )  # fmt: skip
 
 
-def _save(run: Run, checkpoints: Checkpointer, step: int, state: TrainState, force: bool = False) -> None:
-    """Saves if due; on a preemption notice saves, waits and raises."""
+def _save(
+    run: Run, checkpoints: Checkpointer, step: int, state: TrainState, logger: "_Logger", force: bool = False
+) -> None:
+    """Saves if due; on a preemption notice saves, waits and raises.
+
+    The metrics up to `step` are written first: a run that goes on from this checkpoint will not repeat them.
+    """
     failure = checkpoints.failure()
     if failure:
         logging.error("%s", failure)
     stop = checkpoints.reached_preemption(step)
     if force or stop or checkpoints.should_save(step):
+        logger.flush(state)
         checkpoints.save(step, state, data_state=run.loader.state(), meta=run.meta(), force=force or stop)
     if stop:
         checkpoints.wait()
@@ -159,21 +164,21 @@ class _Logger:
         counted = has_peak and isinstance(run.task, PretrainTask)
         self._flops_per_clip = sum(model_flops(run.task).values()) if counted else 0.0
         self.health = HealthMonitor(run.plan.num_prototypes or None)
-        self._pending: tuple[int, Any] | None = None
+        self._pending: tuple[int, Any, dict[str, np.ndarray]] | None = None
 
     def after(self, step: int, metrics: dict[str, jax.Array], host_batch: dict[str, np.ndarray], state: TrainState):
         """Called when `step` was dispatched."""
         self.throughput.count(self.run.plan.batch_size)
         self.console.advance(step)
-        self.flush(host_batch, state)
+        self.flush(state)
         if step % self.run.plan.log_every_steps == 0 or step in (1, self.run.plan.total_steps):
-            self._pending = step, metrics
+            self._pending = step, metrics, host_batch
 
-    def flush(self, host_batch: dict[str, np.ndarray] | None = None, state: TrainState | None = None) -> None:
+    def flush(self, state: TrainState) -> None:
         """Fetches and writes what is pending; stops the run when nothing is finite any more."""
         if self._pending is None:
             return
-        step, metrics = self._pending
+        step, metrics, host_batch = self._pending
         self._pending = None
         numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
         numbers["lr"] = float(self.run.learning_rate(step - 1))
@@ -199,13 +204,11 @@ class _Logger:
         if due:
             self.throughput.reset()
 
-    def _dump(self, step: int, host_batch: dict[str, np.ndarray] | None, state: TrainState | None) -> str:
-        """Evidence: keys of the latest batch's records and the gradient norm of every module."""
-        norms, keys = {}, []
-        if host_batch is not None and state is not None:
-            keys = self.run.loader.keys(host_batch)
-            batch = shard_batch(self.run.mesh, {name: host_batch[name] for name in self.run.task.batch_keys})
-            norms = module_norms(self.run, state, batch)
+    def _dump(self, step: int, host_batch: dict[str, np.ndarray], state: TrainState) -> str:
+        """Evidence: keys of the step's records and the gradient norm of every module."""
+        keys = self.run.loader.keys(host_batch)
+        batch = shard_batch(self.run.mesh, {name: host_batch[name] for name in self.run.task.batch_keys})
+        norms = module_norms(self.run, state, batch)
         _, sentence = write_dump(self.run.workdir, step, keys, norms)
         return (
             f"{sentence}. {self.run.config.health.max_nonfinite_run} steps in a row were skipped: "
@@ -216,13 +219,13 @@ class _Logger:
 def module_norms(run: Run, state: TrainState, batch: dict[str, jax.Array]) -> dict[str, float]:
     """Norm of the gradient of each module ('encoder/blocks'), in the order of the forward pass."""
 
-    @jax.jit
     def gradient(params, frozen, batch, step):
         when = (run.config.seed, step, run.plan.accumulation)
         return loss_and_gradient(run.task, run.task.constrain(params), frozen, batch, when, {})[1]
 
     squares: dict[str, float] = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(gradient(state.params, run.frozen, batch, state.step)):
+    gradients = jax.jit(traced_on(run.mesh, gradient))(state.params, run.frozen, batch, state.step)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
         module = "/".join(path_of(path).split("/")[:2])
         squares[module] = squares.get(module, 0.0) + float(jax.numpy.sum(jax.numpy.square(leaf)))
     position = {name: i for i, name in enumerate(("encoder", "decoder", "projection", "prototypes"))}

@@ -23,7 +23,7 @@ from sigma_jax.evals.protocol import FrozenFeatures
 from sigma_jax.train.config import decoding_of
 from sigma_jax.train.evaluation import Scheduled
 from sigma_jax.train.schedule import resolve_duration
-from sigma_jax.train.sharding import shard_batch
+from sigma_jax.train.sharding import shard_batch, traced_on
 from sigma_jax.train.tasks import PretrainTask
 
 BATCH_PER_DEVICE = 64
@@ -44,7 +44,7 @@ def _encoder(task: PretrainTask, pool: Callable[[jax.Array], jax.Array]) -> Call
     def features(params, video):
         return pool(task.model.apply({"params": params}, video, method="encode").astype(jnp.float32))
 
-    return jax.jit(features, out_shardings=NamedSharding(task.mesh, P()))
+    return jax.jit(traced_on(task.mesh, features), out_shardings=NamedSharding(task.mesh, P()))
 
 
 def central_clips(config: Any, data_dir: str, split: str, batch_size: int) -> Loader:

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from sigma_jax.data.pipeline import pretrain_loader
 from sigma_jax.models.prototypes import constrain, cosine_scores
@@ -24,27 +25,33 @@ from sigma_jax.train.state import TrainState, stream
 from sigma_jax.train.tasks import PretrainTask
 
 NUM_CLIPS = 32  # looked at for prototypes
+DRAWN = ("projection", "prototypes")  # parameters that the pictures need
 CURVES = "How loss, prototype use and speed went. At a loss / ln K of 1 assignments carry no information."
 CLIPS = "What the video model is given: frames above, and below them the same with hidden tubes grey."
 CONFUSION = "Which classes are taken for which: rows true, columns predicted, shade the share of the row."
 TUBES = "The hidden tubes that the projection network puts closest to the most used prototypes, in their surroundings."
 
 
-def write_report(run: Run, state: TrainState, more: Sequence[Picture] = ()) -> Path:
+def write_report(run: Run, state: TrainState, more: Sequence[Picture] = ()) -> Path | None:
     """Pictures into workdir/pictures and report.html, from the run's files, its state and a few clips of its data.
+
+    In a run of several processes all must call it: they gather what is drawn, and the first one draws.
 
     Args:
       more: pictures to show as well.
 
     Returns:
-      Path of the page.
+      Path of the page; None on every process but the first.
     """
+    params, frozen = _on_this_host({name: state.params[name] for name in DRAWN if name in state.params}, run.frozen)
+    if jax.process_index():
+        return None
     folder = Path(run.workdir) / "pictures"
     folder.mkdir(exist_ok=True)
     curves = write_curves(folder / "curves.png", run.workdir / "metrics.jsonl")
     pictures = [Picture(curves, "Curves of loss, prototype use, gradient norm and speed over steps", CURVES)]
     if isinstance(run.task, PretrainTask):
-        pictures += clip_pictures(run, folder, *_sample(run), params=state.params)
+        pictures += clip_pictures(run, folder, *_sample(run), params=params, frozen=frozen)
     elif (confusion := run.workdir / "eval" / "confusion.png").is_file():
         pictures.append(Picture(confusion, "Matrix of true and predicted classes", CONFUSION))
     pictures += more
@@ -59,6 +66,11 @@ def write_report(run: Run, state: TrainState, more: Sequence[Picture] = ()) -> P
         pictures=pictures,
     )
     return write_page(run.workdir / "report.html", page)
+
+
+def _on_this_host(*trees: Any) -> Any:
+    """Whole arrays that this process can use alone, whatever devices of whatever process they are spread over."""
+    return trees if jax.process_count() == 1 else multihost_utils.process_allgather(trees, tiled=True)
 
 
 def _aim(run: Run) -> str:
@@ -102,7 +114,14 @@ def _sample(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def clip_pictures(
-    run: Run, folder: Path, video: np.ndarray, visible_idx: np.ndarray, masked_idx: np.ndarray, *, params: Any
+    run: Run,
+    folder: Path,
+    video: np.ndarray,
+    visible_idx: np.ndarray,
+    masked_idx: np.ndarray,
+    *,
+    params: Any,
+    frozen: Any,
 ) -> list[Picture]:
     """Clips with masks, as a picture and an animation, and the top tubes of the most used prototypes."""
     grid = run.task.grid
@@ -114,7 +133,7 @@ def clip_pictures(
         Picture(moving, "The same clips moving", "The same clips, moving."),
     ]
     if run.task.objective == "sigma":
-        scores = projection_scores(run.task, params, run.frozen, video, masked_idx)
+        scores = projection_scores(run.task, params, frozen, video, masked_idx)
         path = write_prototypes(folder / "prototypes.png", video, scores, grid.tube_size, tube_idx=masked_idx)
         pictures.append(Picture(path, "Rows of similar tubes, one row per prototype", TUBES))
     return pictures

@@ -25,7 +25,7 @@ from sigma_jax.train.optimizer import adamw, with_average
 from sigma_jax.train.plan import RunPlan, resolve_plan
 from sigma_jax.train.registry import kind_of
 from sigma_jax.train.schedule import cosine_with_warmup
-from sigma_jax.train.sharding import make_mesh, state_shardings, whole, with_shardings
+from sigma_jax.train.sharding import make_mesh, state_shardings, traced_on, whole, with_shardings
 from sigma_jax.train.state import TrainState, new_state, stream
 from sigma_jax.train.step import Step, train_step
 from sigma_jax.train.tasks import Task
@@ -147,14 +147,14 @@ def build_step(config: Any, task: Task, plan: RunPlan) -> CompiledStep:
     learning_rate = cosine_with_warmup(plan.peak_lr, plan.final_lr, *lengths, plan.start_lr)
     optimizer = build_optimizer(config.optim, learning_rate, task.trainable)
     clips = plan.micro_batch_per_device * plan.num_devices
-    init = functools.partial(fresh_state, task, optimizer, config.seed, clips)
+    init = traced_on(task.mesh, functools.partial(fresh_state, task, optimizer, config.seed, clips))
     shapes = jax.eval_shape(init)
     shardings = state_shardings(task.mesh, shapes)
     step = train_step(task, optimizer, seed=config.seed, accumulation=plan.accumulation)
     return CompiledStep(
         abstract_state=with_shardings(shapes, shardings),
         init_state=jax.jit(init, out_shardings=shardings, compiler_options=quick_compilation()),
-        step=CompiledOnce(jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))),
+        step=CompiledOnce(jax.jit(traced_on(task.mesh, step), donate_argnums=0, out_shardings=(shardings, None))),
         learning_rate=learning_rate,
     )
 

@@ -5,8 +5,9 @@ split over both. A rule names the dimensions of an array that `fsdp` may split, 
 taken, otherwise the array stays whole. `tests/goldens/partition_specs_*.txt` lists the outcome for every parameter.
 """
 
+import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -125,6 +126,17 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def with_shardings(abstract: Any, shardings: Any) -> Any:
     """Shapes with their shardings attached: what restore and ahead-of-time compilation ask for."""
     return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, shardings)
+
+
+def traced_on(mesh: Mesh, function: Callable) -> Callable:
+    """`function`, to be jitted, with `mesh` as its context: attention kernels split their clips over all its axes."""
+
+    @functools.wraps(function)  # its name is what profiles and plans show
+    def on_mesh(*args, **kwargs):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*args, **kwargs)
+
+    return on_mesh
 
 
 def shard_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:

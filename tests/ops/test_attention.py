@@ -49,11 +49,15 @@ def test_lean_keeps_no_weights_for_the_backward_pass(qkv):
 
 
 def test_backends_are_resolved_per_platform():
-    assert [check_backend("auto", platform) for platform in ("cpu", "gpu", "tpu")] == ["lean", "cudnn", "xla"]
+    assert [check_backend("auto", platform) for platform in ("cpu", "gpu", "tpu")] == ["lean", "cudnn", "pallas"]
     with pytest.raises(ValueError, match="needs a GPU.*'xla'"):
         check_backend("cudnn", "tpu")
+    with pytest.raises(ValueError, match="needs a TPU.*'lean'"):
+        check_backend("pallas", "cpu")
     with pytest.raises(ValueError, match="unknown: choose one of"):
         check_backend("splash")
+    with pytest.raises(ValueError, match="unknown: choose one of"):
+        attend(*(jnp.zeros((1, 1, 1, 1)),) * 3, "splash")
 
 
 def test_gelu_and_its_derivative():

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from sigma_jax.checkpoints.manager import _read_json, find_checkpoint
 from sigma_jax.data.synthetic import write_videos
 from sigma_jax.tools import prepare
 
@@ -57,6 +58,13 @@ def finish(process, seconds: float = 240) -> tuple[int, str]:
     text = process.log.read()
     process.log.close()
     return code, text
+
+
+def outcome(workdir: Path) -> tuple[dict, dict, dict[int, float]]:
+    """What two equal runs share: data position and hash of every array of the newest checkpoint, and the losses."""
+    step = find_checkpoint(workdir)
+    position, hashes = (_read_json(step, item) for item in ("data", "content_hash"))
+    return position, hashes, losses(workdir)
 
 
 def losses(workdir: Path) -> dict[int, float]:

@@ -110,6 +110,14 @@ def test_preflight_is_printed_and_only_the_first_process_writes(finished):
     assert "step 6/6" in finished.logs[0] and "step 6/6" not in finished.logs[1]
     rows = (finished.folder / "two" / "metrics.jsonl").read_text().splitlines()
     assert sorted(json.loads(row)["step"] for row in rows if "loss" in row) == [1, 2, 3, 4, 5, 6], "each step once"
+    assert "report.html" in finished.logs[0] and "report.html" not in finished.logs[1]
+
+
+def test_two_processes_write_the_report(finished):
+    """Prototypes are split over fsdp: each process holds a part of what the first one draws."""
+    one, two = (finished.folder / name for name in ("one", "two"))
+    assert (two / "report.html").stat().st_size > 10_000 and (two / "pictures" / "prototypes.png").is_file()
+    assert (one / "pictures" / "clips.png").read_bytes() == (two / "pictures" / "clips.png").read_bytes()
 
 
 def test_checkpoint_of_two_restores_in_one(finished):

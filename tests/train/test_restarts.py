@@ -1,0 +1,98 @@
+"""A run that is asked to stop, or killed at any moment, ends where an uninterrupted one does, bit for bit.
+
+SIGMA_KILLS=20 kills that often (default 3); SIGMA_KILL_SEED chooses other moments.
+"""
+
+import os
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from sigma_jax.checkpoints.manager import find_checkpoint
+from tests.train import runs
+
+STEPS = 60
+CONFIG = (f"total_steps={STEPS}", "checkpoint.save_every_steps=2")
+KILLS = int(os.environ.get("SIGMA_KILLS", "3"))
+MOMENTS = ("step", "save", "start")  # in turn: between two steps, with a half-written checkpoint, while starting
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """(shards, workdir) of the run that nobody disturbs."""
+    folder = tmp_path_factory.mktemp("straight")
+    data = runs.make_data(folder)
+    code, log = runs.finish(runs.start(folder / "run", data, *CONFIG))
+    assert code == 0, log[-3000:]
+    return data, folder / "run"
+
+
+def steps_done(workdir: Path) -> int:
+    metrics = workdir / "metrics.jsonl"
+    return metrics.read_bytes().count(b"\n") if metrics.exists() else 0  # one line per step
+
+
+def wait_until(process, condition) -> None:
+    """Until the condition holds or the process ends."""
+    deadline = time.monotonic() + 200
+    while process.poll() is None and time.monotonic() < deadline and not condition():
+        time.sleep(0.002)
+
+
+def test_sigterm_saves_this_step_and_the_restart_is_bit_equal(straight, tmp_path):
+    data, reference = straight
+    workdir, config = tmp_path / "run", (CONFIG[0], "checkpoint.save_every_steps=1000")
+    process = runs.start(workdir, data, *config)
+    wait_until(process, lambda: steps_done(workdir) >= 3)
+    process.send_signal(signal.SIGTERM)
+    code, log = runs.finish(process)
+    assert code == 75 and "the same command goes on from there" in log, log[-3000:]
+    stopped = int(find_checkpoint(workdir).name)
+    assert 3 <= stopped < STEPS and steps_done(workdir) == stopped
+    code, log = runs.finish(runs.start(workdir, data, *config))
+    assert code == 0 and f"resumed from step {stopped}" in log, log[-3000:]
+    assert runs.outcome(workdir) == runs.outcome(reference)
+
+
+def die(process, workdir: Path, moment: str, rng: random.Random) -> bool:
+    """Kills the process at the moment; False where it came too late. A save that was hit leaves its traces."""
+    half_written = workdir / "checkpoints"
+    if moment == "start":
+        time.sleep(rng.uniform(0, 10))
+    else:
+        seen = steps_done(workdir)
+        target = seen + rng.randint(1, max(1, STEPS // (2 * KILLS)))
+        wait_until(process, lambda: steps_done(workdir) >= target)
+    if moment == "save":
+        wait_until(process, lambda: any(half_written.glob("*.orbax-checkpoint-tmp")))
+    time.sleep(rng.uniform(0, 0.02))
+    alive = process.poll() is None
+    process.kill()
+    return alive
+
+
+def test_killed_at_any_moment_ends_bit_equal(straight, tmp_path):
+    data, reference = straight
+    workdir, rng, log = tmp_path / "run", random.Random(int(os.environ.get("SIGMA_KILL_SEED", "0"))), ""
+    kills, saves_hit, begun = 0, 0, time.monotonic()
+    while kills < KILLS:
+        process = runs.start(workdir, data, *CONFIG)
+        moment = MOMENTS[kills % len(MOMENTS)]
+        killed = die(process, workdir, moment, rng)
+        code, log = runs.finish(process)
+        assert code == (-signal.SIGKILL if killed else 0), log[-3000:]
+        kills += killed
+        left = list((workdir / "checkpoints").glob("*.orbax-checkpoint-tmp")) if workdir.exists() else []
+        saves_hit += bool(left)
+        print(f"kill {kills} ({moment}): {steps_done(workdir)} steps logged, half-written: {[p.name for p in left]}")
+        if not killed:  # it was faster, and did it right: another one
+            assert runs.outcome(workdir) == runs.outcome(reference)
+            shutil.rmtree(workdir)
+    code, log = runs.finish(runs.start(workdir, data, *CONFIG))
+    assert code == 0, log[-3000:]
+    assert runs.outcome(workdir) == runs.outcome(reference)
+    print(f"{kills} kills, {saves_hit} of them inside a save, {time.monotonic() - begun:.0f} s")
