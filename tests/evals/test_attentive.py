@@ -21,17 +21,22 @@ def _clips(num, seed):
 
 
 def test_pooling_looks_where_the_class_is():
-    train, test = _clips(1500, 0), _clips(500, 1)
+    train, test = _clips(1500, 0), _clips(300, 1)
     result = attentive_probe(train, test, num_classes=3, num_heads=2)
     mean = linear_probe((train[0].mean(1), train[1]), (test[0].mean(1), test[1]), num_classes=3)
     assert result["top1"] > 95 and mean["top1"] < 75
-    assert result == attentive_probe(train, test, num_classes=3, num_heads=2)
+
+
+def test_it_repeats():
+    arguments = {"num_classes": 3, "num_heads": 2, "epochs": 2}
+    first, again = (attentive_probe(_clips(200, 0), _clips(100, 1), **arguments) for _ in range(2))
+    assert first == again
 
 
 def test_no_relation_is_chance():
-    (x, _), (test_x, _) = _clips(1000, 0), _clips(1000, 1)
-    y, test_y = np.random.default_rng(2).integers(0, 4, (2, 1000))
-    assert abs(attentive_probe((x, y), (test_x, test_y), num_classes=4, num_heads=2, epochs=5)["top1"] - 25) < 6
+    (x, _), (test_x, _) = _clips(600, 0), _clips(600, 1)
+    y, test_y = np.random.default_rng(2).integers(0, 4, (2, 600))
+    assert abs(attentive_probe((x, y), (test_x, test_y), num_classes=4, num_heads=2, epochs=3)["top1"] - 25) < 7
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def test_eight_devices_equal_one_with_a_queue(devices, accumulation):
     assert plain[0]["loss"] == runs[0][0]["loss"] and plain[3]["loss"] != runs[0][3]["loss"]
 
 
-def test_a_run_remembers_its_queue(tmp_path):
+def test_a_run_remembers_its_queue(tmp_path, request):
     """Stopped and resumed, the loss goes on as if nothing had happened; the plan warns."""
     data = str(make_data(tmp_path))
     overrides = dict(text.split("=", 1) for text in TINY)
@@ -93,6 +93,8 @@ def test_a_run_remembers_its_queue(tmp_path):
         config = apply_overrides(load_config("configs/demo.py"), overrides | {"total_steps": steps, **more})
         return setup.build(config, tmp_path / name, data)
 
+    jax.config.update("jax_disable_most_optimizations", True)  # compiles in a hurry
+    request.addfinalizer(lambda: jax.config.update("jax_disable_most_optimizations", False))
     straight = run("straight", "6")
     assert any("feature queue is on" in line and "after 2 micro-batches" in line for line in straight.plan.describe())
     expected = loop.train(straight)

@@ -26,7 +26,15 @@ def make_data(folder: Path) -> Path:
     return folder / "shards"
 
 
-def start(workdir: Path, data: Path, *overrides: str, devices: int = 1, flags: tuple[str, ...] = ()):
+def start(
+    workdir: Path,
+    data: Path,
+    *overrides: str,
+    devices: int = 1,
+    flags: tuple[str, ...] = (),
+    config: str = "configs/demo.py",
+    shrink: tuple[str, ...] = TINY,
+):
     """A training process with simulated CPU devices; compiled in a hurry, deaf to nothing."""
     environment = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "PJRT_NPROC")}
     environment |= {
@@ -37,8 +45,8 @@ def start(workdir: Path, data: Path, *overrides: str, devices: int = 1, flags: t
         "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "xla"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
     }
-    values = [f"--config.{override}" for override in (*TINY, *overrides)]
-    command = [sys.executable, "-m", "sigma_jax.main", "--config=configs/demo.py", f"--workdir={workdir}"]
+    values = [f"--config.{override}" for override in (*shrink, *overrides)]
+    command = [sys.executable, "-m", "sigma_jax.main", f"--config={config}", f"--workdir={workdir}"]
     command += [f"--data_dir={data}", *flags, *values]
     log = open(f"{workdir}.{len(list(workdir.parent.glob('*.log')))}.log", "w+")  # noqa: SIM115
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)

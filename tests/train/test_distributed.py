@@ -72,11 +72,21 @@ def test_a_host_that_never_arrives_is_named_in_time():
     assert "process 0 waited 3 s" in done.stderr and "for 2 processes" in done.stderr, done.stderr[-2000:]
 
 
-def two_processes(workdir, data, *overrides):
+PROBE = {
+    "config": "configs/linear_probe.py:dataset=folder,size=tiny",
+    "shrink": (
+        *("model.num_frames=4", "model.image_size=32", "data.short_side=32", "data.num_workers=0", "batch_size=16"),
+        *("data.split=train", "data.val_split=train", "data.test_split=train", "total_steps=1", "optim.warmup_steps=0"),
+        *("evals.num_views=2", "evals.num_crops=1", "evals.batch_size=40"),
+    ),
+}
+
+
+def two_processes(workdir, data, *overrides, **config):
     address = f"--coordinator=localhost:{free_port()}"
     limits = ("--num_processes=2", "--connect_seconds=60", "--peer_seconds=10")
     return [
-        runs.start(workdir, data, *overrides, devices=4, flags=(address, *limits, f"--process_id={i}"))
+        runs.start(workdir, data, *overrides, devices=4, flags=(address, *limits, f"--process_id={i}"), **config)
         for i in range(2)
     ]
 
@@ -132,6 +142,20 @@ def test_checkpoint_of_two_restores_in_one(finished):
     assert code == 0 and "resumed from step 4" in log, log[-3000:]
     one, again = runs.losses(finished.folder / "one"), runs.losses(workdir)
     np.testing.assert_allclose([again[5], again[6]], [one[5], one[6]], rtol=1e-6)
+
+
+def test_two_processes_evaluate_as_one(finished):
+    """Each reads its share of 48 videos (no multiple of the batch); every video is scored once, by the same views."""
+    one, two = finished.folder / "probe_one", finished.folder / "probe_two"
+    ended = [runs.finish(runs.start(one, finished.data, devices=8, **PROBE))]
+    ended += [runs.finish(process) for process in two_processes(two, finished.data, **PROBE)]
+    assert [code for code, _ in ended] == [0, 0, 0], "\n".join(log[-3000:] for _, log in ended)
+    results = [json.loads((folder / "eval" / "result.json").read_text()) for folder in (one, two)]
+    assert results[0]["num_videos"] == results[1]["num_videos"] == 48 and results[1]["complete"]
+    scores = [np.load(folder / "eval" / "scores.npz") for folder in (one, two)]
+    for name in ("keys", "labels", "records"):
+        np.testing.assert_array_equal(scores[0][name], scores[1][name])
+    np.testing.assert_allclose(scores[0]["probabilities"], scores[1]["probabilities"], rtol=0, atol=1e-6)
 
 
 def test_when_one_is_killed_the_other_stops(finished):
