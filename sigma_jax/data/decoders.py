@@ -24,7 +24,7 @@ class Decoding:
     """How videos are decoded.
 
     decoder: one of DECODERS; `auto` is PyAV, the fastest here (launch/BENCHMARKS.md).
-    timeout: seconds that one clip may take, 0 for no limit; a video that takes longer counts as unreadable.
+    timeout: seconds that a clip of a video may take, 0 for no limit; one that takes longer counts as unreadable.
     """
 
     decoder: str = "auto"

@@ -2,16 +2,21 @@
 
   python -m sigma_jax.tools.bench data --data_dir=DIR [--split=train] [--workers=0,1,2] [--clips=256] [--json]
   python -m sigma_jax.tools.bench data --data_dir=DIR --decoder=torchcodec
+  python -m sigma_jax.tools.bench data --data_dir=DIR --workers=2 --batch=32 --steps=2000
 
 A row per number of workers (0: in this process, one clip at a time, which is the cleanest count of processor time).
 `clips_per_cpu_s` counts processor time of this process and its workers; `clips_per_s` is wall time; `wait_ms` is what a
 step of --batch clips would wait for data on a device that consumes --device_rate clips a second. The row `decord+PIL`
-is the usual reader of the field on the same videos, where the package decord is installed and the payload is video.
+is the usual reader of the field on the same videos, where the package decord is installed and the payload is video; it
+runs in turn with ours, and `ours_to_peer` is the ratio of clips per CPU-second. `index_*` is the rate of building the
+index. With --steps so many batches are read instead of --clips, and `rss_mb` has ten readings of the memory of all
+processes together, evenly spaced (pages that processes share count for each).
 """
 
 import argparse
 import io
 import json
+import os
 import resource
 import sys
 import time
@@ -25,7 +30,9 @@ from sigma_jax.data import augment, metadata, sampling
 from sigma_jax.data.clips import ClipReader, ClipSpec
 from sigma_jax.data.decoders import DECODERS, Decoding
 from sigma_jax.data.pipeline import open_source, pretrain_loader
+from sigma_jax.data.records import RecordSource, scan_offsets
 from sigma_jax.data.schema import Record
+from sigma_jax.data.tfds_sets import ArrayRecords
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -55,6 +62,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--workers", type=lambda text: [int(n) for n in text.split(",")], default=[0, 1, 2])
     parser.add_argument("--clips", type=int, default=256, help="timed, per row")
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=0, help="batches, instead of --clips; also shows the memory")
     parser.add_argument("--device_rate", type=float, default=570.0, help="clips a second; 570: ViT-B on one H200, goal")
     parser.add_argument("--decoder", default="auto", choices=sorted(DECODERS), help="of videos")
     parser.add_argument("--num_frames", type=int, default=16)
@@ -62,8 +70,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--image_size", type=int, default=224)
     parser.add_argument("--json", action="store_true", help="one object a row")
     args = parser.parse_args(argv)
-    if min(args.clips, args.batch, args.device_rate) <= 0 or min(args.workers) < 0:
-        parser.error("--clips, --batch and --device_rate must be positive, --workers not negative")
+    if min(args.clips, args.batch, args.device_rate) <= 0 or min(args.steps, *args.workers) < 0:
+        parser.error("--clips, --batch and --device_rate must be positive, --workers and --steps not negative")
     return args
 
 
@@ -72,14 +80,39 @@ def measure(args: argparse.Namespace, spec: ClipSpec, source) -> Iterator[dict]:
     record = source[0]
     facts = {"payload": _payload(args, record), "height": record.height, "width": record.width}
     facts["decoder"] = "simplejpeg" if record.frames else args.decoder
+    facts |= _index_rate(source)
     for workers in args.workers:
-        seconds, cpu, clips = _read_here(args, spec, source) if workers == 0 else _read_loader(args, workers)
-        yield _row(args, facts | {"reader": "ours", "workers": workers}, seconds, cpu, clips)
-    peer = None if record.frames else _decord_reader(spec)
+        named, memory = facts | {"reader": "ours", "workers": workers}, []
+        here = workers == 0 and not args.steps
+        measured = _read_here(args, spec, source) if here else _read_loader(args, workers, memory)
+        yield _row(args, named, *measured) | ({"rss_mb": memory} if memory else {})
+    peer = None if record.frames or args.steps else _decord_reader(spec)
     if peer:
-        _time_clips(lambda i, rng: peer(source[i], rng), len(source), 2)
-        seconds, cpu, clips = _time_clips(lambda i, rng: peer(source[i], rng), len(source), max(args.clips // 4, 1))
-        yield _row(args, facts | {"reader": "decord+PIL", "decoder": "decord", "workers": 0}, seconds, cpu, clips)
+        named = facts | {"reader": "decord+PIL", "decoder": "decord", "workers": 0}
+        ours = ClipReader(source, spec, cache_decoded=False, decoding=args.decoding).read
+        measured, ratio = _in_turn(lambda i, rng: peer(source[i], rng), ours, len(source), args.clips)
+        yield _row(args, named, *measured) | {"ours_to_peer": round(ratio, 3)}
+
+
+def _in_turn(peer, ours, count: int, clips: int) -> tuple[tuple[float, float, int], float]:
+    """(wall and processor seconds and clips of `peer`, processor seconds of `peer` over those of `ours`)."""
+    each = max(clips // (4 * _ROUNDS), 1)
+    _time_clips(peer, count, 2)
+    _time_clips(ours, count, 2)
+    pairs = [(_time_clips(peer, count, each), _time_clips(ours, count, each)) for _ in range(_ROUNDS)]
+    wall, cpu, done = (sum(column) for column in zip(*(pair[0] for pair in pairs), strict=True))
+    return (wall, cpu, done), cpu / sum(pair[1][1] for pair in pairs)
+
+
+def _index_rate(source: RecordSource | ArrayRecords) -> dict[str, float]:
+    """Records and MB of shards a second while offsets are found; empty for array_record, which needs no index."""
+    if not isinstance(source, RecordSource):
+        return {}
+    start = time.perf_counter()
+    records = sum(len(scan_offsets(path)) for path in source.shards)
+    seconds = time.perf_counter() - start
+    size = sum(path.stat().st_size for path in source.shards) / 1e6
+    return {"index_records_per_s": round(records / seconds), "index_mb_per_s": round(size / seconds)}
 
 
 def _payload(args: argparse.Namespace, record: Record) -> str:
@@ -96,6 +129,7 @@ def _row(args: argparse.Namespace, facts: dict, seconds: float, cpu: float, clip
     return facts | {"batch": args.batch, "clips": clips} | {k: round(v, 4) for k, v in (numbers | memory).items()}
 
 
+_ROUNDS = 4  # of ours and the peer in turn
 _EVERYONE = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
 
 
@@ -119,17 +153,17 @@ def _read_here(args: argparse.Namespace, spec: ClipSpec, source) -> tuple[float,
     return _time_clips(reader.read, len(source), args.clips)
 
 
-def _read_loader(args: argparse.Namespace, workers: int) -> tuple[float, float, int]:
-    """Steady rate of a loader after its first two batches.
+def _read_loader(args: argparse.Namespace, workers: int, memory: list[float]) -> tuple[float, float, int]:
+    """Steady rate of a loader after its first two batches; with --steps, fills in MB of all processes.
 
     A worker's processor time is known when it has ended, so that of starting is measured apart and taken off.
     """
-    start = _run_loader(args, workers, 0)
-    whole = _run_loader(args, workers, max(-(-args.clips // args.batch), 1))
+    start = _run_loader(args, workers, 0, [])
+    whole = _run_loader(args, workers, args.steps or max(-(-args.clips // args.batch), 1), memory)
     return whole[0], max(whole[1] - start[1], 1e-9), whole[2]
 
 
-def _run_loader(args: argparse.Namespace, workers: int, batches: int) -> tuple[float, float, int]:
+def _run_loader(args: argparse.Namespace, workers: int, batches: int, memory: list[float]) -> tuple[float, float, int]:
     """(wall seconds of `batches`, processor seconds of everything, clips counted), after two batches of warm-up."""
     cpu = _cpu_seconds()
     loader = pretrain_loader(
@@ -146,12 +180,25 @@ def _run_loader(args: argparse.Namespace, workers: int, batches: int) -> tuple[f
     try:
         next(loader), next(loader)
         wall = time.perf_counter()
-        for _ in range(batches):
+        for step in range(1, batches + 1):
             next(loader)
+            if args.steps and (10 * step) // batches > (10 * (step - 1)) // batches:
+                memory.append(round(_memory_mb(os.getpid())))
         wall = time.perf_counter() - wall
     finally:
         loader.close()
     return wall, _cpu_seconds() - cpu, batches * args.batch
+
+
+def _memory_mb(process: int) -> float:
+    """Resident memory of a process and everything below it; 0 for one that has ended."""
+    folder = Path("/proc", str(process))
+    try:
+        pages = int((folder / "statm").read_text().split()[1])
+        children = " ".join(path.read_text() for path in folder.glob("task/*/children")).split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return pages * resource.getpagesize() / 2**20 + sum(_memory_mb(int(child)) for child in children)
 
 
 def _decord_reader(spec: ClipSpec):
