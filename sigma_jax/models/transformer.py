@@ -14,6 +14,7 @@ from einops import rearrange
 from sigma_jax.ops.activations import gelu
 from sigma_jax.ops.attention import SAVED_NAME, attend
 from sigma_jax.ops.normalization import layer_norm
+from sigma_jax.ops.placement import split_clips, whole
 
 LAYER_NORM_EPSILON = 1e-6
 _policies = jax.checkpoint_policies
@@ -201,7 +202,8 @@ def run_stack(
 
     def step(x, layer, num_queries=None):
         layer_params, layer_drop = layer
-        return block.apply({"params": layer_params}, x, num_queries, layer_drop)
+        y = block.apply({"params": whole(layer_params)}, split_clips(x), num_queries, layer_drop)
+        return split_clips(y)
 
     if remat != "none":
         step = jax.checkpoint(step, policy=REMAT_POLICIES[remat], static_argnums=(2,))

@@ -2,14 +2,16 @@
 
 import importlib.util
 import json
+import time
 
 import jax
 import pytest
 
+from sigma_jax.ops.tpu_attention import attend_on_tpu
 from sigma_jax.tools import plan
 from sigma_jax.tools.planning import text as planning_text
 from sigma_jax.tools.planning.chips import collective_seconds, find_chip
-from sigma_jax.tools.planning.forecast import Compiled, DoesNotFit, compile_program, forecast
+from sigma_jax.tools.planning.forecast import Compiled, DoesNotFit, compile_program, count_flops, forecast
 from sigma_jax.tools.planning.hlo import Collective, Module, group_axes
 from sigma_jax.tools.planning.search import advice, largest_batch
 from sigma_jax.train import config as configs
@@ -137,6 +139,17 @@ def test_the_step_on_eight_devices(devices):
     assert numbers["memory_bytes"]["params"] == 4 * params
 
 
+def test_kernels_are_counted_by_their_own_account():
+    q, k = (jax.ShapeDtypeStruct((2, n, 4, 64), "bfloat16") for n in (300, 500))
+
+    def loss(q, k, v):
+        return attend_on_tpu(q, k, v).astype("float32").sum()
+
+    product = 2 * 2 * 300 * 500 * 256
+    assert count_flops(jax.make_jaxpr(loss)(q, k, k).jaxpr, 1) == 2 * product
+    assert count_flops(jax.make_jaxpr(jax.grad(loss, (0, 1, 2)))(q, k, k).jaxpr, 1) == 7 * product
+
+
 @pytest.fixture
 def planned(capsys):
     def call(*words: str) -> tuple[int, str, str]:
@@ -170,19 +183,28 @@ def test_unknown_topology_is_an_error():
 
 @needs_libtpu
 @pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_plan_of_k400_for_sixteen_chips_that_are_not_here(planned):
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("topology,chips", [("v5e:4x4", 16), ("v5e:16x16", 256)])
+def test_plan_of_k400_for_chips_that_are_not_here(planned, topology, chips):
+    """Prints the plan, and holds memory, traffic, collectives and the time it takes to the goals."""
+    started = time.process_time()
     code, out, err = planned(
-        "--config=configs/k400.py:size=B,target=dino", "--topology=v5e:4x4", "--batch_per_chip=8", "--json"
+        "--config=configs/k400.py:size=B,target=dino", f"--topology={topology}", "--batch_per_chip=32", "--json"
     )
+    seconds = time.process_time() - started
     assert code == 0, err
     result = json.loads(out)
-    collectives = result["collectives"]
-    params = result["memory_bytes"]["params"] // 4
-    assert result["chips"] == 16 and result["memory_bytes"]["total"] < 16 * 2**30
+    print(planning_text.report(result) + f"\n{seconds:.0f} processor seconds")
+    assert seconds < 180
+    assert result["chips"] == chips and result["memory_bytes"]["total"] < 0.98 * 16 * 2**30
+    assert result["memory_traffic_per_chip"] / 32 < 1.5 * 2.8e9, "1.5 times the model of the step"
+    collectives, params = result["collectives"], result["memory_bytes"]["params"] // 4
+    # Gradients in bf16 but for the prototypes', Sinkhorn's K-vectors, scalars: nothing else, so nothing of the batch.
     gradients = sum(c["num_bytes"] * c["times"] for c in collectives if c["num_bytes"] > 24_000)
-    assert gradients <= 1.1 * 2 * params, "bf16 but for the prototypes"
-    sinkhorn = [c for c in collectives if "shard_map" in c["source"] and c["num_bytes"] <= 24_000]
-    assert sum(c["times"] for c in sinkhorn) <= 20
-    assert result["efficiency_at_4096_chips"] > 0.9
+    assert gradients <= 1.1 * 2 * params
+    small = [c for c in collectives if c["num_bytes"] <= 24_000]
+    assert sum(c["times"] for c in small if "shard_map" in c["source"]) <= 20
+    assert sum(c["num_bytes"] * c["times"] for c in small) < 1e6
+    assert {c["kind"] for c in collectives} == {"all-reduce"}
+    assert result["efficiency_at_4096_chips"] >= 0.95
     assert jax.default_backend() == "cpu"

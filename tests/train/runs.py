@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,7 @@ def start(
         "XLA_FLAGS": "--xla_backend_optimization_level=0",
         "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "xla"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+        "PYTHONFAULTHANDLER": "1",  # see `stop_with_stacks`
     }
     values = [f"--config.{override}" for override in (*shrink, *overrides)]
     command = [sys.executable, "-m", "sigma_jax.main", f"--config={config}", f"--workdir={workdir}"]
@@ -55,17 +57,26 @@ def start(
 
 
 def finish(process, seconds: float = 240) -> tuple[int, str]:
-    """(exit code, everything it wrote); killed after `seconds`."""
+    """(exit code, everything it wrote); stopped after `seconds`."""
     try:
         code = process.wait(seconds)
     except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+        stop_with_stacks(process)
         code = -1
     process.log.seek(0)
     text = process.log.read()
     process.log.close()
     return code, text
+
+
+def stop_with_stacks(process) -> None:
+    """Ends a process that hangs; its log then says where each thread was."""
+    process.send_signal(signal.SIGABRT)
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def outcome(workdir: Path) -> tuple[dict, dict, dict[int, float]]:

@@ -4,9 +4,10 @@ import re
 
 import jax
 import numpy as np
+import pytest
 
 from sigma_jax.train.optimizer import adamw
-from sigma_jax.train.sharding import make_mesh, shard_batch
+from sigma_jax.train.sharding import batch_sharding, make_mesh, state_shardings, traced_on
 from sigma_jax.train.state import new_state, stream
 from sigma_jax.train.step import train_step
 from tests.train.small import small_task, small_video
@@ -15,12 +16,15 @@ COLLECTIVE = re.compile(r"= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-a
 SHAPE = re.compile(r"(?:f32|bf16|f16|s32|u32|u8|pred|s64|f64)\[([\d,]*)\]")
 
 
-def exchanged(batch: int) -> list[tuple[str, int]]:
+def exchanged(batch: int, fsdp: int) -> list[tuple[str, int]]:
     """(kind, largest number of elements) of every collective in the step for a batch over eight devices."""
-    task, optimizer = small_task(make_mesh()), adamw(1e-3)
+    task, optimizer = small_task(make_mesh(-1, fsdp)), adamw(1e-3)
     state = new_state(task.init(stream(0, "init")), optimizer, {})
-    step = jax.jit(train_step(task, optimizer, seed=0))
-    text = step.lower(state, {}, shard_batch(task.mesh, {"video": small_video(batch)})).compile().as_text()
+    shardings = state_shardings(task.mesh, state)
+    step = traced_on(task.mesh, train_step(task, optimizer, seed=0))
+    step = jax.jit(step, in_shardings=(shardings, None, None), out_shardings=(shardings, None))
+    video = jax.ShapeDtypeStruct(small_video(batch).shape, "uint8", sharding=batch_sharding(task.mesh))
+    text = step.lower(state, {}, {"video": video}).compile().as_text()
     found = []
     for match in COLLECTIVE.finditer(text):
         sizes = [int(np.prod([int(n) for n in dims.split(",") if n])) for dims in SHAPE.findall(match[1])]
@@ -28,11 +32,12 @@ def exchanged(batch: int) -> list[tuple[str, int]]:
     return found
 
 
-def test_nothing_that_grows_with_the_batch_crosses_devices(devices):
+@pytest.mark.parametrize("fsdp", [1, 2, 8])
+def test_nothing_that_grows_with_the_batch_crosses_devices(fsdp, devices):
     task = small_task()
     largest_parameter = max(leaf.size for leaf in jax.tree.leaves(task.init(stream(0, "init"))))
-    small, large = exchanged(8), exchanged(24)
+    small, large = exchanged(8, fsdp), exchanged(24, fsdp)
     assert small, "the compiled step holds no collective that this test can read"
     assert sorted(small) == sorted(large)
-    assert {kind for kind, _ in small} == {"all-reduce"}
+    assert {kind for kind, _ in small} == ({"all-reduce", "all-gather"} if fsdp > 1 else {"all-reduce"})
     assert max(size for _, size in small) <= largest_parameter

@@ -37,9 +37,11 @@ def steps_done(workdir: Path) -> int:
 
 
 def wait_until(process, condition) -> None:
-    """Until the condition holds or the process ends."""
+    """Until the condition holds or the process ends; one that does neither is stopped, and the test fails."""
     deadline = time.monotonic() + 200
-    while process.poll() is None and time.monotonic() < deadline and not condition():
+    while process.poll() is None and not condition():
+        if time.monotonic() > deadline:
+            runs.stop_with_stacks(process)
         time.sleep(0.002)
 
 

@@ -78,10 +78,10 @@ def _shortage(error: Exception) -> Exception:
 def executed_flops(program: Program) -> float:
     """FLOPs of all matrix products of one step on one device, recomputation included."""
     traced = program.step.step.trace(program.step.abstract_state, program.frozen, abstract_batch(program))
-    return _count(traced.jaxpr.jaxpr, program.task.mesh.size) / program.task.mesh.size
+    return count_flops(traced.jaxpr.jaxpr, program.task.mesh.size) / program.task.mesh.size
 
 
-def _count(jaxpr: Any, mesh_size: int) -> float:
+def count_flops(jaxpr: Any, mesh_size: int) -> float:
     """Global FLOPs of a jaxpr: per-device code counts once per device, loop bodies once per round."""
     total = 0.0
     for equation in jaxpr.eqns:
@@ -91,10 +91,13 @@ def _count(jaxpr: Any, mesh_size: int) -> float:
             shape = equation.invars[0].aval.shape
             total += 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(shape[i] for i in contracted)
             continue
+        if name == "pallas_call":  # its jaxpr is one program of many
+            total += equation.params["cost_estimate"].flops
+            continue
         times = {"scan": equation.params.get("length", 1), "shard_map": mesh_size}.get(name, 1)
         for value in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr):
             if _is_jaxpr(value):
-                total += times * _count(getattr(value, "jaxpr", value), mesh_size)
+                total += times * count_flops(getattr(value, "jaxpr", value), mesh_size)
     return total
 
 
