@@ -59,11 +59,13 @@ def test_equal_on_other_meshes(saved, data, fsdp):
 
 
 def test_time_on_another_mesh(saved, record_property):
-    """Printed, not asserted: the goal is <= 2x the time of the same mesh (see launch/PODS.md)."""
+    """Printed, not asserted: the goal is <= 2x the time of the same mesh. Of two, the second: the hash is compiled."""
     folder, hashes = saved
     times = {}
     for name, split in (("same 1x8", (1, 8)), ("4x2", (4, 2)), ("1x1", (1, 1))):
-        restored, times[name] = restore(folder, abstract_state(*split))
+        abstract = abstract_state(*split)
+        restore(folder, abstract)
+        restored, times[name] = restore(folder, abstract)
         assert content_hash(restored) == hashes
     for name, seconds in times.items():
         record_property(name, round(seconds, 3))
