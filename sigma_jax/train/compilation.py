@@ -16,7 +16,7 @@ class CompiledOnce:
     """
 
     def __init__(self, jitted: Any):
-        self.lower = jitted.lower
+        self.lower, self.trace = jitted.lower, jitted.trace
         self._program: Any = None
 
     def __call__(self, *args: Any) -> Any:

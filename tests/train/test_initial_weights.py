@@ -76,7 +76,7 @@ def task_shapes(task):
 
 
 def state_of(task):
-    return jax.jit(lambda: fresh_state(task, adamw(1e-3, betas=(0.9, 0.95), weight_decay=0.05), 0))
+    return jax.jit(lambda: fresh_state(task, adamw(1e-3, betas=(0.9, 0.95), weight_decay=0.05), 0, 2))
 
 
 @pytest.fixture(scope="module")
