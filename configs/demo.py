@@ -37,6 +37,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.data.crop = "none"
     c.data.num_workers = 0
     c.data.cache_decoded = True
+    c.data.decode_timeout = 0.0  # of these tiny videos a thread each would cost more than decoding
 
     del c.evals.knn.every_epochs
     c.evals.knn.every_steps = 450

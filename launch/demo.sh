@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The demo: data, training, restore, measurement, pictures. About five minutes on two cores after the installation;
+# The demo: data, training, restore, measurement, pictures. Four to five minutes on two cores after the installation;
 # run again, it finds everything done and only restores and measures.
 #
 #   ./launch/demo.sh                     labelled moving shapes, rendered to video files

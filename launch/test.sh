@@ -10,4 +10,4 @@ if [ $# -gt 0 ]; then
   exec python -m pytest "$@"
 fi
 python -m pytest tests/train/test_distributed.py
-exec python -m pytest -n "${WORKERS:-2}" --ignore=tests/train/test_distributed.py
+exec python -m pytest -n "${WORKERS:-2}" --durations=15 --ignore=tests/train/test_distributed.py
