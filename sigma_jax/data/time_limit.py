@@ -39,12 +39,7 @@ class _Job(threading.Thread):
         self.function, self.args, self.result, self.error, self.given_up = function, args, None, None, False
 
     def run(self) -> None:
-        with self:
+        try:
             self.result = self.function(*self.args)
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _, error: BaseException | None, __) -> bool:
-        self.error = error
-        return True
+        except BaseException as error:  # noqa: BLE001 - raised again by call()
+            self.error = error
