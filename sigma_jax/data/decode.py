@@ -53,7 +53,7 @@ def decode_frames(data: bytes, indices: np.ndarray, num_frames: int | None = Non
     indices = np.asarray(indices)
     wanted = np.unique(indices)
     frames = None
-    if num_frames:
+    if num_frames and len(wanted) <= wanted[-1]:  # of all frames up to the last there is nothing to leave out
         with _open(data) as (container, stream):
             frames = _decode_by_time(container, stream, wanted, num_frames)
     if frames is None:

@@ -20,6 +20,7 @@ from sigma_jax.checkpoints.manager import find_checkpoint, restore_subtree
 from sigma_jax.evals.features import FeatureFn, raw_pixel_features
 from sigma_jax.evals.labellings import labellings
 from sigma_jax.evals.protocol import FrozenFeatures
+from sigma_jax.train.compilation import quick_compilation
 from sigma_jax.train.config import load_json
 from sigma_jax.train.logs import start_logging
 from sigma_jax.train.monitor import central_clips, mean_latents
@@ -42,12 +43,17 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def random_encoder(task: PretrainTask, seed: int) -> dict:
     """The encoder as a run of this seed starts with it."""
-    return {"encoder": jax.jit(task.init)(stream(seed, "init"))["encoder"]}
+    init = jax.jit(partial(_init_encoder, task), compiler_options=quick_compilation())
+    return init(stream(seed, "init"))
+
+
+def _init_encoder(task: PretrainTask, key: jax.Array) -> dict:
+    return {"encoder": task.init(key)["encoder"]}
 
 
 def trained_encoder(task: PretrainTask, workdir: Path) -> dict:
     """The encoder of the newest checkpoint of a run."""
-    shapes = jax.eval_shape(partial(random_encoder, task, 0))
+    shapes = jax.eval_shape(partial(_init_encoder, task), stream(0, "init"))
     wanted = with_shardings(shapes, state_shardings(task.mesh, shapes))
     return restore_subtree(find_checkpoint(workdir), {"params": wanted})["params"]
 
