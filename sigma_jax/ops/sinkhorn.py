@@ -182,16 +182,17 @@ def hard_assignments(scores: jax.Array, log_scalings: jax.Array, epsilon: float,
     block_rows: rows per block (as in `Sweeps`): in blocks, a maximum and a search for it in the cache replace the
     argmax of pairs, which XLA does not vectorise on CPU.
     """
-
     offsets = epsilon * log_scalings  # the argmax of S + epsilon log a: one operation per score less
 
     def argmax(rows):
-        values = rows.astype(jnp.float32) + offsets
-        if not block_rows:
-            return jnp.argmax(values, axis=-1).astype(jnp.int32)
-        peak = jnp.max(values, axis=1, keepdims=True)
-        column = lax.broadcasted_iota(jnp.int32, values.shape, 1)
-        found = jnp.where(values >= peak, column, values.shape[1] - 1)  # not found: a row of NaN
-        return jnp.min(found, axis=1)
+        return jnp.argmax(rows.astype(jnp.float32) + offsets, axis=-1).astype(jnp.int32)
 
-    return row_blocks.map_rows(argmax, scores, block_rows)
+    def search(rows):
+        values = rows.astype(jnp.float32) + offsets
+        column = lax.broadcasted_iota(jnp.int32, values.shape, 1)
+        found = jnp.min(jnp.where(values >= jnp.max(values, axis=1, keepdims=True), column, values.shape[1]), axis=1)
+        # A compiler may round `values` differently in the two passes (with and without a fused multiply-add): then a
+        # maximum is not found again. Nor is it in a row of NaN.
+        return lax.cond(jnp.all(found < values.shape[1]), lambda: found, lambda: argmax(rows))
+
+    return row_blocks.map_rows(search if block_rows else argmax, scores, block_rows)

@@ -90,3 +90,14 @@ def test_impossible_settings_are_errors():
     for settings in ({"epsilon": 0.0, "num_iters": 10}, {"epsilon": 0.05, "num_iters": 0}):
         with pytest.raises(ValueError, match="num_iters"):
             prototype_scalings(jnp.zeros((3, 2)), **settings)
+
+
+@pytest.mark.parametrize("num_tokens", [64, 70, 300])
+def test_blocks_find_the_same_prototypes(num_tokens):
+    """Also where the compiler rounds S + epsilon log a differently in the two passes, and in a row of NaN."""
+    keys = jax.random.split(jax.random.key(num_tokens), 2)
+    scores = jax.random.uniform(keys[0], (num_tokens, 33), minval=-1.0).at[1].set(jnp.nan)
+    log_scalings = jax.random.normal(keys[1], (33,))
+    find = jax.jit(partial(hard_assignments, epsilon=0.05), static_argnames="block_rows")
+    blocks = find(scores, log_scalings, block_rows=64)
+    np.testing.assert_array_equal(blocks, find(scores, log_scalings, block_rows=0))
