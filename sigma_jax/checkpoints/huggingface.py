@@ -14,6 +14,7 @@ import numpy as np
 from sigma_jax.checkpoints.huggingface_names import DINOV2, VIDEOMAE, from_authors, to_authors
 from sigma_jax.checkpoints.inferred_sizes import agreed
 from sigma_jax.checkpoints.published import published_arrays, weights_of
+from sigma_jax.checkpoints.safetensors_file import read_file, write_file
 from sigma_jax.checkpoints.torch_weights import WeightsMismatch
 from sigma_jax.checkpoints.weights_file import UnreadableWeights, Weights
 
@@ -82,23 +83,12 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
         missing = [file.name for file in files if not file.is_file()]
         if missing:
             raise UnreadableWeights(f"{path / INDEX} names shards that are not there: {', '.join(missing)}")
-        arrays = {name: array for file in files for name, array in _read_file(file).items()}
+        arrays = {name: array for file in files for name, array in read_file(file).items()}
         absent = sorted(set(index or ()) - arrays.keys())
         if absent:
             raise UnreadableWeights(f"{path}: its shards do not hold what {INDEX} promises: {', '.join(absent[:8])}")
         return arrays
-    return _read_file(path)
-
-
-def _read_file(path: Path) -> dict[str, np.ndarray]:
-    import ml_dtypes  # noqa: F401  registers bfloat16 with numpy, which safetensors asks for by name
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise UnreadableWeights(f"{path} is truncated, damaged or no safetensors ({error}): copy it again") from error
+    return read_file(path)
 
 
 def _read_json(path: Path) -> dict:
@@ -113,8 +103,6 @@ def write_folder(path: str | Path, weights: Weights) -> list[str]:
 
     VideoMAEForPreTraining predicts pixels: of other pre-training (SIGMA) the encoder is written, as VideoMAEModel.
     """
-    from safetensors.numpy import save_file
-
     folder, notes = Path(path), []
     if weights.kind == "pretrain" and not _predicts_pixels(weights):
         parts = sorted(set(weights.params) - {"encoder"})
@@ -127,7 +115,7 @@ def write_folder(path: str | Path, weights: Weights) -> list[str]:
     config = _teacher_config(weights) if weights.kind == "teacher" else _video_config(weights)
     arrays = from_authors(_authors_arrays(weights), names, weights.kind)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / WEIGHTS, {"format": "pt"})
+    write_file(folder / WEIGHTS, arrays, {"format": "pt"})
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     return notes
 

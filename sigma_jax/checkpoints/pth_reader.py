@@ -18,6 +18,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from sigma_jax.checkpoints.mapped_file import map_file
 from sigma_jax.checkpoints.weights_file import UnreadableWeights
 
 STORAGES = {
@@ -131,7 +132,7 @@ def read_pth(path: str | Path) -> Any:
 
 
 def _read_zip(path: str | Path) -> Any:
-    data = np.memmap(path, np.uint8, "r")
+    data = map_file(path)
     with zipfile.ZipFile(path) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
         pickles = [name for name in entries if name.rsplit("/", 1)[-1] == "data.pkl"]
@@ -162,7 +163,7 @@ def _entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, data: np.ndarray) -
 
 def _read_legacy(path: str | Path) -> Any:
     """Before torch 1.6: pickles of magic, version, system, object, keys; then per storage its length and bytes."""
-    data = np.memmap(path, np.uint8, "r")
+    data = map_file(path)
     with open(path, "rb") as file:
         if _Unpickler(file).load() != LEGACY_MAGIC:
             raise pickle.UnpicklingError("it does not begin as torch.save begins")

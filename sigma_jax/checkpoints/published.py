@@ -96,23 +96,14 @@ def weights_of(arrays: dict[str, np.ndarray], source: str, heads: dict[str, int 
     if any(array.dtype != np.float32 for array in arrays.values()):
         types = ", ".join(sorted({array.dtype.name for array in arrays.values()}))
         notes.append(f"stored as {types}, read as float32")
-        arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
     kernel = next(name for name in arrays if name.endswith("patch_embed.proj.weight"))
     patch = tuple(int(n) for n in arrays[kernel].shape[2:])
     try:
-        params = owned(from_torch(arrays, kind))
+        params = from_torch(arrays, kind, np.float32)
         sizes = infer_sizes(kind, params, patch, **heads)
     except WeightsMismatch as error:
         raise WeightsMismatch(f"{source}: {error}") from error
     return Weights(kind, params, sizes, source, tuple(notes))
-
-
-def owned(params: dict) -> dict:
-    """Copies of what are views of a mapped file, so that it can be closed."""
-    return {
-        name: owned(value) if isinstance(value, dict) else value if value.base is None else np.array(value)
-        for name, value in params.items()
-    }
 
 
 def _plain_teacher(arrays: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:

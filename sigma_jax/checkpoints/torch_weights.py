@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from sigma_jax.checkpoints.mapped_file import drop_pages
+
 KINDS = ("pretrain", "classifier", "encoder", "teacher")
 
 
@@ -125,14 +127,19 @@ def _find(name: str, leaves: dict[str, Leaf]) -> tuple[Leaf | None, int | None]:
     return leaves.get(f"{name[: block.start()]}{{i}}{name[block.end() :]}"), int(block[0])
 
 
-def from_torch(arrays: dict[str, np.ndarray], kind: str) -> dict:
-    """torch name -> array becomes our nested tree; every array must find its place.
+def from_torch(arrays: dict[str, np.ndarray], kind: str, dtype: np.dtype | type | None = None) -> dict:
+    """torch name -> array becomes our nested tree of new arrays; every array must find its place.
+
+    Arrays of a mapped file leave memory as soon as they are copied, so that a file is never in memory twice.
+
+    Args:
+      dtype: of the new arrays, None for that of the old ones.
 
     Raises:
       WeightsMismatch: names we do not know, or blocks of which some miss an array or differ in shape; all are listed.
     """
     leaves = {leaf.torch_name: leaf for leaf in leaves_of(kind)}
-    flat, stacks, unknown, flawed = {}, {}, [], []
+    single, stacks, unknown, flawed = {}, {}, [], []
     for name, array in arrays.items():
         leaf, block = _find(name, leaves)
         if leaf is None:
@@ -140,9 +147,9 @@ def from_torch(arrays: dict[str, np.ndarray], kind: str) -> dict:
         elif leaf.layout in ("linear", "conv", "row") and np.ndim(array) < 2:
             flawed.append(f"{name} has shape {np.shape(array)}, expected at least two axes")
         elif block is not None:
-            stacks.setdefault(leaf, {})[block] = _to_ours(np.asarray(array), leaf.layout)
+            stacks.setdefault(leaf, {})[block] = np.asarray(array)
         else:
-            flat[leaf.path] = _to_ours(np.asarray(array), leaf.layout)
+            single[leaf] = np.asarray(array)
     for leaf, layers in stacks.items():
         stem = leaf.path.split("/blocks/")[0]
         depth = 1 + max(max(layers) for other, layers in stacks.items() if other.path.split("/blocks/")[0] == stem)
@@ -153,12 +160,23 @@ def from_torch(arrays: dict[str, np.ndarray], kind: str) -> dict:
             for i in sorted(layers)
             if layers[i].shape != first
         ]
-        if not flawed:
-            flat[leaf.path] = np.stack([layers[i] for i in range(depth)])
     if unknown or flawed:
         listed = f"names that a {kind!r} file does not have: {', '.join(sorted(unknown)) or 'none'}"
         raise WeightsMismatch("\n  ".join([listed, *flawed]))
+    flat = {leaf.path: _stacked([array], leaf.layout, dtype)[0] for leaf, array in single.items()}
+    for leaf, layers in stacks.items():
+        flat[leaf.path] = _stacked([layers[i] for i in range(len(layers))], leaf.layout, dtype)
     return unflatten(flat)
+
+
+def _stacked(layers: list[np.ndarray], layout: str, dtype: np.dtype | type | None) -> np.ndarray:
+    """New array [L ...] of layers in our layout; each leaves memory, if it is a mapped file's, once it is copied."""
+    shape = _to_ours(layers[0], layout).shape
+    out = np.empty((len(layers), *shape), dtype or layers[0].dtype)
+    for i, layer in enumerate(layers):
+        out[i, ...] = _to_ours(layer, layout)
+        drop_pages(layer)
+    return out
 
 
 def to_torch(tree: dict, kind: str, patch: tuple[int, ...]) -> dict[str, np.ndarray]:
