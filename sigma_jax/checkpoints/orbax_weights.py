@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from sigma_jax.checkpoints.inferred_sizes import agreed, infer_sizes
@@ -57,7 +58,7 @@ def write_run(path: str | Path, weights: Weights) -> None:
     """A run folder with one checkpoint, step 0, of the parameters alone."""
     checkpoints = Checkpointer(Path(path) / "checkpoints", keep_last=1, save_every_steps=1)
     meta = {"weights": {"kind": weights.kind, "sizes": weights.sizes, "source": weights.source}}
-    state = {"params": jax.device_put(weights.params, may_alias=True)}  # on a CPU without a copy
+    state = {"params": jax.tree.map(jnp.asarray, weights.params)}
     try:
         if not checkpoints.save(0, state, data_state={}, meta=meta, force=True):
             raise UnreadableWeights(f"{path} already holds a checkpoint of step 0: choose another folder")
