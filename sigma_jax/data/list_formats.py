@@ -13,6 +13,7 @@ from pathlib import Path
 
 from sigma_jax.data.listing import Found, list_csv, read_lines
 
+_CHARADES_CLASSES = "Charades_v1_classes.txt"
 _USUAL = (".mp4", ".webm", ".avi", ".mkv")
 
 
@@ -186,8 +187,13 @@ def _numbered(spec: ListSpec, first: int, names: list[str]) -> Found:
 
 
 def _charades(spec: ListSpec) -> tuple[Found, list[str]]:
-    """id,...,actions ("c077 12.10 18.00;c079 ..."): files `id.mp4`. The label is the action that lasts longest."""
-    names, found = _class_names(spec.labels, first=0), Found(spec.path.name)
+    """id,...,actions ("c077 12.10 18.00;c079 ..."): files `id.mp4`. The label is the action that lasts longest.
+
+    Class names come from the release's own file where it lies beside the list.
+    """
+    beside = spec.path.parent / _CHARADES_CLASSES
+    labels = spec.labels or (beside if beside.is_file() else None)
+    names, found = _class_names(labels, first=0), Found(spec.path.name)
     for number, row in _rows(spec.path):
         actions = re.findall(r"c(\d{3}) (\d+(?:\.\d+)?) (\d+(?:\.\d+)?)", row["actions"])
         longest = max(actions, key=lambda action: float(action[2]) - float(action[1]), default=None)

@@ -27,12 +27,13 @@ SPECS = {
     "hmdb51": DataSpec(51, 3_570, 1_530, 4, source="HMDB51 split 1, Kuehne et al. 2011 (ICCV)"),
     "gym99": DataSpec(99, 0, 0, 4, source="FineGym, Shao et al. 2020 (arXiv 2004.06704)"),
     "diving48": DataSpec(48, 0, 0, 4, source="Diving48, Li et al. 2018 (ECCV)"),
+    "charades": DataSpec(157, 7_985, 1_863, 4, source="Charades, Sigurdsson et al. 2016 (arXiv 1604.01753)"),
     "imagenet1k": DataSpec(1000, 1_281_167, 50_000, 1, source="ImageNet-1K, Russakovsky et al. 2015 (arXiv 1409.0575)"),
     "cifar100": DataSpec(100, 50_000, 10_000, 1, source="CIFAR-100, Krizhevsky 2009"),
     "synthetic": DataSpec(40, 0, 0, 1, num_frames=8, image_size=32, source="data/synthetic.py: 8 motions x 5 shapes"),
 }
 
-# Of the class names in label_maps/, in order (classes.label_hash).
+# Of the class names, in order (classes.label_hash); the names are in label_maps/.
 LABEL_HASHES = {
     "k400": "a8dafb93a1204d4e",
     "ssv2": "a31a2ad624a558d6",
@@ -40,7 +41,10 @@ LABEL_HASHES = {
     "hmdb51": "e42d21902ad16d7b",
     "gym99": "5fc43c5c33f58407",
     "diving48": "ac5346072bf06ba4",
+    "charades": "65ff41554443bff4",
 }
+# Lists that no licence permits to ship: the user's own (Charades_v1_classes.txt) is compared with the hash.
+NOT_SHIPPED = ("charades",)
 
 
 def get_spec(name: str) -> DataSpec:

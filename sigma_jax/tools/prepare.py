@@ -107,15 +107,16 @@ def _match_known(args: argparse.Namespace, entries: list[Entry], names: list[str
     Raises UsageError where the list or --out brings another label map than the data set has.
     """
     shipped = shipped_names(args.name)
-    if not shipped:
-        return entries, names
     if names:
         try:
-            check_names(args.name, names, f"--labels={args.labels}" if args.labels else f"the label map of {args.out}")
+            found = args.out if (args.out / "label_map.txt").exists() else args.csv
+            check_names(args.name, names, f"--labels={args.labels}" if args.labels else f"the label map of {found}")
         except records.DataSetError as error:
             raise UsageError(f"{error}. For other classes choose another --name") from error
-    elif all(entry.label.lstrip("+-").isdecimal() for entry in entries if entry.label):
+    elif not shipped or all(entry.label.lstrip("+-").isdecimal() for entry in entries if entry.label):
         return entries, []  # numbers: which names they stand for is not known
+    if not shipped:
+        return entries, names
     names = names or shipped
     spelled = {spelling(name): name for name in names}
     return [replace(entry, label=spelled.get(spelling(entry.label), entry.label)) for entry in entries], names

@@ -109,6 +109,14 @@ def test_charades(tmp_path):
     assert found == {"AB1": 0, "CD2": -1} and "c007 is not among the 2" in refused[0]
 
 
+def test_charades_takes_the_class_names_that_lie_beside_its_list(tmp_path):
+    listed = "id,script,actions,length\nAB1,x,c001 0.0 1.0,10\n"
+    (tmp_path / "Charades_v1_classes.txt").write_text("c000 Holding some clothes\r\nc001 Walk \r\n")
+    _read("charades", tmp_path, ["AB1.mp4"], listed)
+    found, names = read_list("charades", ListSpec(tmp_path / "list", tmp_path / "videos"))
+    assert names == ["Holding some clothes", "Walk"] and found.entries[0].label == "Walk"
+
+
 def test_diving48(tmp_path):
     listed = json.dumps([{"vid_name": "x_1", "label": 1}, {"vid_name": "x_2", "label": 5}])
     labels = json.dumps([["Back", "TUCK"], ["Front", "PIKE"]])

@@ -240,6 +240,21 @@ def test_another_label_map_than_the_data_set_has_is_an_error(tmp_path, capsys):
     assert _prepare(tmp_path / "out", name="ucf101", split="val", videos=folder) == 2  # the map of the first split
 
 
+def test_charades_is_compared_with_the_hash_of_its_names(tmp_path, capsys, monkeypatch):
+    folder = _class_folders(tmp_path / "videos", ["."])
+    (tmp_path / "list.csv").write_text("id,actions\nv,c001 0.0 1.0\n")
+    names = [f"Doing {i}" for i in range(157)]
+    lines = [f"c{i:03d} {name}\n" for i, name in enumerate(names)]
+    (tmp_path / "Charades_v1_classes.txt").write_text("".join(lines))
+    flags = {"videos": folder, "csv": tmp_path / "list.csv", "format": "charades", "name": "charades"}
+    assert _prepare(tmp_path / "out", **flags) == 2
+    assert "157 classes with hash" in capsys.readouterr().err
+    monkeypatch.setitem(specs.LABEL_HASHES, "charades", classes.label_hash(names))
+    assert _prepare(tmp_path / "out", **flags) == 0
+    assert _read(tmp_path / "out")[0].label == 1
+    assert (tmp_path / "out/label_map.txt").read_text().splitlines() == names
+
+
 def test_numbers_get_no_names_that_nothing_states(tmp_path):
     folder = _class_folders(tmp_path / "videos", ["x"])
     (tmp_path / "list.csv").write_text("x/v.webm 7\n")
