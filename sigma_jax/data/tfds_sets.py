@@ -68,6 +68,7 @@ class FeatureReader:
     label: str = ""
     key: str = ""
     class_names: tuple[str, ...] = ()
+    num_classes: int = 0  # 0: not stated
 
     def __call__(self, payload: bytes) -> Record:
         """Raises ValueError where the payload is no Example or lacks the video."""
@@ -165,7 +166,8 @@ def find_reader(data_dir: Path) -> FeatureReader | None:
     labels = [name for name, leaf in leaves.items() if leaf.kind == "ClassLabel" and not leaf.steps]
     label = "label" if "label" in leaves else next(iter(labels), "")
     key = next((name for name in _KEYS if name in leaves and name != video), "")
-    return FeatureReader(video, leaves[video], label, key, tuple(_class_names(data_dir, label)))
+    num_classes = leaves[label].num_classes if label else 0
+    return FeatureReader(video, leaves[video], label, key, tuple(_class_names(data_dir, label)), num_classes)
 
 
 def holds_stills(data_dir: Path) -> bool:
@@ -189,13 +191,19 @@ def class_names(data_dir: Path) -> tuple[str, ...]:
     return reader.class_names if reader else ()
 
 
+def num_classes(data_dir: Path) -> int:
+    """What features.json says; 0 where this is no such folder or it does not say."""
+    reader = find_reader(data_dir)
+    return reader.num_classes if reader else 0
+
+
 class ArrayRecords:
     """Random access to the array_record files of one split: `len(source)`, `source[i] -> Record`. Picklable."""
 
     def __init__(self, shards: list[Path], read: FeatureReader):
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-        self.data_dir, self.shards, self._read = shards[0].parent, shards, read
+        self.data_dir, self.shards, self.read = shards[0].parent, shards, read
         self._ends = np.cumsum([len(ArrayRecordDataSource(str(path))) for path in shards])
         self._source = ArrayRecordDataSource([str(path) for path in shards])
 
@@ -206,7 +214,7 @@ class ArrayRecords:
         """Record number `index`; raises BadRecord where it is damaged or no video, IndexError outside."""
         shard, number = self.locate(index)
         try:
-            return self._read(self._source[index])
+            return self.read(self._source[index])
         except (ValueError, RuntimeError) as error:  # array_record reports damage as either
             raise BadRecord(self.shards[shard].name, number, str(error)) from error
 
@@ -218,6 +226,16 @@ class ArrayRecords:
         return shard, int(index - (self._ends[shard - 1] if shard else 0))
 
 
+def array_record_splits(data_dir: str | os.PathLike) -> list[str]:
+    """Splits of which there are array_record files; empty where there are none."""
+    return sorted({m["split"] for m in _array_record_files(Path(data_dir))})
+
+
+def _array_record_files(folder: Path) -> list[re.Match]:
+    named = re.compile(r"(?P<name>.+)-(?P<split>[^-]+)\.array_record-(?P<shard>\d{5})-of-(?P<count>\d{5})")
+    return [m for m in map(named.fullmatch, sorted(os.listdir(folder)) if folder.is_dir() else []) if m]
+
+
 def open_array_records(data_dir: str | os.PathLike, split: str) -> ArrayRecords | None:
     """The split, None where `data_dir` holds no array_record files.
 
@@ -225,8 +243,7 @@ def open_array_records(data_dir: str | os.PathLike, split: str) -> ArrayRecords 
       DataSetError: no such split, shards are missing, or no features.json that tells the video.
     """
     folder = Path(data_dir)
-    named = re.compile(r"(?P<name>.+)-(?P<split>[^-]+)\.array_record-(?P<shard>\d{5})-of-(?P<count>\d{5})")
-    found = [m for m in map(named.fullmatch, sorted(os.listdir(folder)) if folder.is_dir() else []) if m]
+    found = _array_record_files(folder)
     if not found:
         return None
     mine = [m for m in found if m["split"] == split]
@@ -237,4 +254,7 @@ def open_array_records(data_dir: str | os.PathLike, split: str) -> ArrayRecords 
     read = find_reader(folder)
     if read is None:
         raise DataSetError(f"{folder} has no features.json of tensorflow-datasets, which says what the records hold")
-    return ArrayRecords([folder / m.string for m in mine], read)
+    try:
+        return ArrayRecords([folder / m.string for m in mine], read)
+    except (ValueError, RuntimeError) as error:
+        raise DataSetError(f"{folder}: its array_record files of {split!r} do not open: {error}") from error

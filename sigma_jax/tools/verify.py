@@ -3,8 +3,9 @@
   python -m sigma_jax.tools.verify --data_dir=DIR [--split=train] [--full] [--dataset=k400]
 
 Every record is read, both checksums, the schema and the label are checked, and the index is made anew and compared. A
-sample of the videos is decoded to the end, with --full all of them. Against the expected number of videos of a known
-data set (data/specs.py; by the name of the shards, or --dataset) missing ones are told; they alone are no error.
+sample of the videos is decoded to the end, with --full all of them. Sets of tensorflow-datasets are checked likewise;
+array_record files hold an index and checksums of their own. Against the expected number of videos of a known data set
+(data/specs.py; by the name of the shards, or --dataset) missing ones are told; they alone are no error.
 """
 
 import argparse
@@ -22,10 +23,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from sigma_jax.data import metadata, records
+from sigma_jax.data import metadata, records, tfds_sets
 from sigma_jax.data.classes import check_names
 from sigma_jax.data.clips import decode_record
 from sigma_jax.data.decode import BadVideo, probe
+from sigma_jax.data.pipeline import open_source
 from sigma_jax.data.schema import Record
 from sigma_jax.data.specs import expected_videos
 
@@ -42,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; 0: none")
     args = parser.parse_args(argv)
     try:
-        splits = [args.split] if args.split else records.find_splits(args.data_dir)
+        splits = [args.split] if args.split else _splits(args.data_dir)
         reports = [verify_split(args, split) for split in splits]
     except (records.DataSetError, OSError) as error:
         print(f"verify: {error}", file=sys.stderr)
@@ -54,14 +56,18 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def _splits(data_dir: Path) -> list[str]:
+    return tfds_sets.array_record_splits(data_dir) or records.find_splits(data_dir)
+
+
 def verify_split(args: argparse.Namespace, split: str) -> bool:
     """Checks and prints one split; False where something is wrong.
 
     Raises DataSetError where its shards or their index are not in order as a whole.
     """
-    source = records.RecordSource(args.data_dir, split)
-    names = metadata.read_label_map(args.data_dir)
-    num_classes = len(names)
+    source = open_source(args.data_dir, split)
+    names = metadata.read_label_map(args.data_dir) or tfds_sets.class_names(args.data_dir)
+    num_classes = len(names) or tfds_sets.num_classes(args.data_dir)
     ranked = sorted(range(len(source)), key=lambda i: hashlib.sha256(b"%d" % i).digest())
     decoded = set(ranked if args.full else ranked[:_SAMPLE])
     problems, classes, keys = _index_problems(source), Counter(), Counter()
@@ -86,12 +92,14 @@ def verify_split(args: argparse.Namespace, split: str) -> bool:
     return not problems
 
 
-def check_record(source: records.RecordSource, num_classes: int, decoded: set[int], index: int) -> tuple:
+def check_record(
+    source: records.RecordSource | tfds_sets.ArrayRecords, num_classes: int, decoded: set[int], index: int
+) -> tuple:
     """(key, label, what is wrong or empty) of one record."""
     shard, number = source.locate(index)
     place = f"{source.shards[shard].name}, record {number}"
     try:
-        record = source.read_whole(index)
+        record = source.read_whole(index) if isinstance(source, records.RecordSource) else source[index]
     except records.BadRecord as error:
         return "", -1, str(error)
     if record.label < -1 or (num_classes and record.label >= num_classes):
@@ -100,7 +108,12 @@ def check_record(source: records.RecordSource, num_classes: int, decoded: set[in
             record.label,
             f"{place} ({record.key}): label {record.label}, there are {num_classes} classes",
         )
-    if record.frames and source[index].frames is not None and tuple(source[index].frames) != tuple(record.frames):
+    if (
+        record.frames
+        and isinstance(source, records.RecordSource)
+        and source[index].frames is not None
+        and tuple(source[index].frames) != tuple(record.frames)
+    ):
         return record.key, record.label, f"{place} ({record.key}): its table of frames leads to other frames"
     if index in decoded:
         try:
@@ -131,9 +144,11 @@ def _run(check, count: int, workers: int) -> Iterator[tuple]:
         yield from pool.map(check, range(count), chunksize=16)
 
 
-def _index_problems(source: records.RecordSource) -> list[str]:
-    """The index against the shards."""
+def _index_problems(source: records.RecordSource | tfds_sets.ArrayRecords) -> list[str]:
+    """The index against the shards; array_record files hold their own."""
     problems = []
+    if not isinstance(source, records.RecordSource):
+        return problems
     for shard, path in enumerate(source.shards):
         start, end = source.locate_shard(shard)
         try:

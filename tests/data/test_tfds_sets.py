@@ -18,6 +18,7 @@ from sigma_jax.data import labelled, pipeline, records, synthetic, tfds_sets
 from sigma_jax.data.classes import read_classes
 from sigma_jax.data.clips import decode_record
 from sigma_jax.data.sampling import FrameSampling
+from sigma_jax.tools import verify
 
 FEATURES = "tensorflow_datasets.core.features."
 BRIDGE = Path(os.environ.get("SIGMA_TFDS_SET", "/nowhere"))
@@ -191,6 +192,56 @@ def test_damaged_array_records_are_bad_records(make):
     assert outcomes == {"good", "bad"}
     with pytest.raises(IndexError):
         source[5]
+
+
+def _verify(folder, capsys, *flags):
+    code = verify.main([f"--data_dir={folder}", "--workers=0", *flags])
+    return code, "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("container", ["tfrecord", "array_record"])
+@pytest.mark.parametrize("form", ["images", "zlib", "file"])
+def test_verify_reads_and_decodes_them(make, form, container, capsys):
+    folder = make(form, container)
+    code, printed = _verify(folder, capsys)
+    assert code == 0 and "all is well" in printed
+    assert "train: 5 good of 5 records in 2 shards" in printed
+    assert "classes: 3, without a class: 0; decoded to the end: 5" in printed
+
+
+def test_verify_finds_what_is_wrong_with_array_records(make, clips, capsys, tmp_path):
+    folder = make("images", "array_record")
+    split = {"name": "train", "shardLengths": ["3", "3"]}
+    (folder / "dataset_info.json").write_text(json.dumps({"splits": [split]}))
+    code, printed = _verify(folder, capsys)
+    assert code == 1 and "dataset_info.json states 6 records, there are 5" in printed
+    split["shardLengths"] = ["3", "2"]
+    (folder / "dataset_info.json").write_text(json.dumps({"splits": [split]}))
+    assert _verify(folder, capsys)[0] == 0
+
+    features = json.loads((folder / "features.json").read_text())
+    features["featuresDict"]["features"]["kind"]["classLabel"]["numClasses"] = "2"
+    (folder / "features.json").write_text(json.dumps(features))
+    (folder / "kind.labels.txt").unlink()  # the number in features.json remains
+    code, printed = _verify(folder, capsys)
+    assert code == 1 and "4 good of 5" in printed and "(v2): label 2, there are 2 classes" in printed
+
+    shard = next(folder.glob("*.array_record-00001*"))
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[: len(whole) // 2])
+    code, printed = _verify(folder, capsys)
+    assert code == 1 and "do not open" in printed
+
+
+def test_verify_names_pictures_that_do_not_decode(clips, capsys, tmp_path):
+    feature, name, stored = FORMS["images"]
+    example = tf_example_pb2.Example.FromString(_payload(0, clips[0], name, stored, b""))
+    example.features.feature[name].bytes_list.value[3] = b"no picture"
+    folder = _write(
+        tmp_path, "array_record", [example.SerializeToString(), _payload(1, clips[1], name, stored, b"")], feature
+    )
+    code, printed = _verify(folder, capsys)
+    assert code == 1 and "1 good of 2 records" in printed and "record 0 (v0): frame 3" in printed
 
 
 def test_what_is_missing_is_named(make, tmp_path):
