@@ -81,7 +81,9 @@ def topology_devices(name: str, num_slices: int = 1) -> list[Any]:
         import libtpu  # noqa: F401
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError('--topology needs the libtpu package: pip install -e ".[tpu]"') from error
-    options = {"num_slices": num_slices} if num_slices > 1 else {}
+    options: dict[str, Any] = {"num_slices": num_slices} if num_slices > 1 else {}
+    if name.startswith("v4"):
+        options["chip_config_name"] = "megacore"  # both cores of a chip as one device, as on a real v4
     try:
         return list(topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices)
     except (RuntimeError, ValueError) as error:

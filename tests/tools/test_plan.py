@@ -182,6 +182,19 @@ def test_unknown_topology_is_an_error():
 
 
 @needs_libtpu
+@pytest.mark.parametrize(
+    "topology,chip,chips",
+    [("v4:2x2x1", "TPU v4", 4), ("v4:4x4x8", "TPU v4", 128), ("v5e:4x4", "TPU v5e", 16)]
+    + [("v5p:2x2x4", "TPU v5p", 16), ("v6e:16x16", "TPU v6e", 256)],
+)
+def test_a_chip_of_every_generation_is_one_device(topology, chip, chips):
+    devices = topology_devices(topology)
+    assert len(devices) == len({tuple(device.coords) for device in devices}) == chips
+    assert make_mesh(fsdp=2, devices=devices).shape == {"data": chips // 2, "fsdp": 2}
+    assert find_chip(devices[0].device_kind).name == chip
+
+
+@needs_libtpu
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("topology,chips", [("v5e:4x4", 16), ("v5e:16x16", 256)])
