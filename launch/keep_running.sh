@@ -1,11 +1,15 @@
 #!/usr/bin/env bash
-# Runs a training command and starts it again while it exits with 75 (preempted, state saved).
+# Runs a training command and starts it again when it was preempted, lost another host, or died (restart_rules.sh says
+# which exit statuses count). An error that would come again ends it.
 #   launch/keep_running.sh [--dry_run] tpu|gpu|cpu python -m sigma_jax.main --config=... --workdir=...
-# RESTARTS (default 100): how often at most.
+# RESTARTS (default 100): how often at most. TRIES (10): how often in a row without a new checkpoint. PAUSE (10): seconds
+# before a start that follows one without a new checkpoint.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launch/xla_flags.sh
 . launch/xla_flags.sh
+# shellcheck source=launch/restart_rules.sh
+. launch/restart_rules.sh
 
 dry_run=
 if [ "${1:-}" = --dry_run ]; then
@@ -25,11 +29,17 @@ fi
 # shellcheck disable=SC1091
 if [ -f .venv/bin/activate ]; then . .venv/bin/activate; fi
 
+SIGMA_PROGRESS_FILE=$(mktemp)
+export SIGMA_PROGRESS_FILE
+trap 'rm -f "$SIGMA_PROGRESS_FILE"' EXIT
+
 child=
 # A stop notice goes on to the training process, which saves and exits with 75; then we stop too.
 trap 'stopping=1; if [ -n "$child" ]; then kill -TERM "$child" 2>/dev/null; fi' TERM INT
-stopping=
-for ((i = 0; i <= ${RESTARTS:-100}; i++)); do
+stopping=""
+tries=0
+for ((start = 1; ; start++)); do
+  : > "$SIGMA_PROGRESS_FILE"
   "$@" &
   child=$!
   code=0
@@ -39,9 +49,15 @@ for ((i = 0; i <= ${RESTARTS:-100}; i++)); do
     code=0
     wait "$child" || code=$?
   done
-  if [ "$code" -ne 75 ] || [ -n "$stopping" ]; then
-    exit "$code"
+  child=
+  if [ -n "$stopping" ] || ! restart_wanted "$code" "$start"; then exit "$code"; fi
+  tries=$(tries_after "$code" "$tries")
+  if [ "$start" -gt "${RESTARTS:-100}" ] || ! tries_left "$code" "$tries"; then exit "$code"; fi
+  echo "exit status $code, starting again ($start)" >&2
+  if [ "$tries" -gt 0 ]; then
+    sleep "${PAUSE:-10}" &
+    child=$!
+    wait "$child" || true
+    if [ -n "$stopping" ]; then exit "$code"; fi
   fi
-  echo "preempted, starting again ($((i + 1)))" >&2
 done
-exit 75

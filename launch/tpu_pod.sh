@@ -3,8 +3,9 @@
 #   launch/tpu_pod.sh [--dry_run] create NAME ZONE TYPE          e.g. create sigma us-west4-a v5litepod-256 (SPOT=1: spot)
 #   launch/tpu_pod.sh [--dry_run] setup  NAME ZONE GIT_URL       clone, install, mount BUCKET at /data if BUCKET is set
 #   launch/tpu_pod.sh [--dry_run] doctor NAME ZONE FLAGS...      sigma_jax.tools.doctor on every host
-#   launch/tpu_pod.sh [--dry_run] run    NAME ZONE FLAGS...      sigma_jax.main on every host, started again when preempted
+#   launch/tpu_pod.sh [--dry_run] run    NAME ZONE FLAGS...      sigma_jax.main on every host, started again (restart_rules.sh)
 #   launch/tpu_pod.sh [--dry_run] stop|logs|delete NAME ZONE
+# WORKER=3: only that host (default all), e.g. run once more on one that was started anew.
 # VERSION: software version of the VM image (default v2-alpha-tpuv5-lite; v6e: v2-alpha-tpuv6e; v5p: v2-alpha-tpuv5).
 set -euo pipefail
 
@@ -14,7 +15,7 @@ if [ "${1:-}" = --dry_run ]; then
   shift
 fi
 if [ $# -lt 3 ]; then
-  sed -n '2,9s/^# \{0,1\}//p' "$0" >&2
+  sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
   exit 2
 fi
 action=$1 name=$2 zone=$3
@@ -30,7 +31,7 @@ do_it() {
 }
 
 tpu() { do_it gcloud compute tpus tpu-vm "$@"; }
-everywhere() { tpu ssh "$name" "--zone=$zone" --worker=all "--command=$1"; }
+everywhere() { tpu ssh "$name" "--zone=$zone" "--worker=${WORKER:-all}" "--command=$1"; }
 quoted() { printf '%q ' "$@"; }
 
 case "$action" in

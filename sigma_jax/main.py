@@ -5,7 +5,8 @@
 
 The same workdir resumes. Several hosts: start the same command on each (launch/PODS.md).
 --mode=eval --init=CHECKPOINT trains nothing and writes the test's result to workdir/eval.
-Exit status: 0 done, 75 preempted (start the same command again), 1 anything else.
+Exit status: 0 done; 75 preempted, 76 another process was lost: start the same command again; 69 the processes did not
+meet; 1 anything else, 2 wrong flags. launch/keep_running.sh does the starting.
 """
 
 import os
@@ -99,9 +100,15 @@ def main(argv: list[str]) -> int:
     except jax.errors.JaxRuntimeError as error:
         if os.environ.get("SIGMA_TRACEBACK"):
             raise
-        cause = "the step failed" + (", probably because another process stopped" if jax.process_count() > 1 else "")
+        lost = distributed.lost_another(error)
+        cause = "the step failed" + (", probably because another process stopped" if lost else "")
         logging.error("%s: %s (SIGMA_TRACEBACK=1 shows where)", cause, str(error)[:2000])
-        return 1
+        return distributed.LOST_CODE if lost else 1
+    except distributed.CannotConnect as error:
+        if os.environ.get("SIGMA_TRACEBACK"):
+            raise
+        logging.error("CannotConnect: %s", error)
+        return distributed.ALONE_CODE
     except USER_ERRORS as error:
         if os.environ.get("SIGMA_TRACEBACK"):
             raise

@@ -8,6 +8,7 @@ Paths may be relative, or gs:// and s3:// as far as etils.epath reaches.
 
 import contextlib
 import signal
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -34,7 +35,8 @@ class Checkpointer:
 
     Saves are due every `save_every_steps`; the last `keep_last` stay, and those at multiples of `keep_every_steps`.
     A failed save is reported by `failure()` or the next `save`, keeps the earlier checkpoints, and stops the run with
-    SaveFailed after `max_save_failures` in a row. All processes of a run must make the same calls.
+    SaveFailed after `max_save_failures` in a row. All processes of a run must make the same calls. `on_saved(step)` is
+    called once a checkpoint is complete.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Checkpointer:
         save_every_steps: int,
         keep_every_steps: int | None = None,
         max_save_failures: int = 3,
+        on_saved: Callable[[int], None] = lambda step: None,
     ):
         for name, value in (("keep_last", keep_last), ("save_every_steps", save_every_steps)):
             if value < 1:
@@ -58,7 +61,7 @@ class Checkpointer:
         )
         self.directory = _absolute(directory)
         self._manager = ocp.CheckpointManager(self.directory, options=options)
-        self._max_failures = max_save_failures
+        self._max_failures, self._on_saved = max_save_failures, on_saved
         self._failures = 0
         self._pending: int | None = None
         self._terminated = False
@@ -115,6 +118,7 @@ class Checkpointer:
             return self._report(step, error)
         if step is not None:
             self._failures = 0
+            self._on_saved(step)
         return None
 
     def _report(self, step: int | None, error: Exception) -> str:

@@ -14,6 +14,11 @@ import jax
 from absl import flags, logging
 from jax.experimental import multihost_utils
 
+LOST_CODE = 76  # exit status when another process of the run was lost: start the same command again
+ALONE_CODE = 69  # exit status when the processes did not meet: a wrong address, or one that is not back yet
+# What a step fails with through no fault of the others.
+OWN_FAILURES = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
+
 
 class CannotConnect(RuntimeError):
     """The processes of the run did not meet."""
@@ -142,7 +147,7 @@ def _within(seconds: float, function):
 def _give_up(sentence: str) -> None:
     logging.error("CannotConnect: %s", sentence)
     logging.flush()
-    os._exit(1)
+    os._exit(ALONE_CODE)
 
 
 def _wait_for_coordinator(meeting: Meeting, seconds: float) -> None:
@@ -175,6 +180,14 @@ def _explain(meeting: Meeting, seconds: float, reason: Exception | str) -> str:
         f"process 0 waited {seconds:g} s at {meeting.coordinator} for {meeting.num_processes} processes ({first}): "
         "one was not started, died, has another --num_processes, or cannot reach this address"
     )
+
+
+def lost_another(error: jax.errors.JaxRuntimeError) -> bool:
+    """Whether a failed step may be another process's fault: then all start again, and that one's log says why.
+
+    Where no collective is under way, JAX itself ends the process (SIGABRT, status 134) after `peer_seconds`.
+    """
+    return jax.process_count() > 1 and not any(status in str(error) for status in OWN_FAILURES)
 
 
 def leave(code: int) -> None:

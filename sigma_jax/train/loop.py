@@ -10,10 +10,12 @@ import contextlib
 import dataclasses
 import importlib.util
 import json
+import os
 import platform
 import shlex
 from collections.abc import Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -97,7 +99,14 @@ def open_checkpoints(run: Run) -> Checkpointer:
         keep_last=run.config.checkpoint.keep_last,
         save_every_steps=run.plan.save_every_steps,
         keep_every_steps=run.plan.keep_every_steps or None,
+        on_saved=note_progress,
     )
+
+
+def note_progress(step: int) -> None:
+    """Tells the script that started this process that a restart would not begin where this start did."""
+    if os.environ.get("SIGMA_PROGRESS_FILE"):
+        Path(os.environ["SIGMA_PROGRESS_FILE"]).write_text(f"{step}\n")
 
 
 def restore_or_init(run: Run, checkpoints: Checkpointer, allow_config_change: bool) -> TrainState:

@@ -68,7 +68,7 @@ def test_gpu_nodes():
 
 def test_slurm():
     plain = call("slurm.sh", "--dry_run", *FLAGS).stdout
-    assert plain.startswith("srun --kill-on-bad-exit=1 python -m sigma_jax.main --distributed=on --config=")
+    assert plain.startswith("srun --kill-on-bad-exit=0 python -m sigma_jax.main --distributed=on --config=")
     assert "--gpus-per-task=1" in call("slurm.sh", "--dry_run", *FLAGS, PER_GPU="1").stdout
 
 
@@ -99,13 +99,79 @@ def test_gpu_flags_are_known_to_xla():
     assert done.returncode == 0, done.stderr[-500:]
 
 
-def test_restarts_after_75_only(tmp_path):
+@pytest.fixture
+def keep_running(tmp_path):
+    """Runs a command line of a shell under keep_running.sh; (its exit status, number of starts, what it said)."""
     counter = tmp_path / "count"
-    body = f'echo x >> {counter}; [ "$(wc -l < {counter})" -ge 3 ] && exit CODE; exit 75'
-    for code in (0, 3):
-        counter.unlink(missing_ok=True)
-        done = call("keep_running.sh", "cpu", "bash", "-c", body.replace("CODE", str(code)))
-        assert done.returncode == code and len(counter.read_text().split()) == 3
-    counter.unlink()
-    limited = call("keep_running.sh", "cpu", "bash", "-c", body, RESTARTS="1")
-    assert limited.returncode == 75 and len(counter.read_text().split()) == 2
+
+    def start(body: str, **environment: str) -> tuple[int, int, str]:
+        counter.write_text("")
+        body = f"echo x >> {counter}; start=$(wc -l < {counter}); {body}"
+        done = call("keep_running.sh", "cpu", "bash", "-c", body, **{"PAUSE": "0"} | environment)
+        return done.returncode, len(counter.read_text().split()), done.stderr
+
+    return start
+
+
+@pytest.mark.parametrize("transient", ["exit 75", "exit 76", "kill -ABRT $$", "kill -KILL $$"])
+def test_what_may_pass_is_started_again(keep_running, transient):
+    for code in (0, 1, 2, 3):
+        status, starts, said = keep_running(f"[ $start -ge 3 ] && exit {code}; {transient}")
+        assert (status, starts) == (code, 3) and said.count("starting again") == 2
+
+
+def test_what_would_come_again_is_not():
+    assert [call("keep_running.sh", "cpu", "bash", "-c", f"exit {code}").returncode for code in (0, 1, 2, 69)] == [
+        0,
+        1,
+        2,
+        69,
+    ]
+
+
+def test_others_are_waited_for_only_after_they_were_there(keep_running):
+    assert keep_running("exit 69")[:2] == (69, 1)
+    assert keep_running("[ $start = 1 ] && exit 76; [ $start -lt 4 ] && exit 69; exit 0")[:2] == (0, 4)
+
+
+def test_starts_without_a_new_checkpoint_are_bounded(keep_running):
+    status, starts, said = keep_running("exit 76", TRIES="3")
+    assert (status, starts) == (76, 3) and "3 starts in a row ended without a new checkpoint: giving up" in said
+    assert keep_running("echo $start > $SIGMA_PROGRESS_FILE; [ $start = 9 ] && exit 0; exit 76", TRIES="3")[:2] == (
+        0,
+        9,
+    )
+    assert keep_running("[ $start = 3 ] && echo 7 > $SIGMA_PROGRESS_FILE; exit 76", TRIES="3")[:2] == (76, 6)
+    assert keep_running("[ $start = 9 ] && exit 0; exit 75", TRIES="3")[:2] == (0, 9), "a preemption saves"
+    assert keep_running("exit 75", RESTARTS="1")[:2] == (75, 2)
+
+
+def test_a_stop_ends_a_pause(tmp_path):
+    command = ["bash", str(LAUNCH / "keep_running.sh"), "cpu", "bash", "-c", f"touch {tmp_path}/ran; exit 76"]
+    process = subprocess.Popen(command, env=os.environ | {"PAUSE": "600"}, stderr=subprocess.PIPE, text=True)
+    assert "starting again" in process.stderr.readline()
+    process.terminate()
+    assert process.wait(20) == 76
+
+
+def test_slurm_requeues_what_may_pass(tmp_path):
+    """With srun and scontrol that only note how they were called."""
+    for name, body in (("srun", 'eval "$STEP"'), ("scontrol", f'echo "$@" >> {tmp_path}/requeued')):
+        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "launch").symlink_to(LAUNCH)
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_JOB_ID": "7"}
+
+    def submit(step: str, restarts: int = 0) -> tuple[int, str]:
+        (tmp_path / "requeued").write_text("")
+        done = call("slurm.sh", *FLAGS, STEP=step, TRIES="2", SLURM_RESTART_COUNT=str(restarts), **path)
+        return done.returncode, (tmp_path / "requeued").read_text()
+
+    assert submit("exit 75") == (75, "requeue 7\n")
+    assert submit("exit 1") == (1, "") and submit("exit 69") == (69, "")
+    assert submit("exit 69", restarts=1) == (69, "requeue 7\n")
+    assert submit("exit 137", restarts=2) == (137, ""), "twice without a new checkpoint"
+    assert submit("exit 76", restarts=3) == (76, "requeue 7\n")
+    assert submit("echo 4 > $SIGMA_PROGRESS_FILE; exit 134", restarts=4) == (134, "requeue 7\n")
+    assert submit("exit 76", restarts=5) == (76, "requeue 7\n")
+    assert submit("exit 0", restarts=6) == (0, "") and not list(tmp_path.glob("sigma-7.*"))
