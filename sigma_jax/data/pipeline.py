@@ -9,7 +9,9 @@ Workers hand over chunks, whole parts of a batch small enough to be kept in memo
 """
 
 import math
+import multiprocessing
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,6 +130,19 @@ class EvalChunks:
         return out
 
 
+def end_with_parent(worker: int, num_workers: int) -> None:
+    """In a worker process: ends it when its parent is gone. One that was killed cannot say so, and workers wait on.
+
+    Python's tracker of shared memory ends with them, and frees what they left there.
+    """
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def empty_chunk(layout: Layout, spec: Clips) -> dict:
     """Rows to be filled; a dict, because grain passes the arrays of a dict through shared memory."""
     n = layout.chunk_rows
@@ -183,7 +198,8 @@ class Loader(Iterator):
             flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags, which a plain script never parses
         dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
         buffer = math.ceil(ahead / self._num_workers)
-        return dataset.mp_prefetch(grain.MultiprocessingOptions(self._num_workers, per_worker_buffer_size=buffer))
+        options = grain.MultiprocessingOptions(self._num_workers, per_worker_buffer_size=buffer)
+        return dataset.mp_prefetch(options, worker_init_fn=end_with_parent)
 
     def state(self) -> dict[str, int]:
         """The position: number of the batch that comes next. Batches prepared but not handed out do not count."""

@@ -2,7 +2,10 @@
 
 import contextlib
 import json
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -199,6 +202,40 @@ def test_a_video_that_never_ends_is_replaced_named_and_not_tried_again(shards, t
     assert all(4 not in batch["record"] for batch in batches)
     monkeypatch.setattr(decode, "decode_frames", lambda data, *args: plain(data if data != hanging else b"", *args))
     _assert_same(batches, _take(_loader(shards, max_bad_fraction=0.5), len(batches)))  # the same replacement
+
+
+def test_workers_end_with_a_killed_parent(shards):
+    code = (
+        "import sys, time\n"
+        "from tests.data import test_pipeline\n"
+        "if __name__ == '__main__':\n"
+        "    loader = test_pipeline._loader(sys.argv[1], num_workers=2)\n"
+        "    next(loader)\n"
+        "    print('reading', flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", code, str(shards)]
+    process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True)
+    try:
+        assert "reading" in process.stdout.readline()
+        by_thread = Path(f"/proc/{process.pid}/task").glob("*/children")
+        children = [pid for listed in by_thread for pid in listed.read_text().split()]
+    finally:
+        process.kill()
+        process.wait()
+    assert len(children) >= 2
+
+    def is_alive(pid: str) -> bool:
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        except FileNotFoundError:
+            return False
+
+    deadline = time.monotonic() + 60
+    while any(is_alive(pid) for pid in children) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not [pid for pid in children if is_alive(pid)], "workers and their tracker of shared memory"
 
 
 def test_a_timeout_holds_in_worker_processes_and_evaluation(tmp_path):
