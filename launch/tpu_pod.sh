@@ -3,7 +3,8 @@
 #   launch/tpu_pod.sh [--dry_run] create NAME ZONE TYPE          e.g. create sigma us-west4-a v5litepod-256 (SPOT=1: spot)
 #   launch/tpu_pod.sh [--dry_run] setup  NAME ZONE GIT_URL       clone, install, mount BUCKET at /data if BUCKET is set
 #   launch/tpu_pod.sh [--dry_run] doctor NAME ZONE FLAGS...      sigma_jax.tools.doctor on every host
-#   launch/tpu_pod.sh [--dry_run] run    NAME ZONE FLAGS...      sigma_jax.main on every host, started again (restart_rules.sh)
+#   launch/tpu_pod.sh [--dry_run] run    NAME ZONE FLAGS...      sigma_jax.main on every host, started again (restart_rules.sh);
+#                                                              BUCKET as in setup: compiled programs are kept there
 #   launch/tpu_pod.sh [--dry_run] stop|logs|delete NAME ZONE
 # WORKER=3: only that host (default all), e.g. run once more on one that was started anew.
 # VERSION: software version of the VM image (default v2-alpha-tpuv5-lite; v6e: v2-alpha-tpuv6e; v5p: v2-alpha-tpuv5).
@@ -15,7 +16,7 @@ if [ "${1:-}" = --dry_run ]; then
   shift
 fi
 if [ $# -lt 3 ]; then
-  sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
+  sed -n '2,11s/^# \{0,1\}//p' "$0" >&2
   exit 2
 fi
 action=$1 name=$2 zone=$3
@@ -53,7 +54,10 @@ bash -c '. launch/environment.sh' && $mount"
     everywhere "cd sigma_jax && . .venv/bin/activate && python -m sigma_jax.tools.doctor --distributed=on $(quoted "$@")"
     ;;
   run)
-    everywhere "cd sigma_jax && nohup launch/keep_running.sh tpu python -m sigma_jax.main --distributed=on \
+    # process 0 alone writes compiled programs: without a place for all, every restart compiles on all other hosts
+    cache=
+    if [ -n "${BUCKET:-}" ]; then cache="JAX_COMPILATION_CACHE_DIR=gs://$(quoted "$BUCKET/xla")"; fi
+    everywhere "cd sigma_jax && $cache nohup launch/keep_running.sh tpu python -m sigma_jax.main --distributed=on \
 $(quoted "$@") > run.log 2>&1 & echo \$! > sigma_jax/run.pid"
     ;;
   stop) everywhere "kill -TERM \$(cat sigma_jax/run.pid)" ;;

@@ -47,6 +47,13 @@ def test_tpu_pod(action, words, expected):
     assert done.stdout.startswith("gcloud compute tpus tpu-vm ")
 
 
+def test_tpu_pod_on_one_host_and_with_a_bucket():
+    one = call("tpu_pod.sh", "--dry_run", "run", "sigma", "z", *FLAGS, WORKER="3", BUCKET="b").stdout
+    assert "--worker=3 " in one and "JAX_COMPILATION_CACHE_DIR=gs://b/xla" in one
+    every = call("tpu_pod.sh", "--dry_run", "run", "sigma", "z", *FLAGS).stdout
+    assert "--worker=all " in every and "JAX_COMPILATION_CACHE_DIR" not in every
+
+
 def test_tpu_pod_says_what_it_takes():
     assert "create NAME ZONE TYPE" in call("tpu_pod.sh", "--dry_run", "create").stderr
     done = call("tpu_pod.sh", "--dry_run", "fly", "sigma", "z")
