@@ -57,8 +57,9 @@ bash -c '. launch/environment.sh' && $mount"
     # process 0 alone writes compiled programs: without a place for all, every restart compiles on all other hosts
     cache=
     if [ -n "${BUCKET:-}" ]; then cache="JAX_COMPILATION_CACHE_DIR=gs://$(quoted "$BUCKET/xla")"; fi
-    everywhere "cd sigma_jax && $cache nohup launch/keep_running.sh tpu python -m sigma_jax.main --distributed=on \
-$(quoted "$@") > run.log 2>&1 & echo \$! > sigma_jax/run.pid"
+    # in braces: otherwise the number would be that of a shell around the script, and stop would only end that
+    everywhere "cd sigma_jax && { $cache nohup launch/keep_running.sh tpu python -m sigma_jax.main --distributed=on \
+$(quoted "$@") < /dev/null > run.log 2>&1 & echo \$! > run.pid; }"
     ;;
   stop) everywhere "kill -TERM \$(cat sigma_jax/run.pid)" ;;
   logs) tpu ssh "$name" "--zone=$zone" --worker=0 "--command=tail -n 50 -f sigma_jax/run.log" ;;

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,30 @@ def test_tpu_pod_on_one_host_and_with_a_bucket():
     assert "--worker=3 " in one and "JAX_COMPILATION_CACHE_DIR=gs://b/xla" in one
     every = call("tpu_pod.sh", "--dry_run", "run", "sigma", "z", *FLAGS).stdout
     assert "--worker=all " in every and "JAX_COMPILATION_CACHE_DIR" not in every
+
+
+def test_tpu_pod_stops_what_it_runs(tmp_path):
+    """With a gcloud that runs the command here, in a home folder with a keep_running.sh that only waits."""
+    (tmp_path / "gcloud").write_text('#!/bin/bash\ncd "$HOME"\nfor w; do :; done\nexec bash -c "${w#--command=}"\n')
+    launch = tmp_path / "sigma_jax" / "launch"
+    launch.mkdir(parents=True)
+    waits = '#!/bin/bash\ntrap "touch stopped; exit 75" TERM\necho "$@"\nwhile :; do sleep 0.1; done\n'
+    (launch / "keep_running.sh").write_text(waits)
+    for program in (tmp_path / "gcloud", launch / "keep_running.sh"):
+        program.chmod(0o755)
+    home = {"HOME": str(tmp_path), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    assert call("tpu_pod.sh", "run", "sigma", "z", *FLAGS, **home).returncode == 0
+    log, stopped = tmp_path / "sigma_jax" / "run.log", tmp_path / "sigma_jax" / "stopped"
+    wait_for(lambda: log.exists() and "--distributed=on --config=configs/k400.py" in log.read_text())
+    assert call("tpu_pod.sh", "stop", "sigma", "z", **home).returncode == 0
+    wait_for(stopped.exists)
+
+
+def wait_for(condition, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.05)
 
 
 def test_tpu_pod_says_what_it_takes():
