@@ -35,8 +35,9 @@ def start(
     flags: tuple[str, ...] = (),
     config: str = "configs/demo.py",
     shrink: tuple[str, ...] = TINY,
+    under: tuple[str, ...] = (),
 ):
-    """A training process with simulated CPU devices; compiled in a hurry, deaf to nothing."""
+    """A training process with simulated CPU devices; compiled in a hurry, deaf to nothing. `under`: what starts it."""
     environment = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "PJRT_NPROC")}
     environment |= {
         "JAX_PLATFORMS": "cpu",
@@ -48,7 +49,7 @@ def start(
         "PYTHONFAULTHANDLER": "1",  # see `stop_with_stacks`
     }
     values = [f"--config.{override}" for override in (*shrink, *overrides)]
-    command = [sys.executable, "-m", "sigma_jax.main", f"--config={config}", f"--workdir={workdir}"]
+    command = [*under, sys.executable, "-m", "sigma_jax.main", f"--config={config}", f"--workdir={workdir}"]
     command += [f"--data_dir={data}", *flags, *values]
     log = open(f"{workdir}.{len(list(workdir.parent.glob('*.log')))}.log", "w+")  # noqa: SIM115
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)

@@ -1,10 +1,13 @@
 """Several processes: flags, pre-flight, equality with one process, one killed, checkpoints across process counts."""
 
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -68,7 +71,7 @@ def test_a_host_that_never_arrives_is_named_in_time():
     )
     started = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=runs.ROOT, timeout=120)
-    assert done.returncode != 0 and time.monotonic() - started < 60
+    assert done.returncode == distributed.ALONE_CODE and time.monotonic() - started < 60
     assert "process 0 waited 3 s" in done.stderr and "for 2 processes" in done.stderr, done.stderr[-2000:]
 
 
@@ -168,6 +171,24 @@ def test_when_one_is_killed_the_other_stops(finished):
     killed = time.monotonic()
     code, log = runs.finish(first, 120)
     runs.finish(second)
-    assert code not in (0, -1), log[-3000:]
+    assert code in (distributed.LOST_CODE, -signal.SIGABRT), log[-3000:]  # both are started again
     assert time.monotonic() - killed < 90
     assert "another process stopped" in log or "distributed service detected fatal errors" in log, log[-3000:]
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_when_one_is_killed_all_start_again(finished, killed):
+    """Each under launch/keep_running.sh: one is killed at step 5 or later, and both come to the end of the same run."""
+    workdir, metrics = finished.folder / f"again{killed}", finished.folder / f"again{killed}" / "metrics.jsonl"
+    under = ("bash", "launch/keep_running.sh", "cpu")
+    hosts = two_processes(workdir, finished.data, "total_steps=30", *finished.every, under=under)
+    deadline = time.monotonic() + 200
+    while not (metrics.exists() and metrics.read_text().count("\n") >= 5) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    (training,) = Path(f"/proc/{hosts[killed].pid}/task/{hosts[killed].pid}/children").read_text().split()
+    os.kill(int(training), signal.SIGKILL)
+    ended = [runs.finish(host) for host in hosts]
+    logs = "\n".join(log[-4000:] for _, log in ended)
+    assert [code for code, _ in ended] == [0, 0], logs
+    assert all("starting again" in log and "resumed from step" in log for _, log in ended), logs
+    assert "exit status 137" in ended[killed][1] and list(runs.losses(workdir)) == list(range(1, 31)), logs
