@@ -84,6 +84,7 @@ def test_loops_are_multiplied_out():
         ("replica_groups=[1,8]<=[8]", ("data", "fsdp")),
         ("replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}, use", ("fsdp",)),
         ("replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_0','axis_1'}, use", ("data", "fsdp")),
+        ("replica_groups=mesh['axis_0'=4,'axis_1'=2], device_ids=([2,4]T(1,0)) {'axis_0'}, use", ("fsdp",)),
         ("source_target_pairs={{0,4},{4,0}}", ("data",)),
     ],
 )

@@ -183,18 +183,26 @@ def _first_group(attributes: str, num_devices: int) -> list[int]:
         return [int(d) for d in listed.group(1).split(",")]
     iota = re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[([0-9,]+)\](?:T\(([0-9,]+)\))?", attributes)
     if iota:
-        dims = [int(d) for d in iota.group(3).split(",")]
-        order = [int(d) for d in iota.group(4).split(",")] if iota.group(4) else list(range(len(dims)))
-        return _transposed(dims, order)[: int(iota.group(2))]
-    named = re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", attributes)
+        return _iota(iota.group(3), iota.group(4))[: int(iota.group(2))]
+    ids = r"(?:, device_ids=\(\[([0-9,]+)\](?:T\(([0-9,]+)\))?\))?"
+    named = re.search(r"replica_groups=mesh\[([^\]]*)\]" + ids + r" ?\{([^}]*)\}", attributes)
     if named:
         axes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", named.group(1))}
-        varying = re.findall(r"'([^']+)'", named.group(2))
+        varying = re.findall(r"'([^']+)'", named.group(4))
         names = list(axes)
         order = [i for i, n in enumerate(names) if n not in varying] + [names.index(n) for n in varying]
-        return _transposed(list(axes.values()), order)[: math.prod(axes[n] for n in varying)]
+        places = _transposed(list(axes.values()), order)[: math.prod(axes[n] for n in varying)]
+        devices = _iota(named.group(2), named.group(3)) if named.group(2) else list(range(num_devices))
+        return [devices[place] for place in places]
     pairs = re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", attributes)
     return [int(pairs.group(1)), int(pairs.group(2))] if pairs else list(range(num_devices))
+
+
+def _iota(shape: str, permutation: str | None) -> list[int]:
+    """"2,4" and "1,0" -> device numbers 0..7, laid out 2 x 4, transposed, flattened."""
+    dims = [int(d) for d in shape.split(",")]
+    order = [int(d) for d in permutation.split(",")] if permutation else list(range(len(dims)))
+    return _transposed(dims, order)
 
 
 def _transposed(dims: list[int], order: list[int]) -> list[int]:
