@@ -92,6 +92,12 @@ def test_mesh_axes_of_replica_groups(groups, axes):
     assert group_axes(groups, {"data": 2, "fsdp": 4}) == axes
 
 
+@pytest.mark.parametrize("total,warns", [(15 * 2**30, False), (17 * 2**30, True)])
+def test_buffers_above_the_chips_memory_are_said(total, warns):
+    sizes = {"memory_bytes": {"total": total}, "chip_memory_bytes": 2**34, "peak_memory_bytes": 2**33, "chip": "v5e"}
+    assert ("only 8.0 GiB are in use at once" in "\n".join(planning_text.memory_lines(sizes))) == warns
+
+
 def test_search_finds_the_largest_batch_in_few_compiles():
     def attempt(clips: int) -> Compiled:
         size = 2_000 + 100 * clips

@@ -35,6 +35,7 @@ class Compiled(NamedTuple):
     memory: dict[str, int]  # params, optimizer, teacher, batch, temporaries (activations and scratch), code
     collectives: list[Collective]
     memory_traffic: int  # bytes per step and device
+    peak: int = 0  # most bytes alive at once, by the compiler's count; 0 where it gives none
 
     @property
     def total(self) -> int:
@@ -64,7 +65,8 @@ def compile_program(program: Program) -> Compiled:
         "temporaries": stats.temp_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes,
         "code": stats.generated_code_size_in_bytes,
     }
-    return Compiled(memory, module.collectives(dict(program.task.mesh.shape)), module.memory_bytes())
+    collectives = module.collectives(dict(program.task.mesh.shape))
+    return Compiled(memory, collectives, module.memory_bytes(), stats.peak_memory_in_bytes)
 
 
 def _shortage(error: Exception) -> Exception:
@@ -117,6 +119,7 @@ def forecast(program: Program, compiled: Compiled, chip: Chip | None) -> dict[st
         "chips": plan.num_devices,
         "mesh": plan.mesh,
         "memory_bytes": compiled.memory | {"total": compiled.total},
+        "peak_memory_bytes": compiled.peak,
         "flops_per_chip": flops,
         "model_flops_per_chip": model,
         "memory_traffic_per_chip": compiled.memory_traffic,

@@ -10,7 +10,7 @@ def report(result: dict[str, Any]) -> str:
     where = result["topology"] or "this machine"
     lines = [f"{result['config']} on {where} ({result['device_kind']})", *(f"  {line}" for line in result["plan"]), ""]
     if result["fits"]:
-        lines += _memory(result) + _work(result) + _collectives(result["collectives"]) + _time(result)
+        lines += memory_lines(result) + _work(result) + _collectives(result["collectives"]) + _time(result)
     else:
         needed, available = result["needed_bytes"] / GIB, result["available_bytes"] / GIB
         lines.append(
@@ -27,12 +27,18 @@ def report(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _memory(result: dict[str, Any]) -> list[str]:
+def memory_lines(result: dict[str, Any]) -> list[str]:
     kinds = result["memory_bytes"]
     lines = ["memory per chip, GiB:  " + "  ".join(f"{kind} {size / GIB:.3f}" for kind, size in kinds.items())]
     if "chip_memory_bytes" in result:
         share = kinds["total"] / result["chip_memory_bytes"]
         lines.append(f"  = {share:.0%} of the {result['chip_memory_bytes'] / GIB:.0f} GiB of a {result['chip']}")
+        if share > 1:
+            peak = result["peak_memory_bytes"] / GIB
+            lines.append(
+                f"  WARNING: more than the chip holds. The compiler accepts it, because by its count only {peak:.1f} "
+                "GiB are in use at once; take fewer clips per chip until a chip has shown it"
+            )
     return lines
 
 
