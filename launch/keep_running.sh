@@ -42,6 +42,7 @@ for ((start = 1; ; start++)); do
   : > "$SIGMA_PROGRESS_FILE"
   "$@" &
   child=$!
+  if [ -n "$stopping" ]; then kill -TERM "$child" 2>/dev/null || true; fi # the notice came before there was a child
   code=0
   wait "$child" || code=$?
   # a trapped signal ends `wait` early: wait for the process itself
@@ -57,6 +58,7 @@ for ((start = 1; ; start++)); do
   if [ "$tries" -gt 0 ]; then
     sleep "${PAUSE:-10}" &
     child=$!
+    if [ -n "$stopping" ]; then kill "$child" 2>/dev/null || true; fi
     wait "$child" || true
     if [ -n "$stopping" ]; then exit "$code"; fi
   fi
