@@ -40,9 +40,9 @@ CASES = {
 
 
 @pytest.fixture(scope="module")
-def torch():
+def torch(torch):
     pytest.importorskip("transformers")
-    return pytest.importorskip("torch")
+    return torch
 
 
 def model_of(torch, name: str):

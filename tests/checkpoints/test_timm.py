@@ -23,21 +23,7 @@ CASES = {
 
 
 @pytest.fixture(scope="module")
-def torch():
-    return pytest.importorskip("torch")
-
-
-@pytest.fixture(scope="module")
 def timm(torch):
-    """timm needs torchvision for pictures only. One built for CUDA does not import beside PyTorch for CPUs, since two
-    operators that it describes are not there: they are named here, and never called."""
-    try:
-        import torchvision  # noqa: F401
-    except RuntimeError:
-        for name in ("nms", "qnms"):
-            torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    except ImportError:
-        pass
     try:
         import timm
     except (ImportError, RuntimeError) as error:
