@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 import google_crc32c
 import numpy as np
+from google.protobuf.message import DecodeError
+from tensorflow_datasets.proto import tf_example_pb2  # here: imported by two reading threads at once it can stand still
 
 _TEXT = ("utf-8", "surrogateescape")
 _INTEGERS = ("label", "num_frames", "height", "width")
@@ -49,7 +51,6 @@ class Head:
 
 def encode_record(record: Record) -> bytes:
     """Serialised tf.train.Example (see above)."""
-    from tensorflow_datasets.proto import tf_example_pb2  # half a second: only where shards are written or read
 
     example = tf_example_pb2.Example()
     features = example.features.feature
@@ -87,9 +88,6 @@ def decode_record(payload: bytes) -> Record:
 
 def _parse(payload: bytes) -> tuple[dict, dict]:
     """(features, feature lists); Example is the same bytes as a SequenceExample without lists."""
-    from google.protobuf.message import DecodeError
-    from tensorflow_datasets.proto import tf_example_pb2
-
     try:
         example = tf_example_pb2.SequenceExample.FromString(payload)
     except DecodeError as error:
