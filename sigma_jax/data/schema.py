@@ -51,7 +51,6 @@ class Head:
 
 def encode_record(record: Record) -> bytes:
     """Serialised tf.train.Example (see above)."""
-
     example = tf_example_pb2.Example()
     features = example.features.feature
     for name in ("key", "label_name"):
