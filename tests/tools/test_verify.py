@@ -65,6 +65,13 @@ def test_missing_and_truncated_shards(data_dir, capsys):
     assert _verify(data_dir / "nowhere", capsys)[0] == 1
 
 
+@pytest.mark.parametrize("name", ["toy-train.index.npz", "dataset_info.json"])
+def test_damaged_sidecars_are_named(data_dir, capsys, name):
+    (data_dir / name).write_text("[")
+    code, printed = _verify(data_dir, capsys)
+    assert code == 1 and f"{name} is damaged" in printed and "delete it" in printed
+
+
 def _rewrite(data_dir, change):
     """Replaces the first record of the first shard by change(record)."""
     source = records.RecordSource(data_dir, "train")
