@@ -61,7 +61,7 @@ class ShardWriter:
 
     def __init__(self, path: str | Path, append_at: int = 0):
         self.path, self.num_records, self.num_bytes = Path(path), 0, append_at
-        self._partial = self.path.with_name(f"{self.path.name}.partial")
+        self._partial = partial_path(self.path)
         self._file = self._partial.open("r+b" if append_at else "wb", buffering=0)
         self._file.truncate(append_at)
         self._file.seek(append_at)
@@ -90,6 +90,11 @@ class ShardWriter:
             os.replace(self._partial, self.path)
         else:
             self._partial.unlink()
+
+
+def partial_path(shard: Path) -> Path:
+    """Where a shard is written until it is complete."""
+    return shard.with_name(f"{shard.name}.partial")
 
 
 def shard_name(name: str, split: str, shard: int, count: int) -> str:

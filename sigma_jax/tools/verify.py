@@ -29,6 +29,7 @@ from sigma_jax.data import metadata, records, tfds_sets, time_limit
 from sigma_jax.data.classes import check_names, label_hash
 from sigma_jax.data.clips import decode_record
 from sigma_jax.data.decode import BadVideo, probe
+from sigma_jax.data.listing import printable
 from sigma_jax.data.pipeline import open_source
 from sigma_jax.data.schema import Record
 from sigma_jax.data.specs import SPECS, expected_videos
@@ -216,7 +217,7 @@ def _print(split: str, source, problems: list[str], classes: Counter, decoded: i
         share = 100 * good / expected
         print(f"  {good} of {expected} expected videos ({share:.2f} %), missing: {max(expected - good, 0)}")
     for problem in problems[:_SHOWN]:
-        print(f"  WRONG {problem.encode('utf-8', 'backslashreplace').decode()}")
+        print(f"  WRONG {printable(problem)}")
     if len(problems) > _SHOWN:
         print(f"  and {len(problems) - _SHOWN} more")
 
