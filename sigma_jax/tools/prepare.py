@@ -205,13 +205,13 @@ def _write_split(
 ) -> dict:
     """Writes shards, metadata and the index; returns the split's report, and adds its jobs to `all_jobs`.
 
-    Their notes stay until the report of all splits is written: with all of them there, a run goes on behind this split.
+    Their notes stay until the report of all splits is written, so that a run that is killed before goes on.
     """
     num_bytes = sum(entry.path.stat().st_size for entry in entries if entry.path.is_file())
     jobs = make_jobs(args, split, entries, labels, payload, num_bytes)
     all_jobs += jobs
     index = records.index_path(args.out, args.name, split)
-    if _is_finished(args, split) and not all(read_note(job) for job in jobs):
+    if _is_finished(args, split) and not any(read_note(job) for job in jobs):
         raise UsageError(
             f"{args.out} already has a finished split {split!r}: delete it ({index} too) or choose another --out"
         )
