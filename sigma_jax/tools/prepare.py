@@ -16,6 +16,7 @@ import hashlib
 import os
 import re
 import shlex
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -42,6 +43,7 @@ from sigma_jax.tools.shard_writing import (
     write_shards,
 )
 
+_EARLY = 200  # videos, after which the size of all is told
 _SHARD_BYTES, _SHARD_VIDEOS = 256 * 2**20, 2048  # a shard holds at most about this much, unless --shards says otherwise
 
 
@@ -222,7 +224,17 @@ def _write_split(
     check_room(args.out, size, reused=sum(job.path.stat().st_size for job in jobs if job.path.exists()))
     terminal = sys.stderr.isatty()
     with tqdm(total=len(entries), unit="video", mininterval=0.2 if terminal else 30, dynamic_ncols=terminal) as bar:
-        results = list(_run(args, jobs, bar.update))
+
+        def progress(count: int) -> None:
+            early = bar.n < _EARLY
+            bar.update(count)
+            if early and bar.n >= _EARLY:
+                bar.write(_forecast(args, split, bar.n / bar.total))
+
+        results = list(_run(args, jobs, progress))
+    folder = args.videos or args.csv.parent
+    if not folder.is_dir():  # a disk that went away; shards that it spoiled are made anew
+        raise UsageError(f"{folder} is gone since the start: when it is back, the same command goes on")
     videos = sum(result.num_records for result in results)
     size = sum(result.num_bytes for result in results)
     if videos:
@@ -243,6 +255,15 @@ def _write_split(
         "refused": [asdict(refusal) for result in results for refusal in result.refused],
         "warnings": [asdict(warning) for result in results for warning in result.warnings],
     }
+
+
+def _forecast(args: argparse.Namespace, split: str, share: float) -> str:
+    """How large the shards will be, judged by this share of the videos, and whether the disk has room for them."""
+    paths = [path for path in args.out.glob(f"{args.name}-{split}-*.tfrecord*") if path.exists()]
+    size = sum(path.stat().st_size for path in paths)
+    rest, free = (size / share - size) / 2**30, shutil.disk_usage(args.out).free / 2**30
+    verdict = "" if rest < free else ": they will not fit. Stop, make room and run the same command again"
+    return f"{split} will take about {size / share / 2**30:.1f} GiB, {rest:.1f} more, and {free:.1f} are free{verdict}"
 
 
 def _is_finished(args: argparse.Namespace, split: str) -> bool:

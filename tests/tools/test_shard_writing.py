@@ -173,6 +173,35 @@ def test_processes_end_with_a_killed_run(videos, tmp_path):
             time.sleep(0.05)
 
 
+def test_the_size_of_all_shards_is_told_early(videos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(prepare, "_EARLY", 3)
+    usage, out = shutil.disk_usage(tmp_path), tmp_path / "out"
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2**38))
+    assert _prepare(out, videos, "--workers=0", "--payload=jpeg") == 0
+    assert "train will take about 0.0 GiB, 0.0 more, and 256.0 are free\n" in capsys.readouterr().out
+    size = next(out.glob("*.tfrecord")).stat().st_size
+    args = prepare.parse_arguments([f"--out={out}"])
+    told = prepare._forecast(args, "train", size / 2**38)
+    assert told.startswith("train will take about 256.0 GiB, 256.0 more") and told.endswith("256.0 are free")
+    told = prepare._forecast(args, "train", size / 2**39)
+    assert told.startswith("train will take about 512.0 GiB") and "they will not fit" in told
+
+
+def test_a_disk_of_videos_that_goes_away_finishes_nothing(videos, tmp_path, monkeypatch, capsys):
+    def lose_the_disk(data, payload):
+        if videos.exists():
+            videos.rename(tmp_path / "away")
+        return store(data, payload)
+
+    out, store = tmp_path / "out", shard_writing.store
+    with monkeypatch.context() as patched:
+        patched.setattr(shard_writing, "store", lose_the_disk)
+        assert _prepare(out, videos, "--workers=0", "--shards=2") == 2
+    assert "is gone since the start: when it is back, the same command goes on" in capsys.readouterr().err
+    (tmp_path / "away").rename(videos)
+    assert _prepare(out, videos, "--workers=0", "--shards=2") == 0 and len(_keys(out)) == 6
+
+
 def test_a_huge_file_is_refused_before_it_is_read(videos, tmp_path, capsys):
     with (videos / "huge.mp4").open("wb") as file:
         file.truncate(2**40)
