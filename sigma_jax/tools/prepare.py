@@ -11,7 +11,9 @@ and the number of shards only. Exit code 0: shards are there; 1: nothing usable;
 """
 
 import argparse
+import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import re
@@ -96,15 +98,55 @@ def prepare(args: argparse.Namespace) -> int:
     """Lists, checks and writes all splits of one command; returns the exit code."""
     entries, refused, others, class_names = _list(args)
     payload = _payload(args)
-    args.out.mkdir(parents=True, exist_ok=True)
     if not entries and not refused:
         expected = "lines `path label`" if args.csv else f"files that end in {SUFFIXES}"
         print(f"{args.csv or args.videos} lists no video: expected {expected}")
+    args.out.mkdir(parents=True, exist_ok=True)
+    with _alone(args.out):
+        entries, labels, names, unknown = _number(args, entries, class_names)
+        report, jobs = {}, []
+        for split, members in _split(entries, args.split, args.val_fraction).items():
+            report[split] = _write_split(args, split, members, labels, payload, jobs)
+        report[args.split]["refused"] += [asdict(refusal) for refusal in refused + unknown]
+        report[args.split]["other_files"] = others
+        if names and any(split["videos"] for split in report.values()):
+            metadata.write_label_map(args.out, names)
+        for split in report.values():
+            split["label_hash"] = label_hash(names) if names else ""
+        _save_report(args.out, report)
+        remove_notes(jobs)
+    print_summary(args.out, report)
+    return 0 if all(split["videos"] for split in report.values()) else 1
+
+
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Raises UsageError where another run writes to this folder: two would delete each other's shards."""
+    folder = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process
+    except BlockingIOError as error:
+        os.close(folder)
+        raise UsageError(f"another run writes to {out}: wait for its end or choose another --out") from error
+    except OSError:
+        pass  # a file system without locks
+    try:
+        yield
+    finally:
+        os.close(folder)
+
+
+def _number(
+    args: argparse.Namespace, entries: list[Entry], class_names: list[str]
+) -> tuple[list[Entry], dict[str, int], list[str], list[Refusal]]:
+    """(videos whose class has a number, label -> number, class names in order, the other videos)."""
     known = metadata.read_label_map(args.out)
     if known and class_names and list(map(spelling, known)) != list(map(spelling, class_names)):
         raise UsageError(
             f"{args.out / 'label_map.txt'} has other classes than --labels={args.labels}: use another --out"
         )
+    refused = [Refusal(e.key, f"label {e.label!r} is no line") for e in entries if len(e.label.splitlines()) > 1]
+    entries = [entry for entry in entries if len(entry.label.splitlines()) <= 1]  # label_map.txt has one for each
     entries, known = _match_known(args, entries, known or class_names)
     num_classes = SPECS[args.name].num_classes if args.name in SPECS else 0
     labels, names = number_labels(entries, known, num_classes)
@@ -113,20 +155,7 @@ def prepare(args: argparse.Namespace) -> int:
     else:
         why = "is not in the label map"
     refused += [Refusal(e.key, f"label {e.label!r} {why}") for e in entries if e.label not in labels]
-    entries = [entry for entry in entries if entry.label in labels]
-    report, jobs = {}, []
-    for split, members in _split(entries, args.split, args.val_fraction).items():
-        report[split] = _write_split(args, split, members, labels, payload, jobs)
-    report[args.split]["refused"] += [asdict(refusal) for refusal in refused]
-    report[args.split]["other_files"] = others
-    if names and any(split["videos"] for split in report.values()):
-        metadata.write_label_map(args.out, names)
-    for split in report.values():
-        split["label_hash"] = label_hash(names) if names else ""
-    _save_report(args.out, report)
-    remove_notes(jobs)
-    print_summary(args.out, report)
-    return 0 if all(split["videos"] for split in report.values()) else 1
+    return [entry for entry in entries if entry.label in labels], labels, names, refused
 
 
 def _match_known(args: argparse.Namespace, entries: list[Entry], names: list[str]) -> tuple[list[Entry], list[str]]:

@@ -126,6 +126,25 @@ def test_a_slip_in_a_list_of_numbers_is_refused_and_makes_no_names(videos, tmp_p
     }
 
 
+def test_a_class_of_two_lines_would_shift_all_others(videos, tmp_path):
+    for name in ("a\nb", "c\u2028d", "e"):
+        (videos / name).mkdir()
+        shutil.copy(videos / "a.mp4", videos / name)
+    assert _prepare(tmp_path / "out", videos=videos) == 0
+    assert (tmp_path / "out/label_map.txt").read_text() == "e\n"
+    reasons = {item["key"]: item["reason"] for item in _report(tmp_path / "out")["refused"]}
+    assert reasons == {"a\nb/a.mp4": "label 'a\\nb' is no line", "c\u2028d/a.mp4": "label 'c\\u2028d' is no line"}
+
+
+def test_two_runs_at_once_do_not_share_a_folder(videos, tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    with prepare._alone(out):
+        assert _prepare(out, videos=videos) == 2
+        assert f"another run writes to {out}: wait for its end" in capsys.readouterr().err
+    assert _prepare(out, videos=videos) == 0
+
+
 def test_what_is_printed_moves_no_cursor(videos, tmp_path, capsys):
     listed = tmp_path / "list.csv"
     listed.write_bytes(b"a.mp4\n\x1b[2Jx.mp4\n\xff\x9b.mp4\n")
