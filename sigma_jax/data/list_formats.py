@@ -37,7 +37,7 @@ def read_list(name: str, spec: ListSpec) -> tuple[Found, list[str]]:
         raise ValueError(f"format {name!r} is unknown, expected one of {sorted(FORMATS)}")
     try:
         return FORMATS[name](spec)
-    except (json.JSONDecodeError, UnicodeDecodeError, csv.Error, KeyError, TypeError, AttributeError) as error:
+    except (csv.Error, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{spec.path} is not in the format {name!r}: {type(error).__name__}: {error}") from error
 
 
@@ -73,7 +73,15 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def _json(path: Path):
-    return json.loads(path.read_text(encoding="utf-8-sig"))
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+
+
+def _integer(value: int | str) -> int:
+    """A class number as some lists write it, -1 for what is none."""
+    return int(value) if re.fullmatch(r"[0-9]{1,9}", str(value)) else -1
 
 
 def _same_split(found: str, wanted: str) -> bool:
@@ -115,7 +123,7 @@ def _kinetics(spec: ListSpec) -> tuple[Found, list[str]]:
 
 def _ssv2(spec: ListSpec) -> tuple[Found, list[str]]:
     """[{"id": "12", "template": "Moving [something] up"}] and labels {"Moving something up": "98"}; files `12.webm`."""
-    numbers = {name: int(number) for name, number in _json(spec.labels).items()} if spec.labels else {}
+    numbers = {name: _integer(number) for name, number in _json(spec.labels).items()} if spec.labels else {}
     if sorted(numbers.values()) != list(range(len(numbers))):
         raise ValueError(f"{spec.labels}: expected the numbers 0..{len(numbers) - 1}, each once")
     found = Found(spec.path.name)
@@ -211,9 +219,9 @@ def _diving48(spec: ListSpec) -> tuple[Found, list[str]]:
     """[{"vid_name": "x_00001", "label": 0}] and a vocabulary [["Back", "15som", "05Twis", "FREE"], ...]."""
     names, found = ["-".join(parts) for parts in _json(spec.labels)] if spec.labels else [], Found(spec.path.name)
     for number, item in enumerate(_json(spec.path), 1):
-        label = int(item["label"])
+        label = _integer(item["label"])
         if label < 0 or (names and label >= len(names)):
-            found.refuse(number, str(item["vid_name"]), f"label {label} is not in the vocabulary")
+            found.refuse(number, str(item["vid_name"]), f"label {item['label']} is not in the vocabulary")
             continue
         text = names[label] if names else str(label)
         found.add(number, _places(spec.folder, str(item["vid_name"]), text), str(item["vid_name"]), text)

@@ -17,7 +17,7 @@ def _read(name, tmp_path, files, listed, *, labels=None, split="train"):
         path.touch()
     (tmp_path / "list").write_text(listed)
     if labels is not None:
-        (tmp_path / "labels").write_text(labels)
+        (tmp_path / "labels").write_text(labels, errors="surrogateescape")
     spec = ListSpec(tmp_path / "list", tmp_path / "videos", split, tmp_path / "labels" if labels is not None else None)
     found, names = read_list(name, spec)
     numbers, _ = number_labels(found.entries, names)
@@ -123,6 +123,24 @@ def test_diving48(tmp_path):
     labels = json.dumps([["Back", "TUCK"], ["Front", "PIKE"]])
     found, refused = _read("diving48", tmp_path, ["x_1.mp4", "x_2.mp4"], listed, labels=labels)
     assert found == {"x_1": 1} and "label 5" in refused[0]
+
+
+def test_json_of_another_form_is_refused_or_said(tmp_path):
+    items = [{"vid_name": "x_1", "label": label} for label in ("1", "one", None, 1e300, -1, 1)]
+    found, refused = _read("diving48", tmp_path, ["x_1.mp4"], json.dumps(items))
+    assert found == {"x_1": 1}
+    assert [reason.partition(": ")[2] for reason in refused] == [
+        *(f"label {label} is not in the vocabulary" for label in ("one", None, 1e300, -1)),
+        "already listed in line 1 of list",
+    ]
+    with pytest.raises(ValueError, match="labels: expected the numbers 0..1, each once"):
+        _read("ssv2", tmp_path, [], "[]", labels='{"a": 0, "b": "x"}')
+    for content in ('{"label": 1}', "[1]", '[{"label": 0}]'):
+        with pytest.raises(ValueError, match="list is not in the format 'diving48'"):
+            _read("diving48", tmp_path, [], content)
+    for content in ("[" * 9999, "{", "\udcff"):
+        with pytest.raises(ValueError, match="labels is no JSON"):
+            _read("ssv2", tmp_path, [], "[]", labels=content)
 
 
 def test_another_format_is_a_message():
