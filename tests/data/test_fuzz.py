@@ -1,4 +1,4 @@
-"""Mutated records and pictures: no crash, only BadRecord, BadVideo and DataSetError, and no huge allocation.
+"""Mutated records, pictures and lists: no crash, only errors that say what is wrong, and no huge allocation.
 
 SIGMA_FUZZ=100000 python -m pytest tests/data/test_fuzz.py runs more of them.
 """
@@ -11,10 +11,23 @@ from pathlib import Path
 
 import numpy as np
 
-from sigma_jax.data import clips, payload, records, schema
+from sigma_jax.data import clips, list_formats, payload, records, schema
 from sigma_jax.data.decode import BadVideo
+from sigma_jax.data.listing import number_labels
 
 CLIP = Path(__file__).parent / "clips" / "sign" / "milk.webm"
+LISTS = {
+    "csv": "-a.mp4,0\n../b c.mp4,1\n/etc/passwd,2\n\n",
+    "videomae_v2": "-a.mp4 0 -1\nframes 1 32\n",
+    "kinetics": "label,youtube_id,time_start,time_end,split\nplaying tuba,-abc,12,22,train\nabseiling,d_f,0,10,train\n",
+    "ssv2": '[{"id": "7", "template": "Moving [something] up"}, {"id": 8}]',
+    "ucf101": "Bowling/v_1.avi 2\nArchery/v_2.avi 1\n",
+    "hmdb51": "w (1).avi 1 \nw2.avi 2 \nw3.avi 0 \n",
+    "mini_kinetics": "a_000001_000011 2\nb_000001_000011 1\n",
+    "gym99": "a.avi 1\nb.avi 0\n",
+    "charades": 'id,script,actions\nAB1,"x, y",c001 0.0 1.0;c000 2.0 9.5\n',
+    "diving48": '[{"vid_name": "x_1", "label": 1}, {"vid_name": "x_2", "label": 5}]',
+}
 ROUNDS = int(os.environ.get("SIGMA_FUZZ", "400"))
 
 
@@ -106,3 +119,26 @@ def test_mutated_payloads_are_a_record_or_a_reason(tmp_path):
             outcomes["bad video"] += 1
     tracemalloc.stop()
     assert outcomes["no record"] and outcomes["frames"] + outcomes["bad video"] > ROUNDS // 16
+
+
+def test_mutated_lists_are_videos_or_a_reason(tmp_path):
+    outcomes, rng = Counter(), np.random.default_rng(2)
+    (tmp_path / "videos/frames").mkdir(parents=True)
+    for name in ("-a.mp4", "v_1.avi", "w (1).avi", "x_1.mp4", "7.webm", "AB1.mp4", "a.avi", "d_f_000000_000010.mp4"):
+        (tmp_path / "videos" / name).touch()
+    for name, listed in LISTS.items():
+        spec = list_formats.ListSpec(tmp_path / "list", tmp_path / "videos")
+        for _ in range(ROUNDS // len(LISTS)):
+            (tmp_path / "list").write_bytes(_mutate(listed.encode(), rng))
+            try:
+                found, names = list_formats.read_list(name, spec)
+            except ValueError as error:
+                assert f"{tmp_path / 'list'}" in str(error)
+                outcomes["no list"] += 1
+                continue
+            assert all(entry.path.exists() for entry in found.entries)
+            labels, _ = number_labels(found.entries, names)
+            assert all(label >= -1 for label in labels.values())
+            outcomes["video"] += len(found.entries)
+            outcomes["refused"] += len(found.refused)
+    assert min(outcomes[kind] for kind in ("no list", "video", "refused")) > ROUNDS // 40
