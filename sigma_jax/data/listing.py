@@ -27,10 +27,13 @@ class Refusal:
 
 
 def list_folder(folder: Path) -> tuple[list[Entry], list[str]]:
-    """(videos in order of their names, names of other files). Class: the first folder below `folder`, if any."""
+    """(videos in order of their names, names of other files). Class: the first folder below `folder`, if any.
+
+    Links to folders are followed, unless they lead back. Raises OSError where a folder cannot be read.
+    """
     entries, others = [], []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    for parent, folders, files in os.walk(folder, onerror=_raise, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".") and not _leads_back(parent, name)]
         for name in files:
             path = Path(parent, name)
             relative = path.relative_to(folder)
@@ -42,6 +45,15 @@ def list_folder(folder: Path) -> tuple[list[Entry], list[str]]:
             label = relative.parts[0] if len(relative.parts) > 1 else ""
             entries.append(Entry(path, relative.as_posix(), label))
     return sorted(entries, key=lambda entry: entry.key), sorted(others)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _leads_back(parent: str, name: str) -> bool:
+    path = os.path.join(parent, name)
+    return os.path.islink(path) and Path(os.path.realpath(parent)).is_relative_to(os.path.realpath(path))
 
 
 def list_csv(csv: Path, folder: Path) -> "Found":

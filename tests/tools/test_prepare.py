@@ -114,6 +114,25 @@ def test_lists_in_every_form(videos, tmp_path):
         assert {record.key: record.label for record in _read(tmp_path / str(number))} == wanted
 
 
+def test_class_folders_may_be_links_and_must_be_readable(tmp_path, capsys, monkeypatch):
+    folder = _class_folders(tmp_path / "videos", ["jump"])
+    _class_folders(tmp_path / "elsewhere", ["run"])
+    (folder / "sprint").symlink_to(tmp_path / "elsewhere/run")
+    (folder / "jump/again").symlink_to(folder)
+    assert _prepare(tmp_path / "out", videos=folder) == 0
+    assert [record.key for record in _read(tmp_path / "out")] == ["jump/v.webm", "sprint/v.webm"]
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("jump"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert _prepare(tmp_path / "other", videos=folder) == 2
+    assert f"Permission denied: '{folder / 'jump'}'" in capsys.readouterr().err
+
+
 def test_a_slip_in_a_list_of_numbers_is_refused_and_makes_no_names(videos, tmp_path):
     listed = tmp_path / "list.csv"
     listed.write_text("a.mp4,10\n-d.mp4,9\ng.mp4,-1\nh.mp4,nine\nb c.mp4,400\n")
