@@ -8,12 +8,13 @@ import csv
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sigma_jax.data.listing import Found, list_csv, read_lines
+from sigma_jax.data.listing import Found, are_numbers, list_csv, read_lines
 
 _CHARADES_CLASSES = "Charades_v1_classes.txt"
+_WITHOUT_NAMES = ("videomae_v2", "hmdb51")
 _USUAL = (".mp4", ".webm", ".avi", ".mkv")
 
 
@@ -35,6 +36,8 @@ def read_list(name: str, spec: ListSpec) -> tuple[Found, list[str]]:
     """
     if name not in FORMATS:
         raise ValueError(f"format {name!r} is unknown, expected one of {sorted(FORMATS)}")
+    if spec.labels and name in _WITHOUT_NAMES:
+        raise ValueError(f"lists in the format {name!r} need no class names: leave out {spec.labels}")
     try:
         return FORMATS[name](spec)
     except (csv.Error, KeyError, TypeError, AttributeError) as error:
@@ -64,6 +67,11 @@ def _class_names(path: Path | None, first: int) -> list[str]:
     return [found[number] for number in range(len(found))]
 
 
+def _lines(path: Path | None) -> list[str]:
+    """Class names, one a line, in order; [] without a file."""
+    return [line for _, line in read_lines(path)] if path else []
+
+
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """(line number, row) of a csv with a header."""
     with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
@@ -89,8 +97,12 @@ def _same_split(found: str, wanted: str) -> bool:
 
 
 def _csv(spec: ListSpec) -> tuple[Found, list[str]]:
-    """`path label` lines."""
-    return list_csv(spec.path, spec.folder), []
+    """`path label` lines; where names are given, one a line, numbers stand for them."""
+    found, names = list_csv(spec.path, spec.folder), _lines(spec.labels)
+    if names and are_numbers(found.entries):
+        texts = {str(number): name for number, name in enumerate(names)} | {"-1": ""}
+        found.entries = [replace(entry, label=texts.get(entry.label, entry.label)) for entry in found.entries]
+    return found, names
 
 
 def _videomae_v2(spec: ListSpec) -> tuple[Found, list[str]]:
@@ -118,7 +130,7 @@ def _kinetics(spec: ListSpec) -> tuple[Found, list[str]]:
             continue
         name = "_".join([row["youtube_id"], *(f"{int(float(time)):06d}" for time in times)])
         found.add(number, _places(spec.folder, name, label), name, label)
-    return found, []
+    return found, _lines(spec.labels)
 
 
 def _ssv2(spec: ListSpec) -> tuple[Found, list[str]]:
@@ -173,7 +185,7 @@ def _mini_kinetics(spec: ListSpec) -> tuple[Found, list[str]]:
 
 def _gym99(spec: ListSpec) -> tuple[Found, list[str]]:
     """`clip.avi 78`, numbers from 0; names one a line, in order."""
-    names = _distinct([line for _, line in read_lines(spec.labels)]) if spec.labels else []
+    names = _distinct(_lines(spec.labels))
     return _numbered(spec, first=0, names=names), names
 
 

@@ -28,6 +28,19 @@ def test_csv(tmp_path):
     assert _read("csv", tmp_path, ["a.mp4", "b.mp4"], "a.mp4\t3\r\n\r\nb.mp4\t0\r\n") == ({"a.mp4": 3, "b.mp4": 0}, [])
 
 
+def test_csv_of_numbers_with_the_names_that_they_stand_for(tmp_path):
+    listed, names = "a.mp4 2\nb.mp4 0\nc.mp4 -1\nd.mp4 3\n", "zebra\nant\n\ncat\n"
+    found, _ = _read("csv", tmp_path, ["a.mp4", "b.mp4", "c.mp4"], listed, labels=names)
+    assert found == {"a.mp4": 2, "b.mp4": 0, "c.mp4": -1}
+    spec = ListSpec(tmp_path / "list", tmp_path / "videos", labels=tmp_path / "labels")
+    found, names = read_list("csv", spec)
+    assert names == ["zebra", "ant", "cat"] and [entry.label for entry in found.entries] == ["cat", "zebra", ""]
+    (tmp_path / "list").write_text("a.mp4 ant\nb.mp4 zebra\n")
+    assert [entry.label for entry in read_list("csv", spec)[0].entries] == ["ant", "zebra"]
+    with pytest.raises(ValueError, match="'videomae_v2' need no class names: leave out .*labels"):
+        read_list("videomae_v2", spec)
+
+
 def test_videomae_v2(tmp_path):
     (tmp_path / "videos/frames").mkdir(parents=True)
     listed = "b c.mp4 0 -1\nframes 1 32\nframes.mp4 1 2\nlost.mp4 0 -1\na.mp4\n"
@@ -47,6 +60,8 @@ def test_kinetics(tmp_path):
     assert "expected seconds" in refused[0]
     assert "no such file" in refused[1] and "nor under 7 other names, the last" in refused[1]
     assert _read("kinetics", tmp_path, [], listed, split="val")[0] == {"xyz_000005_000015": 0}
+    found, _ = _read("kinetics", tmp_path, [], listed, labels="playing tuba\nzumba\nabseiling\n")
+    assert found == {"-abc_000012_000022": 0, "d_f_000000_000010": 2}
 
 
 def test_ssv2(tmp_path):
