@@ -287,6 +287,8 @@ def clear(out: Path, name: str, split: str, jobs: list[ShardJob]) -> int:
         if path not in keep:
             finished += path.name.endswith(_NOTE)
             path.unlink()
+    for path in out.glob(f"{name}-{split}.index.npz.*.partial"):
+        path.unlink()
     return finished
 
 
