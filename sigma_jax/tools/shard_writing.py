@@ -195,6 +195,8 @@ class _Worker:
 
 def _serve(pipe) -> None:
     """Main function of a worker process."""
+    import av  # noqa: F401 - slow, and not the first video's fault
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
     time_limit.end_with_parent()  # also one that was killed: no other may write to a shard that is continued
     while True:
