@@ -11,6 +11,7 @@ from sigma_jax.data import augment, decode, decoders, records, sampling, schema,
 from sigma_jax.data.decoders import AUTO, Decoding
 
 CROPS = ("multi_scale", "center", "none")
+CACHE_BYTES = 2**31  # of decoded videos kept by one reader; videos beyond that are decoded each time
 
 
 class Clip(NamedTuple):
@@ -67,7 +68,7 @@ class ClipReader:
 
     def __init__(self, source: records.RecordSource, spec: ClipSpec, cache_decoded: bool, decoding: Decoding = AUTO):
         self.source, self.spec, self.decoding = source, spec, decoding
-        self._cache = {} if cache_decoded else None
+        self._cache, self._cache_room = {} if cache_decoded else None, CACHE_BYTES
         self._too_slow = set()  # numbers of records that took too long: not tried again
 
     def read(self, index: int, rng: np.random.Generator | None, number: int = 0) -> Clip:
@@ -98,8 +99,9 @@ class ClipReader:
         num_frames = record.num_frames or len(record.frames)
         if not num_frames:
             num_frames = self._limited(index, decode.probe, record.video).num_frames
-        if self._cache is not None:
+        if self._cache is not None and self._cache_room > 0:
             decoded = self.decode(index, record, np.arange(num_frames), num_frames)
+            self._cache_room -= decoded.nbytes
             self._cache[index] = replace(record, video=b"", frames=()), num_frames, decoded
         return record, num_frames, decoded
 

@@ -15,6 +15,7 @@ import numpy as np
 
 Box = tuple[int, int, int, int]  # top, left, height, width in pixels
 BLOCK = 16  # pixels along each side of a block with 4:2:0 chroma
+MIN_PIXELS = 2**16  # of a picture: cutting smaller ones takes longer than decoding them whole
 _SIZE, _RESTART, _SCAN = 0xC0, 0xDD, 0xDA  # markers: baseline frame header, restart interval, start of scan
 _REFUSED = {*range(0xC1, 0xD0)} - {0xC4, 0xC8, 0xCC}  # frame headers of other kinds of JPEG
 _RST0, _EOI = 0xD0, 0xD9
@@ -46,8 +47,8 @@ def cut(images: Sequence[bytes], box: Box) -> tuple[list[bytearray], tuple[int, 
       box: inside the pictures.
 
     Returns:
-      None where they cannot be cut: no restart markers within the rows, another kind of JPEG, different headers, or
-      markers that are not where they should be (damage is for the decoder to find).
+      None where they cannot be cut (no restart markers within the rows, another kind of JPEG, different headers, or
+      markers that are not where they should be: damage is for the decoder to find), or it would not pay.
     """
     header = _read_header(images[0])
     if header is None or any(image[: header.size] != images[0][: header.size] for image in images[1:]):
@@ -87,7 +88,7 @@ def cut(images: Sequence[bytes], box: Box) -> tuple[list[bytearray], tuple[int, 
 
 
 def _read_header(image: bytes) -> _Header | None:
-    """None where it is not a baseline JPEG in one scan whose segments divide the rows of blocks."""
+    """None where it is not a large baseline JPEG in one scan whose segments divide the rows of blocks."""
     at, interval, size_at = 2, 0, 0
     while image[at : at + 1] == b"\xff" and at + 4 <= len(image):
         marker, length = image[at + 1], int.from_bytes(image[at + 2 : at + 4], "big")
@@ -108,7 +109,7 @@ def _read_header(image: bytes) -> _Header | None:
         return None
     height, width = (int.from_bytes(image[i : i + 2], "big") for i in (size_at, size_at + 2))
     block = 8 * max(f & 15 for f in factors), 8 * max(f >> 4 for f in factors)
-    if not min(height, width, *block):
+    if not min(height, width, *block) or height * width < MIN_PIXELS:
         return None
     rows, per_row = -(-height // block[0]), -(-width // block[1])
     if per_row % interval:

@@ -300,7 +300,7 @@ def pretrain_loader(
       max_bad_fraction: share of unreadable records above which the run stops.
       bad_records_path: JSON lines file that names each unreadable record once; one per process.
       start_batch: first batch handed out.
-      cache_decoded: keep decoded videos in memory (of each worker); for small data sets only.
+      cache_decoded: keep decoded videos in memory (of each worker, at most clips.CACHE_BYTES); for small data sets.
       decoding: which library decodes videos, and how long one may take.
 
     Raises:

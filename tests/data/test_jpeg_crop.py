@@ -18,6 +18,11 @@ def frames():
     return decode.decode_frames(CLIP.read_bytes(), np.array([0, 30, 59]))
 
 
+@pytest.fixture(autouse=True)
+def cut_small_ones_too(monkeypatch):
+    monkeypatch.setattr(jpeg_crop, "MIN_PIXELS", 0)
+
+
 def _encoded(frames, interval=2, subsampling="4:2:0", **options) -> list[bytes]:
     files = [io.BytesIO() for _ in frames]
     for file, frame in zip(files, frames, strict=True):
@@ -63,6 +68,13 @@ def test_a_small_box_decodes_little(frames):
     parts, place = jpeg_crop.cut(images, (100, 200, 40, 60))
     assert Image.open(io.BytesIO(parts[0])).size == (80, 48) and place == (4, 8)  # whole blocks, one pixel more
     assert sum(map(len, parts)) < 0.2 * sum(map(len, images))
+
+
+def test_small_pictures_are_decoded_whole(frames, monkeypatch):
+    images = _encoded(frames, 1)
+    assert jpeg_crop.cut(images, (100, 200, 40, 60)) is not None
+    monkeypatch.setattr(jpeg_crop, "MIN_PIXELS", 240 * 426 + 1)
+    assert jpeg_crop.cut(images, (100, 200, 40, 60)) is None
 
 
 def test_what_cannot_be_cut_is_decoded_whole(frames):
