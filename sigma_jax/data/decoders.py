@@ -62,7 +62,9 @@ def find(decoder: str) -> Callable[[bytes, np.ndarray, int], np.ndarray | None] 
     read = DECODERS[decoder]
     try:
         if read is not None:
-            importlib.import_module(decoder)
+            module = importlib.import_module(decoder)
+            if getattr(module, "ffmpeg_major_version", "any") is None:  # torchcodec since 0.17: pictures only
+                raise ImportError("it finds no FFmpeg libraries")
     except (ImportError, OSError, RuntimeError) as error:  # torchcodec: FFmpeg or torch do not fit
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(

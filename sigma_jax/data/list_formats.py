@@ -146,13 +146,14 @@ def _hmdb51(spec: ListSpec) -> tuple[Found, list[str]]:
     wanted, found, names = "1" if _same_split("train", spec.split) else "2", Found(spec.path.name), []
     for path in paths:
         label = re.sub(r"_test_split\d$", "", path.stem)
+        found.list_name = path.name
         names.append(label)
         for number, line in read_lines(path):
             name, _, kind = line.rpartition(" ")
             if kind == wanted and name:
                 found.add(number, _places(spec.folder, name.strip(), label), f"{label}/{name.strip()}", label)
             elif kind not in ("0", "1", "2"):
-                found.refuse(number, line, f"expected `video 0|1|2` in {path.name}")
+                found.refuse(number, line, "expected `video 0|1|2`")
     return found, sorted(names)
 
 

@@ -1,10 +1,11 @@
 """Which videos there are and what they show: a folder with class sub-folders, or a `path label` list."""
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
-_SUFFIXES = ".3gp .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .vob .webm .wmv"
+SUFFIXES = ".3gp .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .vob .webm .wmv"
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def list_folder(folder: Path) -> tuple[list[Entry], list[str]]:
             relative = path.relative_to(folder)
             if name.startswith("."):
                 continue
-            if path.suffix.lower() not in _SUFFIXES.split():
+            if path.suffix.lower() not in SUFFIXES.split():
                 others.append(str(relative))
                 continue
             label = relative.parts[0] if len(relative.parts) > 1 else ""
@@ -74,7 +75,10 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
 
 
 class Found:
-    """The videos of one list: a missing one and one listed before are refused, naming the line."""
+    """The videos of one list: a missing one and one listed before are refused, naming the line.
+
+    `list_name` is the file that lines are read from; a list may consist of several.
+    """
 
     def __init__(self, list_name: str):
         self.list_name, self.entries, self.refused, self._seen = list_name, [], [], {}
@@ -88,11 +92,12 @@ class Found:
             return
         real = path and os.path.realpath(path)
         if not path:
-            self.refuse(number, key, f"no such {'folder' if images else 'file'} {places[0]}")
+            others = f", nor under {len(places) - 1} other names, the last {places[-1]}" if len(places) > 1 else ""
+            self.refuse(number, key, f"no such {'folder' if images else 'file'} {places[0]}{others}")
         elif real in self._seen:
             self.refuse(number, key, f"already listed in line {self._seen[real]}")
         else:
-            self._seen[real] = number
+            self._seen[real] = f"{number} of {self.list_name}"
             self.entries.append(Entry(path, key, label, images or (0, -1)))
 
     def refuse(self, number: int, key: str, reason: str) -> None:
@@ -107,16 +112,32 @@ def _find_separator(lines: list[str]) -> str | None:
     return None
 
 
-def number_labels(entries: list[Entry], known: list[str]) -> tuple[dict[str, int], list[str]]:
+def are_numbers(entries: list[Entry]) -> bool:
+    """Whether classes are given as numbers: most labels are. A slip in one line does not make names of them."""
+    labels = [entry.label for entry in entries if entry.label]
+    return 2 * sum(map(_is_number, labels)) > len(labels) or not labels
+
+
+def _is_number(label: str) -> bool:
+    return re.fullmatch(r"-?[0-9]{1,9}", label) is not None
+
+
+def number_labels(entries: list[Entry], known: list[str], num_classes: int = 0) -> tuple[dict[str, int], list[str]]:
     """(label text -> class index, class names in order).
 
-    Integers stand for themselves (-1: no class) and need no names. Otherwise the index is the place among `known` names
-    (of a label map that exists already), or else among the sorted names. Labels without an index are absent.
+    Integers stand for themselves (-1: no class) and need no names; `num_classes` is their limit, 0: none. Otherwise the
+    index is the place among `known` names (of a label map that exists already), or else among the sorted names. Labels
+    without an index are absent.
     """
     texts = sorted({entry.label for entry in entries} - {""})
-    if all(text.lstrip("+-").isdecimal() for text in texts):
-        limit = len(known) or 2**31
-        return {text: int(text) for text in texts if -1 <= int(text) < limit} | {"": -1}, known
+    if are_numbers(entries):
+        limit = len(known) or num_classes or 10**9
+        return {text: int(text) for text in texts if _is_number(text) and -1 <= int(text) < limit} | {"": -1}, known
     names = known or texts
     indices = {name: index for index, name in enumerate(names)}
     return {text: indices[text] for text in texts if text in indices} | {"": -1}, names
+
+
+def printable(text: str) -> str:
+    """For a terminal: what is no text, or would move its cursor, is shown escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

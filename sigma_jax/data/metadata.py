@@ -8,6 +8,8 @@ import json
 import os
 from pathlib import Path
 
+from sigma_jax.data.records import DataSetError
+
 _TENSOR, _TEXT, _SCALAR = (
     f"tensorflow_datasets.core.features.{name}"
     for name in ("tensor_feature.Tensor", "text_feature.Text", "scalar.Scalar")
@@ -64,8 +66,17 @@ def write_json(path: Path, content: dict) -> None:
 
 
 def read_json(path: Path) -> dict:
-    """The content of a file, empty where there is none."""
-    return json.loads(path.read_text()) if path.exists() else {}
+    """The content of a file, empty where there is none. Raises DataSetError where it is damaged."""
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text())
+        if isinstance(content, dict):
+            return content
+        reason = f"expected an object, got {type(content).__name__}"
+    except ValueError as error:
+        reason = str(error)
+    raise DataSetError(f"{path} is damaged ({reason}): copy it again, or delete it and prepare again")
 
 
 def read_label_map(data_dir: Path) -> list[str]:

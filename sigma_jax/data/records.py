@@ -11,6 +11,8 @@ import os
 import re
 import struct
 import threading
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -59,7 +61,7 @@ class ShardWriter:
 
     def __init__(self, path: str | Path, append_at: int = 0):
         self.path, self.num_records, self.num_bytes = Path(path), 0, append_at
-        self._partial = self.path.with_name(f"{self.path.name}.partial")
+        self._partial = partial_path(self.path)
         self._file = self._partial.open("r+b" if append_at else "wb", buffering=0)
         self._file.truncate(append_at)
         self._file.seek(append_at)
@@ -88,6 +90,11 @@ class ShardWriter:
             os.replace(self._partial, self.path)
         else:
             self._partial.unlink()
+
+
+def partial_path(shard: Path) -> Path:
+    """Where a shard is written until it is complete."""
+    return shard.with_name(f"{shard.name}.partial")
 
 
 def shard_name(name: str, split: str, shard: int, count: int) -> str:
@@ -161,21 +168,30 @@ def scan_offsets(path: Path) -> np.ndarray:
 def build_index(data_dir: str | Path, split: str) -> Path:
     """Scans the shards of a split and writes `name-split.index.npz` (sizes [S], counts [S], offsets [n])."""
     shards = find_shards(data_dir, split)
+    path = _index_of(shards[0])
+    _save_index(path, _make_index(shards))
+    return path
+
+
+def _make_index(shards: list[Path]) -> dict[str, np.ndarray]:
     try:
         offsets = [scan_offsets(path) for path in shards]
     except BadRecord as error:
-        raise DataSetError(f"cannot index {data_dir}: {error}. Copy the shard again or prepare it again.") from error
-    arrays = {
+        raise DataSetError(
+            f"cannot index {shards[0].parent}: {error}. Copy the shard again or prepare it again."
+        ) from error
+    return {
         "sizes": np.array([path.stat().st_size for path in shards], np.int64),
         "counts": np.array([len(o) for o in offsets], np.int64),
         "offsets": np.concatenate(offsets),
     }
-    path = _index_of(shards[0])
+
+
+def _save_index(path: Path, arrays: dict[str, np.ndarray]) -> None:
     partial = path.with_name(f"{path.name}.{os.uname().nodename}.{os.getpid()}.partial")  # hosts may build it at once
     with partial.open("wb") as file:
         np.savez(file, **arrays)
     os.replace(partial, path)
-    return path
 
 
 def index_path(data_dir: Path, name: str, split: str) -> Path:
@@ -187,13 +203,18 @@ def _index_of(first_shard: Path) -> Path:
     return index_path(first_shard.parent, match["name"] or "records", match["split"])
 
 
-def _load_index(data_dir: Path, split: str, shards: list[Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _load_index(shards: list[Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     path = _index_of(shards[0])
-    if not path.exists():
+    if path.exists():
+        sizes, counts, offsets = _read_index(path)
+    else:
         logging.info("building the index %s", path)
-        build_index(data_dir, split)
-    with np.load(path) as arrays:
-        sizes, counts, offsets = (arrays[name] for name in ("sizes", "counts", "offsets"))
+        arrays = _make_index(shards)
+        try:
+            _save_index(path, arrays)
+        except OSError as error:  # shards of others lie in folders that cannot be written
+            logging.warning("the index is made anew at every start, since it cannot be kept: %s", error)
+        sizes, counts, offsets = arrays.values()
     advice = f"If the shards were replaced on purpose, delete {path}; otherwise copy or prepare them again."
     if len(sizes) != len(shards):
         raise DataSetError(f"{path} describes {len(sizes)} shards, found {len(shards)}. {advice}")
@@ -203,6 +224,14 @@ def _load_index(data_dir: Path, split: str, shards: list[Path]) -> tuple[np.ndar
     if counts.sum() != len(offsets):
         raise DataSetError(f"{path} counts {counts.sum()} records but has {len(offsets)} offsets. {advice}")
     return sizes, counts, offsets
+
+
+def _read_index(path: Path) -> list[np.ndarray]:
+    try:
+        with np.load(path) as arrays:
+            return [arrays[name] for name in ("sizes", "counts", "offsets")]
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataSetError(f"the index {path} is damaged ({error}): delete it, it is then made anew") from error
 
 
 class _StoredFrames(Sequence):
@@ -229,7 +258,7 @@ class RecordSource:
         """
         self.data_dir, self.split = Path(data_dir), split
         self.shards = find_shards(data_dir, split)
-        self._sizes, counts, self._offsets = _load_index(self.data_dir, split, self.shards)
+        self._sizes, counts, self._offsets = _load_index(self.shards)
         self._ends = np.cumsum(counts)  # global number of the record behind each shard
         self._files, self._lock, self._decode, self._has_heads = {}, threading.Lock(), decode, None
 
@@ -331,9 +360,9 @@ class RecordSource:
                 os.close(file)
             self._files = {}
 
-    def __del__(self):
-        if "_lock" in self.__dict__:
-            self.close()
+    def __del__(self, close: Callable[[int], None] = os.close):  # kept here: `os` is gone when the interpreter ends
+        for file in self.__dict__.get("_files", {}).values():
+            close(file)
 
     def __getstate__(self) -> dict:
         return {key: value for key, value in self.__dict__.items() if key not in ("_files", "_lock")}

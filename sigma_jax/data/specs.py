@@ -38,7 +38,7 @@ LABEL_HASHES = {
     "k400": "a8dafb93a1204d4e",
     "ssv2": "a31a2ad624a558d6",
     "ucf101": "3ec3894f84996395",
-    "hmdb51": "e42d21902ad16d7b",
+    "hmdb51": "154ef596b6037121",
     "gym99": "5fc43c5c33f58407",
     "diving48": "ac5346072bf06ba4",
     "charades": "65ff41554443bff4",

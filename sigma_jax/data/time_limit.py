@@ -1,5 +1,7 @@
-"""A limit on how long one call may take, even where a decoder's C code never comes back."""
+"""Limits: on how long one call may take, even where a decoder's C code never comes back, and on a worker's life."""
 
+import multiprocessing
+import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -31,6 +33,16 @@ def check() -> None:
     """Ends a call that was given up; to be called from loops. Raises TimeoutError."""
     if getattr(threading.current_thread(), "given_up", False):
         raise TimeoutError("given up")
+
+
+def end_with_parent() -> None:
+    """In a worker process: ends it when its parent is gone. One that was killed cannot say so, and workers wait on."""
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 class _Job(threading.Thread):

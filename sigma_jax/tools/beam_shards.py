@@ -106,7 +106,7 @@ def write_one(shard: _Shard, found: Iterable[_Read]) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{path.name}.") as folder:
         for number, entry, payload, *told in found:
             if payload:
-                check_room(path.parent, len(payload))
+                check_room(path.parent, 2 * len(payload))
                 Path(folder, str(number)).write_bytes(payload)
             rest[number] = entry, bool(payload), *told
         if sorted(rest) != list(range(count)):

@@ -6,15 +6,16 @@
 
 A folder's sub-folders are its classes; a csv has one `path label` a line, other lists: data/list_formats.py. Every
 video is decoded to its end. The same command again continues a killed one. The shards depend on the videos, the payload
-and the number of shards only. Exit code 0: shards are there; 1: nothing usable; 2: wrong usage or no room on the disk.
+and the number of shards only. Exit code 0: shards are there; 1: nothing usable; 2: wrong usage or no room on the disk;
+130: stopped from the keyboard.
 """
 
 import argparse
+import errno
 import hashlib
 import os
 import re
 import shlex
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -26,11 +27,20 @@ from tqdm import tqdm
 from sigma_jax.data import metadata, records
 from sigma_jax.data.classes import check_names, label_hash, shipped_names, spelling
 from sigma_jax.data.list_formats import FORMATS, ListSpec, read_list
-from sigma_jax.data.listing import Entry, Refusal, list_folder, number_labels
+from sigma_jax.data.listing import SUFFIXES, Entry, Refusal, are_numbers, list_folder, number_labels, printable
 from sigma_jax.data.payload import PAYLOADS, Payload
-from sigma_jax.data.specs import expected_videos
+from sigma_jax.data.specs import SPECS, expected_videos
 from sigma_jax.tools import beam_shards
-from sigma_jax.tools.shard_writing import OutOfSpace, ShardJob, ShardResult, clear, remove_notes, write_shards
+from sigma_jax.tools.shard_writing import (
+    OutOfSpace,
+    ShardJob,
+    ShardResult,
+    check_room,
+    clear,
+    read_note,
+    remove_notes,
+    write_shards,
+)
 
 _SHARD_BYTES, _SHARD_VIDEOS = 256 * 2**20, 2048  # a shard holds at most about this much, unless --shards says otherwise
 
@@ -43,10 +53,18 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
     try:
         return prepare(args)
-    except OutOfSpace as error:
-        print(f"prepare: {error}. Finished shards are kept: make room and run the same command again", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("prepare: stopped. Finished shards are kept: the same command goes on", file=sys.stderr)
+        return 130
+    except OSError as error:
+        advice = ""
+        if isinstance(error, OutOfSpace) or error.errno in (errno.ENOSPC, errno.EDQUOT):
+            advice = ". Finished shards are kept: make room and run the same command again"
+        elif error.filename and Path(os.fsdecode(error.filename)).is_relative_to(args.out):
+            advice = f". --out={args.out} must be a folder that can be written"
+        print(f"prepare: {error}{advice}", file=sys.stderr)
         return 2
-    except (UsageError, beam_shards.PipelineError, OSError) as error:
+    except (UsageError, records.DataSetError, beam_shards.PipelineError) as error:
         print(f"prepare: {error}", file=sys.stderr)
         return 2
 
@@ -77,19 +95,26 @@ def prepare(args: argparse.Namespace) -> int:
     entries, refused, others, class_names = _list(args)
     payload = _payload(args)
     args.out.mkdir(parents=True, exist_ok=True)
+    if not entries and not refused:
+        expected = "lines `path label`" if args.csv else f"files that end in {SUFFIXES}"
+        print(f"{args.csv or args.videos} lists no video: expected {expected}")
     known = metadata.read_label_map(args.out)
-    if known and class_names and known != class_names:
+    if known and class_names and list(map(spelling, known)) != list(map(spelling, class_names)):
         raise UsageError(
             f"{args.out / 'label_map.txt'} has other classes than --labels={args.labels}: use another --out"
         )
     entries, known = _match_known(args, entries, known or class_names)
-    labels, names = number_labels(entries, known)
-    unknown = [Refusal(e.key, f"label {e.label!r} is not in the label map") for e in entries if e.label not in labels]
-    refused += unknown
+    num_classes = SPECS[args.name].num_classes if args.name in SPECS else 0
+    labels, names = number_labels(entries, known, num_classes)
+    if are_numbers(entries) and not names:
+        why = f"is no number of a class: expected 0..{num_classes - 1 if num_classes else 'n'}, or -1 for none"
+    else:
+        why = "is not in the label map"
+    refused += [Refusal(e.key, f"label {e.label!r} {why}") for e in entries if e.label not in labels]
     entries = [entry for entry in entries if entry.label in labels]
-    report = {}
+    report, jobs = {}, []
     for split, members in _split(entries, args.split, args.val_fraction).items():
-        report[split] = _write_split(args, split, members, labels, payload)
+        report[split] = _write_split(args, split, members, labels, payload, jobs)
     report[args.split]["refused"] += [asdict(refusal) for refusal in refused]
     report[args.split]["other_files"] = others
     if names and any(split["videos"] for split in report.values()):
@@ -97,6 +122,7 @@ def prepare(args: argparse.Namespace) -> int:
     for split in report.values():
         split["label_hash"] = label_hash(names) if names else ""
     _save_report(args.out, report)
+    remove_notes(jobs)
     print_summary(args.out, report)
     return 0 if all(split["videos"] for split in report.values()) else 1
 
@@ -113,7 +139,9 @@ def _match_known(args: argparse.Namespace, entries: list[Entry], names: list[str
             check_names(args.name, names, f"--labels={args.labels}" if args.labels else f"the label map of {found}")
         except records.DataSetError as error:
             raise UsageError(f"{error}. For other classes choose another --name") from error
-    elif not shipped or all(entry.label.lstrip("+-").isdecimal() for entry in entries if entry.label):
+        if shipped and found == args.csv:
+            names = shipped  # the list may write `brush_hair`
+    elif not shipped or are_numbers(entries):
         return entries, []  # numbers: which names they stand for is not known
     if not shipped:
         return entries, names
@@ -168,20 +196,30 @@ def _split(entries: list[Entry], split: str, val_fraction: float) -> dict[str, l
 
 
 def _write_split(
-    args: argparse.Namespace, split: str, entries: list[Entry], labels: dict[str, int], payload: Payload
+    args: argparse.Namespace,
+    split: str,
+    entries: list[Entry],
+    labels: dict[str, int],
+    payload: Payload,
+    all_jobs: list[ShardJob],
 ) -> dict:
-    """Writes shards, metadata and (last, as the mark of completeness) the index; returns the split's report."""
+    """Writes shards, metadata and the index; returns the split's report, and adds its jobs to `all_jobs`.
+
+    Their notes stay until the report of all splits is written, so that a run that is killed before goes on.
+    """
     num_bytes = sum(entry.path.stat().st_size for entry in entries if entry.path.is_file())
     jobs = make_jobs(args, split, entries, labels, payload, num_bytes)
+    all_jobs += jobs
     index = records.index_path(args.out, args.name, split)
-    if index.exists():
+    if _is_finished(args, split) and not any(read_note(job) for job in jobs):
         raise UsageError(
             f"{args.out} already has a finished split {split!r}: delete it ({index} too) or choose another --out"
         )
-    clear(args.out, args.name, split, jobs)
-    free = shutil.disk_usage(args.out).free + sum(job.path.stat().st_size for job in jobs if job.path.exists())
-    if payload.kind == "video" and num_bytes > free:  # what the other payloads need shows on the way
-        raise UsageError(f"the videos have {num_bytes / 2**30:.2f} GiB, but {args.out} has room for {free / 2**30:.2f}")
+    again = clear(args.out, args.name, split, jobs)
+    if again:
+        print(f"{again} finished shards of {split!r} hold other videos, labels or settings: they are made anew")
+    size = num_bytes if payload.kind == "video" else 0  # what the other payloads need shows on the way
+    check_room(args.out, size, reused=sum(job.path.stat().st_size for job in jobs if job.path.exists()))
     terminal = sys.stderr.isatty()
     with tqdm(total=len(entries), unit="video", mininterval=0.2 if terminal else 30, dynamic_ncols=terminal) as bar:
         results = list(_run(args, jobs, bar.update))
@@ -194,7 +232,6 @@ def _write_split(
     else:
         for job in jobs:
             job.path.unlink()
-    remove_notes(jobs)
     classes = sum((result.classes for result in results), Counter())
     return {
         "videos": videos,
@@ -206,6 +243,14 @@ def _write_split(
         "refused": [asdict(refusal) for result in results for refusal in result.refused],
         "warnings": [asdict(warning) for result in results for warning in result.warnings],
     }
+
+
+def _is_finished(args: argparse.Namespace, split: str) -> bool:
+    """Whether all shards of a split are there, even where the index that belongs to them was lost."""
+    if records.index_path(args.out, args.name, split).exists():
+        return True
+    splits = metadata.read_json(args.out / "dataset_info.json").get("splits", [])
+    return split in [entry["name"] for entry in splits] and any(args.out.glob(f"{args.name}-{split}-*-of-*.tfrecord"))
 
 
 def _run(args: argparse.Namespace, jobs: list[ShardJob], progress) -> Iterator[ShardResult]:
@@ -251,17 +296,12 @@ def print_summary(out: Path, report: dict) -> None:
             if items:
                 print(f"  {title}: {len(items)}")
             for item in items[:50]:
-                print(f"    {_printable(item['key'])}: {_printable(item['reason'])}")
+                print(f"    {printable(item['key'])}: {printable(item['reason'])}")
             if len(items) > 50:
                 print(f"    and {len(items) - 50} more")
         if not result["videos"]:
             print(f"  nothing usable: no shards were written for {split!r}")
     print(f"All reasons and counts: {out / 'prepare_report.json'}")
-
-
-def _printable(text: str) -> str:
-    """Names that are no valid text are shown escaped."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 if __name__ == "__main__":

@@ -18,12 +18,13 @@ from dataclasses import asdict, dataclass, field, replace
 from multiprocessing.connection import wait
 from pathlib import Path
 
-from sigma_jax.data import metadata, records
+from sigma_jax.data import metadata, records, time_limit
 from sigma_jax.data.decode import BadVideo
 from sigma_jax.data.listing import Entry, Refusal
-from sigma_jax.data.payload import Payload, list_images, store, store_images
+from sigma_jax.data.payload import MAX_BYTES, Payload, list_images, store, store_images
 from sigma_jax.data.schema import Record
 
+_NOTE = ".done.json"
 _RESERVE = 64 * 2**20  # bytes of the disk left alone
 
 
@@ -32,7 +33,7 @@ class OutOfSpace(OSError):
 
 
 def note_of(shard: Path) -> Path:
-    return shard.with_name(f"{shard.name}.done.json")
+    return shard.with_name(f"{shard.name}{_NOTE}")
 
 
 @dataclass(frozen=True)
@@ -146,22 +147,25 @@ def write_records(job: ShardJob, first: int, offset: int) -> Iterator[tuple[str,
             except (BadVideo, OSError) as error:
                 yield str(error) or type(error).__name__, "", writer.num_bytes
                 continue
-            check_room(job.path.parent, sum(map(len, record.frames or [record.video])))
+            check_room(job.path.parent, 2 * sum(map(len, record.frames or [record.video])))
             writer.write(record)
             yield "", warning, writer.num_bytes
 
 
-def check_room(folder: Path, num_bytes: int) -> None:
-    """Raises OutOfSpace where a record of this size would fill the disk of `folder`."""
-    free = shutil.disk_usage(folder).free
-    if free < _RESERVE + 2 * num_bytes:
-        raise OutOfSpace(f"only {free / 2**20:.0f} MiB are left on the disk of {folder}")
+def check_room(folder: Path, num_bytes: int, reused: int = 0) -> None:
+    """Raises OutOfSpace where so many bytes more would fill the disk of `folder`; `reused` of them it holds already."""
+    free = shutil.disk_usage(folder).free + reused
+    if free < _RESERVE + num_bytes:
+        have, need, reserve = (round(size / 2**20) for size in (free, _RESERVE + num_bytes, _RESERVE))
+        raise OutOfSpace(f"only {have} MiB are left on the disk of {folder}, expected {need} ({reserve} stay free)")
 
 
 def read_video(entry: Entry, label: int, payload: Payload) -> tuple[Record, str]:
     """(record, warning or empty); raises BadVideo with the reason where the video is of no use."""
     if entry.path.is_dir():
         record, warning = store_images(list_images(entry.path, *entry.images), payload), ""
+    elif entry.path.stat().st_size > MAX_BYTES:  # before it fills the memory
+        raise BadVideo(f"{entry.path.stat().st_size} bytes, more than {MAX_BYTES}: cut or re-encode it")
     else:
         record, info = store(entry.path.read_bytes(), payload)
         warning = info.warning
@@ -192,6 +196,7 @@ class _Worker:
 def _serve(pipe) -> None:
     """Main function of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
+    time_limit.end_with_parent()  # also one that was killed: no other may write to a shard that is continued
     while True:
         try:
             job, first, offset = pipe.recv()
@@ -202,6 +207,8 @@ def _serve(pipe) -> None:
             for message in write_records(job, first, offset):
                 pipe.send(message)
             pipe.send(None)
+        except BrokenPipeError:
+            return
         except OSError as error:  # of the shard, not of a video
             pipe.send(error)
 
@@ -230,6 +237,8 @@ def _write_in_processes(jobs, left: list[int], workers: int, timeout: float, pro
     finally:
         for worker in pool:
             worker.end()
+            if worker.job is not None:
+                records.partial_path(worker.job.path).unlink(missing_ok=True)
     return results
 
 
@@ -268,12 +277,17 @@ def _exit_name(code: int | None) -> str:
     return signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
 
 
-def clear(out: Path, name: str, split: str, jobs: list[ShardJob]) -> None:
-    """Removes what a killed run left unfinished or made of something else; finished shards of these jobs stay."""
-    keep = {path for job in jobs if read_note(job) for path in (job.path, job.note)}
+def clear(out: Path, name: str, split: str, jobs: list[ShardJob]) -> int:
+    """Removes what a killed run left unfinished or made of something else; finished shards of these jobs stay.
+
+    Returns how many finished shards were removed.
+    """
+    keep, finished = {path for job in jobs if read_note(job) for path in (job.path, job.note)}, 0
     for path in out.glob(f"{name}-{split}-*-of-*.tfrecord*"):
         if path not in keep:
+            finished += path.name.endswith(_NOTE)
             path.unlink()
+    return finished
 
 
 def remove_notes(jobs: list[ShardJob]) -> None:

@@ -1,11 +1,12 @@
 """Checks shards: is everything there, whole, and usable? Exit code 0 only if all is well.
 
-  python -m sigma_jax.tools.verify --data_dir=DIR [--split=train] [--full] [--dataset=k400]
+  python -m sigma_jax.tools.verify --data_dir=DIR [--split=train] [--full] [--dataset=k400] [--max_missing=0.05]
 
 Every record is read, both checksums, the schema and the label are checked, and the index is made anew and compared. A
 sample of the videos is decoded to the end, with --full all of them. Sets of tensorflow-datasets are checked likewise;
 array_record files hold an index and checksums of their own. Against the expected number of videos of a known data set
-(data/specs.py; by the name of the shards, or --dataset) missing ones are told; they alone are no error.
+(data/specs.py; by the name of the shards, or --dataset) missing ones are told; they are an error where their share is
+above --max_missing.
 """
 
 import argparse
@@ -14,8 +15,9 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -23,13 +25,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from sigma_jax.data import metadata, records, tfds_sets
-from sigma_jax.data.classes import check_names
+from sigma_jax.data import metadata, records, tfds_sets, time_limit
+from sigma_jax.data.classes import check_names, label_hash
 from sigma_jax.data.clips import decode_record
 from sigma_jax.data.decode import BadVideo, probe
+from sigma_jax.data.listing import printable
 from sigma_jax.data.pipeline import open_source
 from sigma_jax.data.schema import Record
-from sigma_jax.data.specs import expected_videos
+from sigma_jax.data.specs import SPECS, expected_videos
 
 _SAMPLE = 32  # videos decoded without --full
 _SHOWN = 20  # problems printed
@@ -41,27 +44,39 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--split", help="default: every split that is there")
     parser.add_argument("--full", action="store_true", help="decode all videos")
     parser.add_argument("--dataset", default="", help="name in data/specs.py; default: the name of the shards")
+    parser.add_argument("--max_missing", type=float, default=1.0, help="share of the expected videos that may lack")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; 0: none")
     args = parser.parse_args(argv)
+    if args.dataset and args.dataset not in SPECS:
+        parser.error(f"--dataset={args.dataset} is unknown, expected one of {sorted(SPECS)}")
     try:
         splits = [args.split] if args.split else _splits(args.data_dir)
-        reports = [verify_split(args, split) for split in splits]
     except (records.DataSetError, OSError) as error:
         print(f"verify: {error}", file=sys.stderr)
         return 1
-    if not all(reports):
+    reports = [_verify_or_say(args, split) for split in splits]
+    if not all(good for good, _ in reports):
         print("FAILED: copy or prepare the shards again")
         return 1
-    print("all is well")
+    missing = sum(missing for _, missing in reports)
+    print(f"the shards are in order, but {missing} expected videos are missing" if missing else "all is well")
     return 0
+
+
+def _verify_or_say(args: argparse.Namespace, split: str) -> tuple[bool, int]:
+    try:
+        return verify_split(args, split)
+    except (records.DataSetError, OSError) as error:
+        print(f"verify: {split}: {error}", file=sys.stderr)
+        return False, 0
 
 
 def _splits(data_dir: Path) -> list[str]:
     return tfds_sets.array_record_splits(data_dir) or records.find_splits(data_dir)
 
 
-def verify_split(args: argparse.Namespace, split: str) -> bool:
-    """Checks and prints one split; False where something is wrong.
+def verify_split(args: argparse.Namespace, split: str) -> tuple[bool, int]:
+    """Checks and prints one split: (is all that is there in order, how many expected videos are missing).
 
     Raises DataSetError where its shards or their index are not in order as a whole.
     """
@@ -81,15 +96,19 @@ def verify_split(args: argparse.Namespace, split: str) -> bool:
         classes[label] += 1
         keys[key] += 1
     problems += [f"{key!r} is there {count} times" for key, count in keys.items() if key and count > 1]
-    problems += _metadata_problems(args.data_dir, split, len(source))
+    problems += _metadata_problems(args.data_dir, split, list(names), len(source))
     name = args.dataset or re.sub(r"-.*", "", source.shards[0].name)
     if names:
         try:
             check_names(name, names, "label_map.txt")
         except records.DataSetError as error:
             problems.append(str(error))
-    _print(split, source, problems, classes, len(decoded), expected_videos(name, split))
-    return not problems
+    expected = expected_videos(name, split)
+    missing = max(expected - sum(classes.values()), 0)
+    if missing > args.max_missing * expected:
+        problems.append(f"{missing} of {expected} expected videos are missing, --max_missing={args.max_missing:g}")
+    _print(split, source, problems, classes, len(decoded), expected)
+    return not problems, missing
 
 
 def check_record(
@@ -136,12 +155,26 @@ def _decode_whole(record: Record) -> None:
         raise BadVideo(f"frames, height and width are {found}, the record says {stated}")
 
 
-def _run(check, count: int, workers: int) -> Iterator[tuple]:
+def _run(check: Callable[[int], tuple], count: int, workers: int) -> Iterator[tuple]:
+    """check(i) of all records. `check` holds the index of all of them, so a process gets it once."""
     if workers == 0 or count < 64:
         yield from map(check, range(count))
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(check, range(count), chunksize=16)
+    with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (check,)) as pool:
+        try:
+            yield from pool.map(_check_in_worker, range(count), chunksize=16)
+        except BrokenProcessPool as error:
+            raise records.DataSetError(f"a video crashed its decoder ({error}): --workers=0 shows which") from error
+
+
+def _start_worker(check: Callable[[int], tuple]) -> None:
+    global _check
+    time_limit.end_with_parent()
+    _check = check
+
+
+def _check_in_worker(index: int) -> tuple:
+    return _check(index)
 
 
 def _index_problems(source: records.RecordSource | tfds_sets.ArrayRecords) -> list[str]:
@@ -159,12 +192,18 @@ def _index_problems(source: records.RecordSource | tfds_sets.ArrayRecords) -> li
     return problems
 
 
-def _metadata_problems(data_dir: Path, split: str, count: int) -> list[str]:
+def _metadata_problems(data_dir: Path, split: str, names: list[str], count: int) -> list[str]:
+    """The sidecars against the shards, and the label map against the one that prepare numbered the classes with."""
+    problems = []
     for entry in metadata.read_json(data_dir / "dataset_info.json").get("splits", []):
         stated = sum(map(int, entry["shardLengths"]))
         if entry["name"] == split and stated != count:
-            return [f"dataset_info.json states {stated} records, there are {count}"]
-    return []
+            problems.append(f"dataset_info.json states {stated} records, there are {count}")
+    stated = metadata.read_json(data_dir / "prepare_report.json").get(split, {}).get("label_hash")
+    if stated and stated != label_hash(names):
+        found = f"has hash {label_hash(names)}" if names else "is not there"
+        problems.append(f"label_map.txt {found}, the classes were numbered by one with {stated}: copy that one again")
+    return problems
 
 
 def _print(split: str, source, problems: list[str], classes: Counter, decoded: int, expected: int) -> None:
@@ -178,7 +217,7 @@ def _print(split: str, source, problems: list[str], classes: Counter, decoded: i
         share = 100 * good / expected
         print(f"  {good} of {expected} expected videos ({share:.2f} %), missing: {max(expected - good, 0)}")
     for problem in problems[:_SHOWN]:
-        print(f"  WRONG {problem.encode('utf-8', 'backslashreplace').decode()}")
+        print(f"  WRONG {printable(problem)}")
     if len(problems) > _SHOWN:
         print(f"  and {len(problems) - _SHOWN} more")
 

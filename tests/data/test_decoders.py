@@ -2,6 +2,8 @@
 
 import functools
 import importlib.util
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -80,3 +82,7 @@ def test_an_unknown_or_missing_decoder_is_an_error_that_says_what_to_do(monkeypa
     monkeypatch.setitem(decoders.DECODERS, "no_such_package", lambda *_: None)
     with pytest.raises(ValueError, match=r"'no_such_package' cannot be used .*: pip install no_such_package, or"):
         Decoding("no_such_package")
+    monkeypatch.setitem(sys.modules, "no_ffmpeg", SimpleNamespace(ffmpeg_major_version=None))
+    monkeypatch.setitem(decoders.DECODERS, "no_ffmpeg", lambda *_: None)
+    with pytest.raises(ValueError, match=r"'no_ffmpeg' cannot be used \(it finds no FFmpeg libraries\)"):
+        Decoding("no_ffmpeg")

@@ -101,7 +101,7 @@ def test_mutated_payloads_are_a_record_or_a_reason(tmp_path, monkeypatch):
             outcomes["no record"] += 1
             continue
         finally:
-            assert tracemalloc.get_traced_memory()[1] - before < 4 * len(data) + 2**20
+            assert tracemalloc.get_traced_memory()[1] - before < 2 * len(data) + 2**14
         if number % 8 > 1:
             continue
         try:

@@ -3,7 +3,10 @@
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import google_crc32c
 import numpy as np
@@ -12,6 +15,7 @@ import pytest
 from sigma_jax.data import metadata, records
 from sigma_jax.data.records import BadRecord, DataSetError, Record, RecordSource
 
+ROOT = Path(__file__).parents[2]
 RECORDS = [Record(os.urandom(n), f"class/{n}.mp4", n % 3 - 1, f"name {n}", n, n + 1, n + 2, 12.5) for n in range(1, 12)]
 
 
@@ -124,6 +128,32 @@ def test_index_is_built_once_and_verified_by_size(data_dir, monkeypatch):
     shutil.copy(_shard(data_dir, 0), _shard(data_dir, 1))
     with pytest.raises(DataSetError, match="its index says .* delete .*my_set-train.index.npz"):
         RecordSource(data_dir, "train")
+
+
+def test_a_damaged_index_is_said(data_dir):
+    RecordSource(data_dir, "train")
+    path = data_dir / "my_set-train.index.npz"
+    good = path.read_bytes()
+    for content in (b"", good[:100], good[: len(good) // 2], b"no index", good.replace(b"counts", b"c0unts")):
+        path.write_bytes(content)
+        with pytest.raises(DataSetError, match="my_set-train.index.npz is damaged .*: delete it"):
+            RecordSource(data_dir, "train")
+
+
+def test_an_index_that_cannot_be_kept_is_made_at_every_start(data_dir, monkeypatch, caplog):
+    def no_room(partial, path):
+        raise OSError(30, "Read-only file system", str(partial))
+
+    monkeypatch.setattr(records, "_save_index", no_room)
+    source = RecordSource(data_dir, "train")
+    assert [source[i] for i in range(11)] == RECORDS and not list(data_dir.glob("*.npz"))
+    assert "made anew at every start" in caplog.text and "Read-only" in caplog.text
+
+
+def test_an_open_source_dies_quietly_with_the_interpreter(data_dir):
+    code = "import sys\nfrom sigma_jax.data.records import RecordSource\ns = RecordSource(sys.argv[1], 'train')\ns[0]"
+    done = subprocess.run([sys.executable, "-c", code, data_dir], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_broken_shard_cannot_be_indexed(data_dir):

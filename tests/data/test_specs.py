@@ -19,7 +19,7 @@ def test_label_maps_are_those_of_their_data_sets():
             assert names == [] and specs.get_spec(name).num_classes
             continue
         assert len(names) == len(set(map(classes.spelling, names))) == specs.get_spec(name).num_classes
-        assert classes.label_hash(names) == hashed
+        assert classes.label_hash(names) == hashed and names == [name.strip() for name in names]
     assert classes.shipped_names("k400")[:2] == ["abseiling", "air drumming"]
     ucf101 = classes.shipped_names("ucf101")  # not in alphabetical order
     assert ucf101[34:36] == ["Hammering", "HammerThrow"] and ucf101 != sorted(ucf101)

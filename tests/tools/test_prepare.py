@@ -114,6 +114,26 @@ def test_lists_in_every_form(videos, tmp_path):
         assert {record.key: record.label for record in _read(tmp_path / str(number))} == wanted
 
 
+def test_a_slip_in_a_list_of_numbers_is_refused_and_makes_no_names(videos, tmp_path):
+    listed = tmp_path / "list.csv"
+    listed.write_text("a.mp4,10\n-d.mp4,9\ng.mp4,-1\nh.mp4,nine\nb c.mp4,400\n")
+    assert _prepare(tmp_path / "out", videos=videos, csv=listed, name="k400") == 0
+    assert {record.key: record.label for record in _read(tmp_path / "out")} == {"a.mp4": 10, "-d.mp4": 9, "g.mp4": -1}
+    refused = {item["key"]: item["reason"] for item in _report(tmp_path / "out")["refused"]}
+    assert refused == {
+        "h.mp4": "label 'nine' is no number of a class: expected 0..399, or -1 for none",
+        "b c.mp4": "label '400' is no number of a class: expected 0..399, or -1 for none",
+    }
+
+
+def test_what_is_printed_moves_no_cursor(videos, tmp_path, capsys):
+    listed = tmp_path / "list.csv"
+    listed.write_bytes(b"a.mp4\n\x1b[2Jx.mp4\n\xff\x9b.mp4\n")
+    assert _prepare(tmp_path / "out", videos=videos, csv=listed) == 0
+    printed = capsys.readouterr().out
+    assert "\\x1b[2Jx.mp4: line 2 of list.csv: no such file" in printed and "\\udcff\\udc9b.mp4" in printed
+
+
 def test_names_as_labels_are_sorted_and_bare_paths_have_none(videos, tmp_path):
     listed = tmp_path / "list.csv"
     listed.write_text("\ufeffpath,label\na.mp4,zebra crossing\ng.mp4,7\nh.mp4,ant\n")
@@ -134,7 +154,7 @@ def test_lines_that_do_not_fit_are_refused(videos, tmp_path):
         "missing.mp4": "line 3 of list.csv: no such file",
         "g.mp4": "line 4 of list.csv: expected `path label`",
         "../videos/a.mp4": "line 5 of list.csv: already listed in line 1",
-        "b c.mp4": "label '-2' is not in the label map",
+        "b c.mp4": "label '-2' is no number of a class: expected 0..n, or -1 for none",
     }
     assert refused.keys() == expected.keys()
     assert all(expected[key] in reason for key, reason in refused.items())
@@ -172,10 +192,42 @@ def test_finished_work_is_kept_and_unfinished_work_redone(videos, tmp_path, caps
     assert _prepare(out, videos=videos, shards=3) == 2
     assert "finished split 'train'" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in out.iterdir()} == content
-    (out / "videos-train.index.npz").unlink()  # as a killed run leaves it
+    (out / "videos-train.index.npz").unlink()
+    assert _prepare(out, videos=videos, shards=3) == 2  # all shards are there, only their index was lost
+    (out / "dataset_info.json").unlink()  # as a killed run leaves it
     (out / "videos-train-00000-of-00002.tfrecord.partial").touch()
     assert _prepare(out, videos=videos, shards=3) == 0
     assert len(_read(out)) == 6 and len(list(out.glob("*.tfrecord*"))) == 3
+
+
+def test_a_killed_run_goes_on_behind_a_finished_split(videos, tmp_path, monkeypatch, capsys):
+    def stop_at_val(args, split, *rest):
+        if split == "val":
+            raise KeyboardInterrupt
+        return write(args, split, *rest)
+
+    write, flags = prepare._write_split, {"videos": videos, "shards": 2, "val_fraction": 0.34}
+    assert _prepare(tmp_path / "straight", **flags) == 0
+    with monkeypatch.context() as patched:
+        patched.setattr(prepare, "_write_split", stop_at_val)
+        assert _prepare(tmp_path / "out", **flags) == 130
+    assert "stopped. Finished shards are kept" in capsys.readouterr().err
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.tfrecord")}
+    assert len(kept) == 2
+    assert _prepare(tmp_path / "out", **flags) == 0
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert _report(tmp_path / "out") == _report(tmp_path / "straight")
+    assert not list((tmp_path / "out").glob("*.done.json"))
+
+
+def test_finished_shards_of_other_settings_are_made_anew_and_told(videos, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    with monkeypatch.context() as patched:
+        patched.setattr("sigma_jax.data.metadata.write_metadata", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert _prepare(out, videos=videos, shards=2) == 130
+    assert _prepare(out, videos=videos, shards=2, payload="jpeg") == 0
+    assert "2 finished shards of 'train' hold other videos, labels or settings" in capsys.readouterr().out
+    assert all(record.frames for record in _read(out))
 
 
 def test_nothing_usable(tmp_path, capsys):
@@ -183,7 +235,9 @@ def test_nothing_usable(tmp_path, capsys):
     assert _prepare(tmp_path / "out", videos=tmp_path / "videos") == 1
     (tmp_path / "videos/a.mp4").write_text("no video")
     assert _prepare(tmp_path / "out", videos=tmp_path / "videos") == 1
-    assert "nothing usable" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "nothing usable" in printed
+    assert f"{tmp_path / 'videos'} lists no video: expected files that end in .3gp .avi" in printed
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["prepare_report.json"]
 
 
@@ -238,6 +292,19 @@ def test_another_label_map_than_the_data_set_has_is_an_error(tmp_path, capsys):
     assert "class 34 is 'HammerThrow', expected 'Hammering'" in printed and "choose another --name" in printed
     assert _prepare(tmp_path / "out", name="mine", **flags) == 0
     assert _prepare(tmp_path / "out", name="ucf101", split="val", videos=folder) == 2  # the map of the first split
+
+
+def test_names_that_a_list_spells_in_its_own_way_make_the_same_label_map(tmp_path):
+    folder = _class_folders(tmp_path / "videos", ["archery"])
+    names = classes.shipped_names("ucf101")
+    (tmp_path / "list.txt").write_text("archery/v.webm 3\n")
+    (tmp_path / "classInd.txt").write_text("".join(f"{i} {name.lower()}\n" for i, name in enumerate(names, 1)))
+    flags = {"videos": folder, "csv": tmp_path / "list.txt", "format": "ucf101", "labels": tmp_path / "classInd.txt"}
+    for split in ("train", "val"):
+        assert _prepare(tmp_path / "out", name="ucf101", split=split, **flags) == 0
+        assert [(r.label, r.label_name) for r in _read(tmp_path / "out", split)] == [(2, "Archery")]
+        assert _report(tmp_path / "out", split)["label_hash"] == specs.LABEL_HASHES["ucf101"]
+    assert (tmp_path / "out/label_map.txt").read_text().splitlines() == names
 
 
 def test_charades_is_compared_with_the_hash_of_its_names(tmp_path, capsys, monkeypatch):

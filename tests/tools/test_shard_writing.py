@@ -1,9 +1,13 @@
 """Videos that hang or crash a decoder are refused; finished shards are not written again; a full disk is said."""
 
+import errno
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -35,16 +39,22 @@ def _keys(out):
 
 def _kill_its_reader(fifo: Path) -> None:
     """SIGSEGV to the process that waits for the content of `fifo`."""
-    deadline, writer = time.monotonic() + 100, None
-    while writer is None and time.monotonic() < deadline:
-        try:
-            writer = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)  # fails while nobody reads
-        except OSError:
-            time.sleep(0.05)
+    writer = _wait_for_its_reader(fifo)
     for child in multiprocessing.active_children():
         os.kill(child.pid, signal.SIGSEGV)
         child.join()
     os.close(writer)
+
+
+def _wait_for_its_reader(fifo: Path) -> int:
+    """A file descriptor to write to `fifo`, once somebody reads it."""
+    deadline = time.monotonic() + 100
+    while True:
+        try:
+            return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)  # fails while nobody reads
+        except OSError:
+            assert time.monotonic() < deadline, f"nobody reads {fifo}"
+            time.sleep(0.05)
 
 
 def test_a_crashing_and_a_hanging_video_are_refused_and_the_rest_is_kept(videos, tmp_path, capsys):
@@ -75,8 +85,7 @@ def test_finished_shards_are_not_written_again(videos, tmp_path, monkeypatch):
         return probe(data, visit)
 
     monkeypatch.setattr("sigma_jax.data.payload.probe", stop_at_the_fifth)
-    with pytest.raises(KeyboardInterrupt):
-        _prepare(out, videos, "--workers=0", "--shards=3")
+    assert _prepare(out, videos, "--workers=0", "--shards=3") == 130
     assert len(list(out.glob("*.tfrecord"))) == 2
     assert _prepare(out, videos, "--workers=0", "--shards=3") == 0
     assert len(seen) == 5 + 2  # of the last shard only
@@ -110,13 +119,65 @@ def test_a_full_disk_keeps_finished_shards(videos, tmp_path, monkeypatch, capsys
     out = tmp_path / "out"
     assert _prepare(out, videos, "--workers=0", "--shards=3") == 2
     error = capsys.readouterr().err
-    assert "only 1 MiB are left" in error and "run the same command again" in error
+    assert "only 1 MiB are left on the disk of" in error and "expected 64 (64 stay free)" in error
+    assert "Finished shards are kept: make room and run the same command again" in error
     assert len(list(out.glob("*.tfrecord"))) == 1 and not list(out.glob("*.partial"))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10 * 2**30))
     assert _prepare(out, videos, "--workers=0", "--shards=3") == 0 and len(_keys(out)) == 6
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
     assert _prepare(tmp_path / "other", videos, "--workers=0") == 2
-    assert "has room for" in capsys.readouterr().err
+    assert "expected 64 (64 stay free)" in capsys.readouterr().err and not list((tmp_path / "other").glob("*record*"))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_disk_that_fills_while_a_shard_is_written(videos, tmp_path, monkeypatch, capsys, workers):
+    out = tmp_path / "out"
+    assert _prepare(out, videos, "--workers=0", "--shards=1") == 0
+    size = next(out.glob("*.tfrecord")).stat().st_size
+    shutil.rmtree(out)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    monkeypatch.setattr(errno, "ENOSPC", errno.EFBIG)  # what the limit below gives instead
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, limits[1]))
+    try:
+        code = _prepare(out, videos, f"--workers={workers}", "--shards=1")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert code == 2 and "make room and run the same command again" in capsys.readouterr().err
+    assert not list(out.glob("*.tfrecord*"))
+
+
+def test_processes_leave_nothing_unfinished_behind(videos, tmp_path, monkeypatch):
+    os.mkfifo(videos / "zz.mp4")  # the last video never comes
+
+    def stop(n):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepare.tqdm, "update", lambda bar, n: stop(n) if bar.n == 5 else setattr(bar, "n", bar.n + n))
+    assert _prepare(tmp_path / "out", videos, "--workers=1", "--shards=1") == 130
+    assert not list((tmp_path / "out").glob("*.tfrecord*"))
+
+
+def test_processes_end_with_a_killed_run(videos, tmp_path):
+    os.mkfifo(videos / "000000.mkv")  # the first video never comes
+    command = [sys.executable, "-m", "sigma_jax.tools.prepare", f"--videos={videos}", f"--out={tmp_path / 'out'}"]
+    run = subprocess.Popen([*command, "--workers=1", "--shards=1"], cwd=Path(__file__).parents[2])
+    writer = _wait_for_its_reader(videos / "000000.mkv")
+    run.kill()
+    run.wait()
+    deadline = time.monotonic() + 60
+    with os.fdopen(writer, "wb", buffering=0) as pipe, pytest.raises(BrokenPipeError):  # nobody reads any more
+        while time.monotonic() < deadline:
+            pipe.write(b"x")
+            time.sleep(0.05)
+
+
+def test_a_huge_file_is_refused_before_it_is_read(videos, tmp_path, capsys):
+    with (videos / "huge.mp4").open("wb") as file:
+        file.truncate(2**40)
+    assert _prepare(tmp_path / "out", videos, "--workers=0", "--payload=jpeg") == 0
+    assert f"huge.mp4: {2**40} bytes, more than {2**30}: cut or re-encode it" in capsys.readouterr().out
 
 
 def test_a_video_deleted_half_way_is_refused(videos, tmp_path, monkeypatch):
@@ -135,4 +196,5 @@ def test_a_video_deleted_half_way_is_refused(videos, tmp_path, monkeypatch):
 def test_an_out_that_cannot_be_written(videos, tmp_path, capsys):
     (tmp_path / "file").touch()
     assert _prepare(tmp_path / "file" / "out", videos, "--workers=0") == 2
-    assert "prepare: " in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "prepare: " in error and f"--out={tmp_path / 'file' / 'out'} must be a folder that can be written" in error

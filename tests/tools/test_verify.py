@@ -38,7 +38,17 @@ def test_a_good_set(data_dir, capsys):
     code, printed = _verify(data_dir, capsys, "--full", "--dataset=cifar100")
     assert code == 0
     assert "train: 5 good of 5 records in 2 shards" in printed and "classes: 2, without a class: 0" in printed
-    assert "5 of 50000 expected videos (0.01 %), missing: 49995" in printed and "all is well" in printed
+    assert "5 of 50000 expected videos (0.01 %), missing: 49995" in printed
+    assert "in order, but 49995 expected videos are missing" in printed and "all is well" not in printed
+    assert "all is well" in _verify(data_dir, capsys)[1]
+
+
+def test_too_many_missing_videos(data_dir, capsys):
+    code, printed = _verify(data_dir, capsys, "--dataset=cifar100", "--max_missing=0.99")
+    assert code == 1 and "WRONG 49995 of 50000 expected videos are missing, --max_missing=0.99" in printed
+    with pytest.raises(SystemExit):
+        _verify(data_dir, capsys, "--dataset=k4000")
+    assert "--dataset=k4000 is unknown, expected one of ['charades'" in capsys.readouterr().err
 
 
 def test_a_flipped_bit_anywhere(data_dir, capsys):
@@ -63,6 +73,36 @@ def test_missing_and_truncated_shards(data_dir, capsys):
     code, printed = _verify(data_dir, capsys)
     assert code == 1 and "found 1 of 2 shards" in printed
     assert _verify(data_dir / "nowhere", capsys)[0] == 1
+
+
+def test_every_split_is_checked(data_dir, capsys):
+    for path in list(data_dir.glob("*train*")):
+        (data_dir / path.name.replace("train", "val")).write_bytes(path.read_bytes())
+    os.truncate(sorted(data_dir.glob("*train*.tfrecord"))[1], 5)
+    code, printed = _verify(data_dir, capsys)
+    assert code == 1 and "val: 5 good of 5 records" in printed and "verify: train: " in printed
+
+
+def test_another_label_map_than_the_classes_were_numbered_by(data_dir, capsys):
+    (data_dir / "label_map.txt").write_text("sign\nscene\n")
+    code, printed = _verify(data_dir, capsys)
+    assert code == 1 and "WRONG label_map.txt has hash" in printed and "copy that one again" in printed
+    (data_dir / "label_map.txt").unlink()
+    assert "WRONG label_map.txt is not there, the classes were numbered by one with" in _verify(data_dir, capsys)[1]
+
+
+def test_processes_check_all_records_and_a_crash_of_one_is_said(capsys, monkeypatch):
+    assert list(verify._run(abs, 70, 2)) == list(range(70))
+    monkeypatch.setattr(verify, "verify_split", lambda *_: list(verify._run(os._exit, 70, 1)))
+    assert verify.main(["--data_dir=x", "--split=train"]) == 1
+    assert "a video crashed its decoder (" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["toy-train.index.npz", "dataset_info.json"])
+def test_damaged_sidecars_are_named(data_dir, capsys, name):
+    (data_dir / name).write_text("[")
+    code, printed = _verify(data_dir, capsys)
+    assert code == 1 and f"{name} is damaged" in printed and "delete it" in printed
 
 
 def _rewrite(data_dir, change):
