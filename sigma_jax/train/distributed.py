@@ -18,6 +18,9 @@ from jax.experimental import multihost_utils
 
 LOST_CODE = 76  # exit status when another process of the run was lost: start the same command again
 ALONE_CODE = 69  # exit status when the processes did not meet: a wrong address, or one that is not back yet
+# How long a process that is done waits for the others: the first one draws the report alone. One that died meanwhile
+# is noticed after `peer_seconds` all the same.
+LEAVE_SECONDS = 3600
 # What a step fails with through no fault of the others.
 OWN_FAILURES = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
 
@@ -125,7 +128,7 @@ def connect(meeting: Meeting | None, connect_seconds: int = 60, peer_seconds: in
                 local_devices(meeting, os.environ),
                 initialization_timeout=connect_seconds + 30,
                 heartbeat_timeout_seconds=peer_seconds,
-                shutdown_timeout_seconds=peer_seconds,
+                shutdown_timeout_seconds=LEAVE_SECONDS,
             )
         except (RuntimeError, ValueError) as error:
             raise CannotConnect(_explain(meeting, connect_seconds, error)) from error

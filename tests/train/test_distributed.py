@@ -134,6 +134,20 @@ def test_a_host_that_never_arrives_is_named_in_time():
     assert "process 0 waited 3 s" in done.stderr and "for 2 processes" in done.stderr, done.stderr[-2000:]
 
 
+def test_a_process_that_is_done_waits_for_one_that_draws():
+    """Longer than a silent process is waited for: the first one alone writes the report."""
+    code = (
+        "import sys, time\n"
+        "from sigma_jax.train import distributed as d\n"
+        f"d.connect(d.Meeting('localhost:{free_port()}', 2, int(sys.argv[1])), 60, peer_seconds=5)\n"
+        "time.sleep(0 if int(sys.argv[1]) else 15)\n"
+    )
+    command = [sys.executable, "-c", code]
+    processes = [subprocess.Popen([*command, str(i)], cwd=runs.ROOT, stderr=subprocess.PIPE) for i in range(2)]
+    said = [process.communicate(timeout=120)[1][-2000:] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+
+
 PROBE = {
     "config": "configs/linear_probe.py:dataset=folder,size=tiny",
     "shrink": (
