@@ -18,9 +18,9 @@ from jax.experimental import multihost_utils
 
 LOST_CODE = 76  # exit status when another process of the run was lost: start the same command again
 ALONE_CODE = 69  # exit status when the processes did not meet: a wrong address, or one that is not back yet
-# How long a process that is done waits for the others: the first one draws the report alone. One that died meanwhile
-# is noticed after `peer_seconds` all the same.
-LEAVE_SECONDS = 3600
+# How long a process that is done waits for the others: the first one draws the report alone. JAX's clients wait no
+# longer. One that died meanwhile is noticed after `peer_seconds` all the same.
+LEAVE_SECONDS = 300
 # What a step fails with through no fault of the others.
 OWN_FAILURES = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
 
