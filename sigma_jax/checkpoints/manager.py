@@ -3,7 +3,7 @@
 One folder per step, `checkpoints/1200/`, holding `state` (arrays, Orbax), `data` (position of the input pipeline),
 `meta` (config and versions, as the caller likes) and `content_hash` (see content_hash.py), the last three as JSON. A
 folder appears under its number only when complete, so a save that was killed leaves nothing a restart could mistake.
-Paths may be relative, or gs:// and s3:// as far as etils.epath reaches.
+Paths may be relative, or gs:// and s3:// (storage.py).
 """
 
 import contextlib
@@ -18,8 +18,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
 from sigma_jax.checkpoints.content_hash import changed_leaves, content_hash, named_leaves
-
-SAVE_ERRORS = (OSError, ValueError, RuntimeError)  # disk full, bucket refused, tensorstore's and jax's own
+from sigma_jax.checkpoints.storage import absolute, storage_errors
 
 
 class CheckpointError(ValueError):
@@ -59,7 +58,7 @@ class Checkpointer:
             preservation_policy=policies.AnyPreservationPolicy(kept),
             cleanup_tmp_directories=True,
         )
-        self.directory = _absolute(directory)
+        self.directory = absolute(directory)
         self._manager = ocp.CheckpointManager(self.directory, options=options)
         self._max_failures, self._on_saved = max_save_failures, on_saved
         self._failures = 0
@@ -85,7 +84,7 @@ class Checkpointer:
         items = {name: ocp.args.JsonSave(item) for name, item in json_items.items()}
         try:
             self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), **items), force=True)
-        except SAVE_ERRORS as error:
+        except storage_errors() as error:
             self._report(step, error)
             self._stop_if_hopeless()
             return False
@@ -103,6 +102,15 @@ class Checkpointer:
         self._collect()
         self._stop_if_hopeless()
 
+    def require(self, step: int) -> None:
+        """Wait until `step` is saved: nothing comes after it. Raises SaveFailed if it is not."""
+        self.wait()
+        if step not in self.all_steps():
+            raise SaveFailed(
+                f"step {step}, the last one, is not saved (see the log); last good checkpoint: {self.latest_step()} in "
+                f"{self.directory}. Check free space and permissions, then start the same command again."
+            )
+
     def close(self) -> None:
         """Wait and release threads; the last call."""
         try:
@@ -114,7 +122,7 @@ class Checkpointer:
         step, self._pending = self._pending, None
         try:
             self._manager.wait_until_finished()
-        except SAVE_ERRORS as error:
+        except storage_errors() as error:
             return self._report(step, error)
         if step is not None:
             self._failures = 0
@@ -187,7 +195,7 @@ def find_checkpoint(path: str | epath.Path) -> epath.Path:
 
     Raises CheckpointError that says what was found instead and what to pass.
     """
-    path = _absolute(path)
+    path = absolute(path)
     if not path.exists():
         raise CheckpointError(f"no checkpoint: {path} does not exist")
     for folder in (path, path / "checkpoints"):
@@ -230,10 +238,6 @@ def restore_subtree(path: str | epath.Path, abstract: Any) -> Any:
         restored = reader.restore(path / "state", args=arguments)
     _check_content(path, restored, _read_json(path, "content_hash"))
     return restored
-
-
-def _absolute(path: str | epath.Path) -> epath.Path:
-    return epath.Path(path).expanduser().resolve()
 
 
 def _is_step(path: epath.Path) -> bool:

@@ -9,7 +9,6 @@ One line per check: ok, note, or FAIL with what to do. Exit status: 0 nothing fa
 
 import importlib
 import os
-import secrets
 import shutil
 import subprocess
 import sys
@@ -23,6 +22,7 @@ import jax
 import numpy as np
 from absl import flags
 
+from sigma_jax.checkpoints import storage
 from sigma_jax.data.records import DataSetError, find_shards
 from sigma_jax.train import config as configs
 from sigma_jax.train import distributed
@@ -33,12 +33,13 @@ from sigma_jax.train.sharding import make_mesh
 FLAGS = flags.FlagValues()  # its own: commands share names
 flags.DEFINE_string("config", None, "Config whose mesh, batch and workers are checked.", flag_values=FLAGS)
 flags.DEFINE_string(
-    "workdir", None, "Folder of the run, local or gs://..., s3://...: is it writable?", flag_values=FLAGS
+    "workdir", None, "Folder of the run, or a bucket such as gs://b/runs: is it writable?", flag_values=FLAGS
 )
 flags.DEFINE_string("data_dir", None, "Folder of record shards: are they there?", flag_values=FLAGS)
 flags.DEFINE_string(
     "platform", None, "cpu: the run shall use the CPU even if the config needs an accelerator.", flag_values=FLAGS
 )
+flags.DEFINE_string("checkpoint_dir", None, "Where checkpoints go: is it writable?", flag_values=FLAGS)
 distributed.define_flags(FLAGS)
 
 OVERRIDES: dict[str, str] = {}  # --config.x=y
@@ -159,32 +160,24 @@ def check_workers() -> Iterator[Finding]:
     yield Finding("ok" if enough else "FAIL", f"/dev/shm has {free / 2**30:.1f} GiB free{advice}")
 
 
-def check_workdir() -> Iterator[Finding]:
-    """Whether the workdir (or bucket) takes a file and gives it back; free space."""
-    folder = FLAGS.workdir or tempfile.gettempdir()
-    problem = refusal(folder)
-    if problem:
-        yield Finding("FAIL", f"{folder} does not take files ({problem}): {_storage_advice(folder, problem)}")
-        return
-    yield Finding("ok", f"{folder} takes files and gives them back")
-    if "://" not in folder:
-        free = shutil.disk_usage(folder).free
-        level = "ok" if free > WANTED_DISK else "note"
-        yield Finding(
-            level, f"{free / 2**30:.0f} GiB free there (a ViT-B checkpoint is 1.2 GB, ViT-L 3.8; two are kept)"
-        )
+def check_storage() -> Iterator[Finding]:
+    """Whether workdir and bucket take a file and give it back; free space."""
+    given = [folder for folder in (FLAGS.workdir, FLAGS.checkpoint_dir) if folder]
+    for folder in given or [tempfile.gettempdir()]:
+        problem = refusal(folder)
+        if problem:
+            yield Finding("FAIL", f"{folder} does not take files ({problem}): {storage.advice(folder, problem)}")
+            continue
+        yield Finding("ok", f"{folder} takes files and gives them back")
+        if "://" not in folder:
+            free = shutil.disk_usage(folder).free
+            level = "ok" if free > WANTED_DISK else "note"
+            yield Finding(
+                level, f"{free / 2**30:.0f} GiB free there (a ViT-B checkpoint is 1.2 GB, ViT-L 3.8; two are kept)"
+            )
 
 
-PROBE = """
-import sys
-from etils import epath
-probe = epath.Path(sys.argv[1]) / sys.argv[2]
-probe.parent.mkdir(parents=True, exist_ok=True)
-probe.write_text("sigma")
-found = probe.read_text()
-probe.unlink()
-assert found == "sigma", f"wrote 'sigma', read {found!r}"
-"""
+PROBE = "import sys; from sigma_jax.checkpoints.storage import write_and_read; write_and_read(sys.argv[1])"
 
 
 def refusal(folder: str, seconds: float = STORAGE_SECONDS) -> str:
@@ -193,22 +186,13 @@ def refusal(folder: str, seconds: float = STORAGE_SECONDS) -> str:
     Tried in a process of its own: storage clients have exceptions of their own, print what they like, and repeat what
     fails for minutes.
     """
-    command = [sys.executable, "-c", PROBE, folder, f"doctor-{secrets.token_hex(4)}.txt"]
+    command = [sys.executable, "-c", PROBE, folder]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
     except subprocess.TimeoutExpired:
         return f"no answer within {seconds:g} s"
     said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
     return said[-1][:300] if done.returncode else ""
-
-
-def _storage_advice(folder: str, problem: str) -> str:
-    if "://" not in folder:
-        return "choose another --workdir, or change its permissions"
-    if "ImportError" in problem or "ModuleNotFoundError" in problem:
-        return 'pip install -e ".[cloud]"'
-    login = "aws configure" if folder.startswith("s3://") else "gcloud auth application-default login"
-    return f"log in ({login}), check the bucket's name, your role on it, and the network"
 
 
 def check_data() -> Iterator[Finding]:
@@ -234,7 +218,7 @@ def check_cache() -> Iterator[Finding]:
         return
     if "://" in folder:
         problem = refusal(folder)
-        told = f"does not take files ({problem}): {_storage_advice(folder, problem)}" if problem else "takes files"
+        told = f"does not take files ({problem}): {storage.advice(folder, problem)}" if problem else "takes files"
         yield Finding("FAIL" if problem else "ok", f"compilation cache {folder} {told}")
         return
     where = Path(folder)
@@ -249,7 +233,7 @@ CHECKS: dict[str, Callable[[], Iterator[Finding]]] = {
     "mesh": check_mesh,
     "decoders": check_decoders,
     "workers": check_workers,
-    "workdir": check_workdir,
+    "storage": check_storage,
     "data": check_data,
     "cache": check_cache,
 }

@@ -15,7 +15,7 @@ def examine(capsys):
 
     yield call
     doctor.FLAGS.unparse_flags()
-    for name in ("config", "workdir", "data_dir", "platform"):
+    for name in ("config", "workdir", "checkpoint_dir", "data_dir", "platform"):
         doctor.FLAGS[name].value = None
 
 
@@ -75,7 +75,7 @@ def test_a_bucket_that_does_not_answer(examine, monkeypatch, client, advice):
     monkeypatch.setattr(doctor, "PROBE", f"print('noise')\n{client}")
     monkeypatch.setattr(doctor.refusal, "__defaults__", (1,) if "sleep" in client else (50,))
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "gs://bucket/xla")
-    code, text = examine("--workdir=gs://bucket/run")
+    code, text = examine("--checkpoint_dir=gs://bucket/run")
     assert code == 1 and "2 check(s) failed" in text and "noise" not in text, text
     assert text.count(advice) == 2 and "cache" in text.splitlines()[-2]
 
