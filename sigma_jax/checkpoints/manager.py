@@ -62,6 +62,8 @@ class Checkpointer:
         self._manager = ocp.CheckpointManager(self.directory, options=options)
         self._max_failures, self._on_saved = max_save_failures, on_saved
         self._failures = 0
+        self._stale = False  # Orbax may still count a step that did not make it
+        self.last_good = self._manager.latest_step()  # the newest step that did
         self._pending: int | None = None
         self._terminated = False
 
@@ -78,11 +80,13 @@ class Checkpointer:
         if not force and not self.should_save(step):
             return False
         self.wait()
-        if step in self.all_steps():
-            return False
         json_items = {"data": data_state, "meta": meta, "content_hash": content_hash(state)}
         items = {name: ocp.args.JsonSave(item) for name, item in json_items.items()}
         try:
+            if self._stale:
+                self._reload()
+            if step in self.all_steps():
+                return False
             self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), **items), force=True)
         except storage_errors() as error:
             self._report(step, error)
@@ -105,9 +109,9 @@ class Checkpointer:
     def require(self, step: int) -> None:
         """Wait until `step` is saved: nothing comes after it. Raises SaveFailed if it is not."""
         self.wait()
-        if step not in self.all_steps():
+        if step != self.last_good:
             raise SaveFailed(
-                f"step {step}, the last one, is not saved (see the log); last good checkpoint: {self.latest_step()} in "
+                f"step {step}, the last one, is not saved (see the log); last good checkpoint: {self.last_good} in "
                 f"{self.directory}. Check free space and permissions, then start the same command again."
             )
 
@@ -125,16 +129,22 @@ class Checkpointer:
         except storage_errors() as error:
             return self._report(step, error)
         if step is not None:
-            self._failures = 0
+            self._failures, self.last_good = 0, step
             self._on_saved(step)
         return None
 
+    def _reload(self) -> None:
+        self._manager.reload()
+        self._stale = False
+
     def _report(self, step: int | None, error: Exception) -> str:
         self._failures += 1
-        self._manager.reload()  # forget the step that did not make it
+        self._stale = True
+        with contextlib.suppress(*storage_errors()):  # the next save tries again
+            self._reload()
         text = (
             f"saving step {step} failed ({self._failures} in a row, the run stops at {self._max_failures}): "
-            f"{type(error).__name__}: {str(error)[:500]}. Last good checkpoint: {self.latest_step()}"
+            f"{type(error).__name__}: {str(error)[:500]}. Last good checkpoint: {self.last_good}"
         )
         logging.error("%s", text)
         return text
@@ -142,7 +152,7 @@ class Checkpointer:
     def _stop_if_hopeless(self) -> None:
         if self._failures >= self._max_failures:
             raise SaveFailed(
-                f"{self._failures} saves in a row failed (see the log); last good checkpoint: {self.latest_step()} in "
+                f"{self._failures} saves in a row failed (see the log); last good checkpoint: {self.last_good} in "
                 f"{self.directory}. Check free space and permissions, then start the same command again."
             )
 

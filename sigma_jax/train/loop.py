@@ -162,10 +162,10 @@ def _save(
         checkpoints.save(step, state, data_state=run.loader.state(), meta=run.meta(), force=force or stop)
     if stop:
         checkpoints.wait()
-        if step not in checkpoints.all_steps():
-            last = checkpoints.latest_step()
+        if step != checkpoints.last_good:
             raise Preempted(
-                f"asked to stop, but step {step} is not saved (see above); the same command goes on from {last}"
+                f"asked to stop, but step {step} is not saved (see above); the same command goes on from "
+                f"{checkpoints.last_good}"
             )
         raise Preempted(f"asked to stop: step {step} is saved; the same command goes on from there")
 

@@ -59,11 +59,23 @@ def test_a_refusing_bucket_is_named(place, advice, client_error, monkeypatch):
 def test_a_bucket_that_fails_late_is_survived_but_not_at_the_end(tmp_path, client_error, monkeypatch):
     state = {"w": jax.device_put(np.ones(3, np.float32))}
     checkpointer = Checkpointer(tmp_path, keep_last=1, save_every_steps=1)
-    assert checkpointer.save(1, state, data_state={}, meta={})
+
+    def save(step: int) -> bool:
+        return checkpointer.save(step, state, data_state={}, meta={})
+
+    def refuse(*args, **kwargs):
+        raise client_error
+
+    assert save(1)
     checkpointer.require(1)
     with monkeypatch.context() as broken:
-        broken.setattr(ocp.CheckpointManager, "save", lambda *args, **kwargs: (_ for _ in ()).throw(client_error))
-        assert not checkpointer.save(2, state, data_state={}, meta={}), "reported, not raised"
-    with pytest.raises(SaveFailed, match="step 2, the last one, is not saved.*last good checkpoint: 1"):
-        checkpointer.require(2)
+        broken.setattr(ocp.CheckpointManager, "save", refuse)
+        broken.setattr(ocp.CheckpointManager, "reload", refuse)  # not even its list of steps can be read
+        assert not save(2), "reported, not raised"
+        assert not save(3)
+        with pytest.raises(SaveFailed, match="step 3, the last one, is not saved.*last good checkpoint: 1"):
+            checkpointer.require(3)
+    assert save(4)
+    checkpointer.require(4)
+    assert checkpointer.all_steps() == [4]
     checkpointer.close()
