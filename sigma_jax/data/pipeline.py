@@ -9,9 +9,7 @@ Workers hand over chunks, whole parts of a batch small enough to be kept in memo
 """
 
 import math
-import multiprocessing
 import os
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +19,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from sigma_jax.data import decode, records, schema, tfds_sets
+from sigma_jax.data import decode, records, schema, tfds_sets, time_limit
 from sigma_jax.data.bad_records import BadRecords
 from sigma_jax.data.clips import ClipReader, ClipSpec
 from sigma_jax.data.decoders import AUTO, Decoding
@@ -147,17 +145,9 @@ class IntoSlots:
 
 
 def start_worker(worker: int, num_workers: int) -> None:
-    """In a worker process: ends it when its parent is gone. One that was killed cannot say so, and workers wait on.
-
-    Python's tracker of shared memory ends with them, and frees what they left there.
-    """
+    """In worker process `worker`. When its parent is killed, Python's tracker of shared memory frees what is left."""
     enter_worker(worker)
-
-    def wait() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
+    time_limit.end_with_parent()
 
 
 def empty_chunk(layout: Layout, spec: Clips, video: np.ndarray | None = None) -> dict:
