@@ -30,11 +30,13 @@ else
   data="$workdir/data"
   echo "1/3 Data: checking and packing the videos of $videos..."
   if ! [ -f "$data/dataset_info.json" ]; then
-    python -m sigma_jax.tools.prepare --videos="$videos" --out="$data"
+    # the demo's model sees 32 x 32 pixels: small frames are read fast, however large the videos are
+    python -m sigma_jax.tools.prepare --videos="$videos" --out="$data" --payload=jpeg --short_side=64
   fi
   echo "2/3 Training configs/demo.py on them: 900 steps, some minutes..."
   python -m sigma_jax.main --config=configs/demo.py --workdir="$workdir/train" --data_dir="$data" \
-    --config.data.crop=multi_scale --config.model.num_frames=8 --config.data.frame_stride=2
+    --config.data.crop=multi_scale --config.data.frame_stride=2 --config.data.cache_decoded=false \
+    --config.compute.remat=none
   echo "3/3 Drawing pictures..."
   python -m sigma_jax.tools.report --workdir="$workdir/train" --data_dir="$data" --videos="$videos"
 fi

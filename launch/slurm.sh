@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Slurm: 4 nodes x 8 GPUs, one process per node. Change the numbers below or on sbatch's command line.
 #   sbatch launch/slurm.sh --config=configs/k400.py --workdir=/shared/runs/k400 --data_dir=/shared/k400
-#   PER_GPU=1 sbatch --ntasks-per-node=8 launch/slurm.sh ...    one process per GPU
+#   sbatch --ntasks-per-node=8 launch/slurm.sh ...              one process per GPU (not --gpus-per-task, which would
+#                                                               hide the GPUs of a node from each other)
 #   launch/slurm.sh --dry_run --config=...                      print the command only
 #SBATCH --job-name=sigma
 #SBATCH --nodes=4
@@ -32,9 +33,7 @@ set_xla_flags gpu
 if [ -f .venv/bin/activate ]; then . .venv/bin/activate; fi
 
 # A failed process is noticed by the others, who end by themselves: srun's status, the highest of all, is then the reason.
-command=(srun --kill-on-bad-exit=0)
-if [ -n "${PER_GPU:-}" ]; then command+=(--gpus-per-task=1); fi
-command+=(python -m sigma_jax.main --distributed=on "$@")
+command=(srun --kill-on-bad-exit=0 python -m sigma_jax.main --distributed=on "$@")
 if [ -n "$dry_run" ]; then
   printf '%q ' "${command[@]}"
   echo

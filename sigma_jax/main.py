@@ -53,6 +53,12 @@ def run(config, command: list[str]) -> None:
             f"got --workdir={FLAGS.workdir} --data_dir={FLAGS.data_dir}: both are needed. Make a data folder with "
             "python -m sigma_jax.tools.prepare --videos=FOLDER --out=DIR"
         )
+    for name, place in (("workdir", FLAGS.workdir), ("data_dir", FLAGS.data_dir)):
+        if "://" in place:
+            raise ValueError(
+                f"--{name}={place}: expected a local folder. Checkpoints go to a bucket with --checkpoint_dir=; shards "
+                "are read from a mounted bucket or a copy (launch/PODS.md)"
+            )
     setup.require_platform(config, FLAGS.platform)
     workdir = Path(FLAGS.workdir)
     workdir.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,7 @@
 One folder per step, `checkpoints/1200/`, holding `state` (arrays, Orbax), `data` (position of the input pipeline),
 `meta` (config and versions, as the caller likes) and `content_hash` (see content_hash.py), the last three as JSON. A
 folder appears under its number only when complete, so a save that was killed leaves nothing a restart could mistake.
-Paths may be relative, or gs:// and s3:// as far as etils.epath reaches.
+Paths may be relative, or gs:// and s3:// (storage.py).
 """
 
 import contextlib
@@ -18,8 +18,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
 from sigma_jax.checkpoints.content_hash import changed_leaves, content_hash, named_leaves
-
-SAVE_ERRORS = (OSError, ValueError, RuntimeError)  # disk full, bucket refused, tensorstore's and jax's own
+from sigma_jax.checkpoints.storage import absolute, storage_errors
 
 
 class CheckpointError(ValueError):
@@ -59,10 +58,12 @@ class Checkpointer:
             preservation_policy=policies.AnyPreservationPolicy(kept),
             cleanup_tmp_directories=True,
         )
-        self.directory = _absolute(directory)
+        self.directory = absolute(directory)
         self._manager = ocp.CheckpointManager(self.directory, options=options)
         self._max_failures, self._on_saved = max_save_failures, on_saved
         self._failures = 0
+        self._stale = False  # Orbax may still count a step that did not make it
+        self.last_good = self._manager.latest_step()  # the newest step that did
         self._pending: int | None = None
         self._terminated = False
 
@@ -79,13 +80,15 @@ class Checkpointer:
         if not force and not self.should_save(step):
             return False
         self.wait()
-        if step in self.all_steps():
-            return False
         json_items = {"data": data_state, "meta": meta, "content_hash": content_hash(state)}
         items = {name: ocp.args.JsonSave(item) for name, item in json_items.items()}
         try:
+            if self._stale:
+                self._reload()
+            if step in self.all_steps():
+                return False
             self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), **items), force=True)
-        except SAVE_ERRORS as error:
+        except storage_errors() as error:
             self._report(step, error)
             self._stop_if_hopeless()
             return False
@@ -103,6 +106,15 @@ class Checkpointer:
         self._collect()
         self._stop_if_hopeless()
 
+    def require(self, step: int) -> None:
+        """Wait until `step` is saved: nothing comes after it. Raises SaveFailed if it is not."""
+        self.wait()
+        if step != self.last_good:
+            raise SaveFailed(
+                f"step {step}, the last one, is not saved (see the log); last good checkpoint: {self.last_good} in "
+                f"{self.directory}. Check free space and permissions, then start the same command again."
+            )
+
     def close(self) -> None:
         """Wait and release threads; the last call."""
         try:
@@ -114,19 +126,25 @@ class Checkpointer:
         step, self._pending = self._pending, None
         try:
             self._manager.wait_until_finished()
-        except SAVE_ERRORS as error:
+        except storage_errors() as error:
             return self._report(step, error)
         if step is not None:
-            self._failures = 0
+            self._failures, self.last_good = 0, step
             self._on_saved(step)
         return None
 
+    def _reload(self) -> None:
+        self._manager.reload()
+        self._stale = False
+
     def _report(self, step: int | None, error: Exception) -> str:
         self._failures += 1
-        self._manager.reload()  # forget the step that did not make it
+        self._stale = True
+        with contextlib.suppress(*storage_errors()):  # the next save tries again
+            self._reload()
         text = (
             f"saving step {step} failed ({self._failures} in a row, the run stops at {self._max_failures}): "
-            f"{type(error).__name__}: {str(error)[:500]}. Last good checkpoint: {self.latest_step()}"
+            f"{type(error).__name__}: {str(error)[:500]}. Last good checkpoint: {self.last_good}"
         )
         logging.error("%s", text)
         return text
@@ -134,7 +152,7 @@ class Checkpointer:
     def _stop_if_hopeless(self) -> None:
         if self._failures >= self._max_failures:
             raise SaveFailed(
-                f"{self._failures} saves in a row failed (see the log); last good checkpoint: {self.latest_step()} in "
+                f"{self._failures} saves in a row failed (see the log); last good checkpoint: {self.last_good} in "
                 f"{self.directory}. Check free space and permissions, then start the same command again."
             )
 
@@ -187,7 +205,7 @@ def find_checkpoint(path: str | epath.Path) -> epath.Path:
 
     Raises CheckpointError that says what was found instead and what to pass.
     """
-    path = _absolute(path)
+    path = absolute(path)
     if not path.exists():
         raise CheckpointError(f"no checkpoint: {path} does not exist")
     for folder in (path, path / "checkpoints"):
@@ -230,10 +248,6 @@ def restore_subtree(path: str | epath.Path, abstract: Any) -> Any:
         restored = reader.restore(path / "state", args=arguments)
     _check_content(path, restored, _read_json(path, "content_hash"))
     return restored
-
-
-def _absolute(path: str | epath.Path) -> epath.Path:
-    return epath.Path(path).expanduser().resolve()
 
 
 def _is_step(path: epath.Path) -> bool:

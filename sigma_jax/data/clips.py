@@ -1,5 +1,6 @@
 """What is cut out of one video: its record is read, the chosen frames are decoded, cropped and resized."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -10,6 +11,7 @@ from sigma_jax.data import augment, decode, decoders, records, sampling, schema,
 from sigma_jax.data.decoders import AUTO, Decoding
 
 CROPS = ("multi_scale", "center", "none")
+CACHE_BYTES = 2**31  # of decoded videos kept by one reader; videos beyond that are decoded each time
 
 
 class Clip(NamedTuple):
@@ -41,18 +43,23 @@ class ClipSpec:
 
 
 def decode_record(
-    record: schema.Record, indices: np.ndarray, num_frames: int | None = None, decoder: str = "auto"
+    record: schema.Record,
+    indices: np.ndarray,
+    num_frames: int | None = None,
+    decoder: str = "auto",
+    choose_box: decode.ChooseBox | None = None,
 ) -> np.ndarray:
     """Frames `indices` of a record, whatever its payload, as RGB uint8 [n h w 3]; see decoders.decode_frames.
 
+    With `choose_box` only that part of them, see decode.decode_images.
     Raises BadVideo, and BadRecord where a frame is damaged on disk.
     """
     if not record.frames:
-        return decoders.decode_frames(record.video, indices, num_frames, decoder)
+        return decode.cut_out(decoders.decode_frames(record.video, indices, num_frames, decoder), choose_box)
     wanted, places = np.unique(indices, return_inverse=True)
     if wanted[-1] >= len(record.frames):
         raise decode.BadVideo(f"frame {wanted[-1]} asked for, but there are {len(record.frames)}")
-    images = decode.decode_images([record.frames[i] for i in wanted])
+    images = decode.decode_images([record.frames[i] for i in wanted], choose_box)
     return images if np.array_equal(wanted, indices) else images[places]
 
 
@@ -61,7 +68,7 @@ class ClipReader:
 
     def __init__(self, source: records.RecordSource, spec: ClipSpec, cache_decoded: bool, decoding: Decoding = AUTO):
         self.source, self.spec, self.decoding = source, spec, decoding
-        self._cache = {} if cache_decoded else None
+        self._cache, self._cache_room = {} if cache_decoded else None, CACHE_BYTES
         self._too_slow = set()  # numbers of records that took too long: not tried again
 
     def read(self, index: int, rng: np.random.Generator | None, number: int = 0) -> Clip:
@@ -75,8 +82,14 @@ class ClipReader:
             frames = sampling.center_indices(num_frames, self.spec.num_frames, self.spec.frame_stride)
         else:
             frames = sampling.pretrain_indices(num_frames, self.spec.num_frames, self.spec.frame_stride, rng)
-        video = self.decode(index, record, frames, num_frames) if decoded is None else decoded[frames]
-        return Clip(self._crop(video, rng), record.label, record.key)
+        choose_box = None
+        if self.spec.crop == "multi_scale":
+            choose_box = functools.partial(augment.multi_scale_crop_box, size=self.spec.image_size, rng=rng)
+        if decoded is None:
+            video = self.decode(index, record, frames, num_frames, choose_box)
+        else:
+            video = decode.cut_out(decoded[frames], choose_box)
+        return Clip(self._resize(video), record.label, record.key)
 
     def _load(self, index: int) -> tuple[schema.Record, int, np.ndarray | None]:
         if self._cache is not None and index in self._cache:
@@ -86,19 +99,27 @@ class ClipReader:
         num_frames = record.num_frames or len(record.frames)
         if not num_frames:
             num_frames = self._limited(index, decode.probe, record.video).num_frames
-        if self._cache is not None:
+        if self._cache is not None and self._cache_room > 0:
             decoded = self.decode(index, record, np.arange(num_frames), num_frames)
+            self._cache_room -= decoded.nbytes
             self._cache[index] = replace(record, video=b"", frames=()), num_frames, decoded
         return record, num_frames, decoded
 
-    def decode(self, index: int, record: schema.Record, frames: np.ndarray, num_frames: int) -> np.ndarray:
+    def decode(
+        self,
+        index: int,
+        record: schema.Record,
+        frames: np.ndarray,
+        num_frames: int,
+        choose_box: decode.ChooseBox | None = None,
+    ) -> np.ndarray:
         """As decode_record with this reader's decoder; video `index` is a BadVideo where it takes too long.
 
         Pictures need no limit: their size bounds the work, and waiting in another thread costs a tenth of it.
         """
         if record.frames:
-            return decode_record(record, frames)
-        return self._limited(index, decode_record, record, frames, num_frames, self.decoding.decoder)
+            return decode_record(record, frames, choose_box=choose_box)
+        return self._limited(index, decode_record, record, frames, num_frames, self.decoding.decoder, choose_box)
 
     def _limited(self, index: int, function: Callable, *args):
         reason = f"decoding took more than {self.decoding.timeout:g} s"
@@ -110,10 +131,11 @@ class ClipReader:
             self._too_slow.add(index)
             raise decode.BadVideo(reason) from error
 
-    def _crop(self, video: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
+    def _resize(self, video: np.ndarray) -> np.ndarray:
+        """What was cut out, in the size that is wanted."""
         size = self.spec.image_size
         if self.spec.crop == "multi_scale":
-            return augment.crop_resize(video, augment.multi_scale_crop_box(*video.shape[1:3], size, rng), size)
+            return augment.resize_fast(video, size, size)
         if self.spec.crop == "center":
             return augment.center_crop_resize(video, size)
         if video.shape[1:3] != (size, size):

@@ -13,12 +13,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sigma_jax.data import time_limit
+from sigma_jax.data import jpeg_crop, time_limit
 
 _STORES_TIMES = {"mp4", "matroska"}  # FFmpeg's names of container formats
 _SKIPS_EXACTLY = {"h264", "hevc"}  # decoders that leave out frames nothing depends on, and change no other
 _MAX_PIXELS = 2**26  # per frame; larger claims are refused before anything is allocated
+_JPEG = b"\xff\xd8"
 _local = threading.local()
+
+ChooseBox = Callable[[int, int], jpeg_crop.Box]  # (height, width) -> the part that is wanted
 
 
 class BadVideo(ValueError):
@@ -89,23 +92,57 @@ def probe(data: bytes, visit: Callable[[np.ndarray], None] | None = None) -> Vid
     return VideoInfo(num_frames, height, width, fps, codec, warning)
 
 
-def decode_images(images: Sequence[bytes]) -> np.ndarray:
+def decode_images(images: Sequence[bytes], choose_box: ChooseBox | None = None) -> np.ndarray:
     """Encoded pictures of one size (JPEG; PNG and others through OpenCV) as RGB uint8 [n h w 3].
+
+    Args:
+      choose_box: (height, width) of the pictures -> the (top, left, height, width) that is wanted of them; None: all.
+        Of JPEGs with restart markers only that part is decoded (jpeg_crop.py); the pixels are the same.
 
     Raises:
       BadVideo: a picture that cannot be decoded, or is of another size than the first.
     """
+    if not images:
+        raise BadVideo("no frames")
+    if choose_box is None:
+        return _decode_whole(images)
+    try:
+        box = choose_box(*_size_of(images[0]))
+    except ValueError as error:
+        raise BadVideo(f"frame 0 is no picture: {error}") from error
+    parts = jpeg_crop.cut(images, box) if images[0][:2] == _JPEG else None
+    if parts is None:
+        return _part(_decode_whole(images), box)
+    return _part(_decode_whole(parts[0]), (*parts[1], *box[2:]))
+
+
+def cut_out(video: np.ndarray, choose_box: ChooseBox | None) -> np.ndarray:
+    """The part of [F h w 3] that is wanted, a view; None: all."""
+    return video if choose_box is None else _part(video, choose_box(*video.shape[1:3]))
+
+
+def _part(video: np.ndarray, box: jpeg_crop.Box) -> np.ndarray:
+    top, left, height, width = box
+    return video[:, top : top + height, left : left + width]
+
+
+def _size_of(image: bytes) -> tuple[int, int]:
+    """(height, width) of an encoded picture; ValueError where it is none."""
+    import simplejpeg
+
+    return simplejpeg.decode_jpeg_header(image)[:2] if image[:2] == _JPEG else _decode_other(image).shape[:2]
+
+
+def _decode_whole(images: Sequence[bytes | bytearray]) -> np.ndarray:
     import simplejpeg
 
     video = None
     for number, data in enumerate(images):
-        jpeg = data[:2] == b"\xff\xd8"
+        picture = None
         try:
-            if jpeg:
-                height, width = simplejpeg.decode_jpeg_header(data)[:2]
-            else:
+            if data[:2] != _JPEG:
                 picture = _decode_other(data)
-                height, width = picture.shape[:2]
+            height, width = _size_of(data) if picture is None else picture.shape[:2]
         except ValueError as error:
             raise BadVideo(f"frame {number} is no picture: {error}") from error
         if video is None:
@@ -115,14 +152,12 @@ def decode_images(images: Sequence[bytes]) -> np.ndarray:
         if video.shape[1:3] != (height, width):
             raise BadVideo(f"frame {number} is {width}x{height}, the first one {video.shape[2]}x{video.shape[1]}")
         try:
-            if jpeg:
+            if picture is None:
                 simplejpeg.decode_jpeg(data, buffer=video[number])
             else:
                 video[number] = picture
         except ValueError as error:
             raise BadVideo(f"frame {number} is damaged: {error}") from error
-    if video is None:
-        raise BadVideo("no frames")
     return video
 
 

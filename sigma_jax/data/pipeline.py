@@ -5,13 +5,11 @@ the places i*G .. i*G + G - 1 of the stream (G = global batch; it may span two e
 What is random about a clip (frames, crop, replacement of an unreadable record) depends on (seed, place) only. So the
 position of a run is one number, whatever the number of workers and hosts.
 
-Workers hand over chunks, whole parts of a batch small enough to be kept in memory several times.
+Workers hand over chunks, whole parts of a batch small enough to be kept in memory several times (slots.py).
 """
 
 import math
-import multiprocessing
 import os
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +19,11 @@ import grain
 import numpy as np
 from absl import flags
 
-from sigma_jax.data import decode, records, schema, tfds_sets
+from sigma_jax.data import decode, records, schema, tfds_sets, time_limit
 from sigma_jax.data.bad_records import BadRecords
 from sigma_jax.data.clips import ClipReader, ClipSpec
 from sigma_jax.data.decoders import AUTO, Decoding
+from sigma_jax.data.slots import Slots, enter_worker
 
 _CHUNK_BYTES = 2**25
 _MAX_REPLACEMENTS = 20
@@ -78,8 +77,8 @@ class ShuffledChunks:
         # grain reshuffles each repetition; looked up by place, nothing is ever listed
         self.order = grain.MapDataset.range(len(reader.source)).shuffle(seed=shuffle_seed).repeat()
 
-    def __call__(self, chunk: int) -> dict:
-        out = empty_chunk(self.layout, self.reader.spec)
+    def __call__(self, chunk: int, video: np.ndarray | None = None) -> dict:
+        out = empty_chunk(self.layout, self.reader.spec, video)
         for row, place in enumerate(self.layout.places(int(chunk))):
             out["weight"][row] = 1
             if not self._fill(out, row, place):
@@ -111,8 +110,8 @@ class EvalChunks:
     def __init__(self, reader: ClipReader, layout: Layout, allow_incomplete: bool, views: int = 1):
         self.reader, self.layout, self.allow_incomplete, self.views = reader, layout, allow_incomplete, views
 
-    def __call__(self, chunk: int) -> dict:
-        out = empty_chunk(self.layout, self.reader.spec)
+    def __call__(self, chunk: int, video: np.ndarray | None = None) -> dict:
+        out = empty_chunk(self.layout, self.reader.spec, video)
         for row, place in enumerate(self.layout.places(int(chunk))):
             index, view = divmod(place, self.views)
             if index >= len(self.reader.source):
@@ -130,24 +129,32 @@ class EvalChunks:
         return out
 
 
-def end_with_parent(worker: int, num_workers: int) -> None:
-    """In a worker process: ends it when its parent is gone. One that was killed cannot say so, and workers wait on.
+@dataclass(frozen=True)
+class IntoSlots:
+    """In a worker: chunk number -> rows, their video in a slot of shared memory whose number takes its place."""
 
-    Python's tracker of shared memory ends with them, and frees what they left there.
-    """
+    chunks: ShuffledChunks | EvalChunks
+    slots: Slots
 
-    def wait() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
+    def __call__(self, chunk: int) -> dict:
+        layout, spec = self.chunks.layout, self.chunks.reader.spec
+        number, video = self.slots.take((layout.chunk_rows, *spec.shape))
+        out = self.chunks(chunk, video)
+        video[out["weight"] == 0] = 0  # what an earlier chunk left where nothing was read
+        return out | {"video": number}
 
-    threading.Thread(target=wait, daemon=True).start()
+
+def start_worker(worker: int, num_workers: int) -> None:
+    """In worker process `worker`. When its parent is killed, Python's tracker of shared memory frees what is left."""
+    enter_worker(worker)
+    time_limit.end_with_parent()
 
 
-def empty_chunk(layout: Layout, spec: Clips) -> dict:
-    """Rows to be filled; a dict, because grain passes the arrays of a dict through shared memory."""
+def empty_chunk(layout: Layout, spec: Clips, video: np.ndarray | None = None) -> dict:
+    """Rows to be filled, into `video` where it is given."""
     n = layout.chunk_rows
     return {
-        "video": np.zeros((n, *spec.shape), np.uint8),
+        "video": np.zeros((n, *spec.shape), np.uint8) if video is None else video,
         "label": np.full(n, -1, np.int32),
         "record": np.full(n, -1, np.int64),
         "weight": np.zeros(n, np.float32),
@@ -169,7 +176,7 @@ class Loader(Iterator):
     def __init__(self, chunks: ShuffledChunks | EvalChunks, *, num_batches: int, num_workers: int, bad: BadRecords):
         self.num_records = len(chunks.reader.source)
         self._chunks, self._num_batches, self._num_workers, self._bad = chunks, num_batches, num_workers, bad
-        self._next_batch, self._iterator = 0, None
+        self._next_batch, self._iterator, self._slots = 0, None, None
 
     def __next__(self) -> dict[str, np.ndarray]:
         """The next batch.
@@ -185,21 +192,36 @@ class Loader(Iterator):
             self._bad.add(chunk["bad"], len(chunk["record"]), chunk["failure"])
         self._next_batch += 1
         parts = {name: [chunk[name] for chunk in chunks] for name in self._chunks.names}
+        if self._slots is not None:
+            parts["video"] = [self._empty_slots(parts["video"])]
         return {name: part[0] if len(part) == 1 else np.concatenate(part) for name, part in parts.items()}
 
+    def _empty_slots(self, numbers: list[int]) -> np.ndarray:
+        layout = self._chunks.layout
+        video = np.empty((layout.rows, *self._chunks.reader.spec.shape), np.uint8)
+        for i, number in enumerate(numbers):
+            self._slots.empty(number, video[i * layout.chunk_rows : (i + 1) * layout.chunk_rows])
+        return video
+
     def _dataset(self) -> grain.IterDataset:
-        per_batch = self._chunks.layout.chunks_per_batch
-        dataset = grain.MapDataset.range(self._next_batch * per_batch, self._num_batches * per_batch)
-        dataset = dataset.map(self._chunks)
+        layout = self._chunks.layout
+        per_batch = layout.chunks_per_batch
+        numbers = grain.MapDataset.range(self._next_batch * per_batch, self._num_batches * per_batch)
         ahead = 2 * per_batch  # two batches are prepared ahead, here or by all workers together
         if not self._num_workers:
-            return dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=ahead))
+            options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=ahead)
+            return numbers.map(self._chunks).to_iter_dataset(options)
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags, which a plain script never parses
-        dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
         buffer = math.ceil(ahead / self._num_workers)
+        size = layout.chunk_rows * math.prod(self._chunks.reader.spec.shape)
+        self._slots = Slots(self._num_workers, buffer + 1, size)  # one more is being filled
+        dataset = numbers.map(IntoSlots(self._chunks, self._slots))
+        dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
+        pickled = grain.experimental.DatasetOptions(min_shm_size=2**40)  # what is left is small
+        dataset = grain.experimental.WithOptionsIterDataset(dataset, pickled)
         options = grain.MultiprocessingOptions(self._num_workers, per_worker_buffer_size=buffer)
-        return dataset.mp_prefetch(options, worker_init_fn=end_with_parent)
+        return dataset.mp_prefetch(options, worker_init_fn=start_worker)
 
     def state(self) -> dict[str, int]:
         """The position: number of the batch that comes next. Batches prepared but not handed out do not count."""
@@ -225,9 +247,14 @@ class Loader(Iterator):
 
     def close(self) -> None:
         """Ends the workers; the next batch would start new ones."""
+        if self._slots is not None:
+            self._slots.release()
         if self._iterator is not None:
             self._iterator.close()
             self._iterator = None
+        if self._slots is not None:
+            self._slots.close()
+            self._slots = None
 
 
 def pretrain_loader(
@@ -263,7 +290,7 @@ def pretrain_loader(
       max_bad_fraction: share of unreadable records above which the run stops.
       bad_records_path: JSON lines file that names each unreadable record once; one per process.
       start_batch: first batch handed out.
-      cache_decoded: keep decoded videos in memory (of each worker); for small data sets only.
+      cache_decoded: keep decoded videos in memory (of each worker, at most clips.CACHE_BYTES); for small data sets.
       decoding: which library decodes videos, and how long one may take.
 
     Raises:

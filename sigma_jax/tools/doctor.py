@@ -2,12 +2,15 @@
 
     python -m sigma_jax.tools.doctor [--config=configs/k400.py] [--workdir=runs/k400] [--data_dir=DATA/k400]
 
+Flags as for sigma_jax.main, --config.x=y and --platform=cpu too.
+
 One line per check: ok, note, or FAIL with what to do. Exit status: 0 nothing failed, 1 something did.
 """
 
 import importlib
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -18,21 +21,25 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from absl import flags
-from etils import epath
 
+from sigma_jax.checkpoints import storage
 from sigma_jax.data.records import DataSetError, find_shards
 from sigma_jax.train import config as configs
 from sigma_jax.train import distributed
 from sigma_jax.train.plan import split_batch
+from sigma_jax.train.setup import NoAccelerator, require_platform
 from sigma_jax.train.sharding import make_mesh
 
 FLAGS = flags.FlagValues()  # its own: commands share names
 flags.DEFINE_string("config", None, "Config whose mesh, batch and workers are checked.", flag_values=FLAGS)
 flags.DEFINE_string(
-    "workdir", None, "Folder of the run, local or gs://..., s3://...: is it writable?", flag_values=FLAGS
+    "workdir", None, "Folder of the run, or a bucket such as gs://b/runs: is it writable?", flag_values=FLAGS
 )
 flags.DEFINE_string("data_dir", None, "Folder of record shards: are they there?", flag_values=FLAGS)
-
+flags.DEFINE_string(
+    "platform", None, "cpu: the run shall use the CPU even if the config needs an accelerator.", flag_values=FLAGS
+)
+flags.DEFINE_string("checkpoint_dir", None, "Where checkpoints go: is it writable?", flag_values=FLAGS)
 distributed.define_flags(FLAGS)
 
 OVERRIDES: dict[str, str] = {}  # --config.x=y
@@ -41,6 +48,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 DECODERS = {"av": "H.264 and other videos", "simplejpeg": "JPEG frames", "cv2": "resizing"}
 WANTED_DISK = 20 * 2**30
 SHM_PER_WORKER = 256 * 2**20
+STORAGE_SECONDS = 50
 
 
 class Finding(NamedTuple):
@@ -84,6 +92,11 @@ def check_devices() -> Iterator[Finding]:
             yield Finding("FAIL", f'{text}, but the machine has a {found[0]}: pip install -e ".[{extra}]"')
         else:
             yield Finding("note", f"{text}: CPU only. The demo runs; K400 or SSv2 pre-training would take years")
+        try:
+            if FLAGS.config:
+                require_platform(chosen_config(), FLAGS.platform)
+        except NoAccelerator as error:
+            yield Finding("FAIL", f"{FLAGS.config}: {error}")
         return
     memory = (device.memory_stats() or {}).get("bytes_limit", 0)
     yield Finding("ok", f"{text}, {memory / 2**30:.1f} GiB usable each")
@@ -147,27 +160,39 @@ def check_workers() -> Iterator[Finding]:
     yield Finding("ok" if enough else "FAIL", f"/dev/shm has {free / 2**30:.1f} GiB free{advice}")
 
 
-def check_workdir() -> Iterator[Finding]:
-    """Whether the workdir (or bucket) takes a file and gives it back; free space."""
-    folder = epath.Path(FLAGS.workdir) if FLAGS.workdir else epath.Path(tempfile.gettempdir())
-    probe = folder / f"doctor-{os.getpid()}.txt"
+def check_storage() -> Iterator[Finding]:
+    """Whether workdir and bucket take a file and give it back; free space."""
+    given = [folder for folder in (FLAGS.workdir, FLAGS.checkpoint_dir) if folder]
+    for folder in given or [tempfile.gettempdir()]:
+        problem = refusal(folder)
+        if problem:
+            yield Finding("FAIL", f"{folder} does not take files ({problem}): {storage.advice(folder, problem)}")
+            continue
+        yield Finding("ok", f"{folder} takes files and gives them back")
+        if "://" not in folder:
+            free = shutil.disk_usage(folder).free
+            level = "ok" if free > WANTED_DISK else "note"
+            yield Finding(
+                level, f"{free / 2**30:.0f} GiB free there (a ViT-B checkpoint is 1.2 GB, ViT-L 3.8; two are kept)"
+            )
+
+
+PROBE = "import sys; from sigma_jax.checkpoints.storage import write_and_read; write_and_read(sys.argv[1])"
+
+
+def refusal(folder: str, seconds: float = STORAGE_SECONDS) -> str:
+    """Why a folder or bucket does not keep a file; "" if it does.
+
+    Tried in a process of its own: storage clients have exceptions of their own, print what they like, and repeat what
+    fails for minutes.
+    """
+    command = [sys.executable, "-c", PROBE, folder]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.write_text("sigma")
-        right = probe.read_text() == "sigma"
-        probe.unlink()
-    except (OSError, RuntimeError, ValueError, ImportError) as error:  # each storage client has its own
-        advice = "log in (gcloud auth application-default login), or check the bucket's name and your role on it"
-        advice = advice if "://" in str(folder) else "choose another --workdir, or change its permissions"
-        yield Finding("FAIL", f"{folder} does not take files ({type(error).__name__}: {str(error)[:200]}): {advice}")
-        return
-    yield Finding("ok" if right else "FAIL", f"{folder} takes files and gives them back")
-    if "://" not in str(folder):
-        free = shutil.disk_usage(folder).free
-        level = "ok" if free > WANTED_DISK else "note"
-        yield Finding(
-            level, f"{free / 2**30:.0f} GiB free there (a ViT-B checkpoint is 1.2 GB, ViT-L 3.8; two are kept)"
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return f"no answer within {seconds:g} s"
+    said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+    return said[-1][:300] if done.returncode else ""
 
 
 def check_data() -> Iterator[Finding]:
@@ -191,7 +216,12 @@ def check_cache() -> Iterator[Finding]:
             "note", "compilation cache is off (JAX_COMPILATION_CACHE_DIR is empty): every start compiles anew"
         )
         return
-    where = epath.Path(folder)
+    if "://" in folder:
+        problem = refusal(folder)
+        told = f"does not take files ({problem}): {storage.advice(folder, problem)}" if problem else "takes files"
+        yield Finding("FAIL" if problem else "ok", f"compilation cache {folder} {told}")
+        return
+    where = Path(folder)
     count = len(list(where.iterdir())) if where.exists() else 0
     yield Finding("ok", f"compilation cache {folder}: {count} file(s)")
 
@@ -203,7 +233,7 @@ CHECKS: dict[str, Callable[[], Iterator[Finding]]] = {
     "mesh": check_mesh,
     "decoders": check_decoders,
     "workers": check_workers,
-    "workdir": check_workdir,
+    "storage": check_storage,
     "data": check_data,
     "cache": check_cache,
 }
@@ -215,6 +245,8 @@ def main(argv: list[str]) -> int:
         OVERRIDES.clear()
         OVERRIDES.update(given)
         FLAGS(rest)
+        if FLAGS.platform:
+            jax.config.update("jax_platforms", FLAGS.platform)
         if FLAGS.config:
             chosen_config()
         print(distributed.connect(distributed.meeting_from_flags(FLAGS), FLAGS.connect_seconds, FLAGS.peer_seconds))

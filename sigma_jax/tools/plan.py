@@ -25,7 +25,7 @@ from sigma_jax.tools.planning.chips import find_chip
 from sigma_jax.tools.planning.forecast import Compiled, DoesNotFit, compile_program, forecast
 from sigma_jax.tools.planning.search import advice, largest_batch
 from sigma_jax.train import config as configs
-from sigma_jax.train.ahead_of_time import Program, build_program, topology_devices
+from sigma_jax.train.ahead_of_time import Program, build_program, nearest_topology, topology_devices
 from sigma_jax.train.sharding import make_mesh
 
 FLAGS = flags.FlagValues()  # its own: commands share names
@@ -66,6 +66,11 @@ def plan(overrides: dict[str, str]) -> dict[str, Any]:
     """Compiles and forecasts; the result is what --json prints."""
     devices = topology_devices(FLAGS.topology, FLAGS.slices) if FLAGS.topology else jax.devices()
     chip = find_chip(devices[0].device_kind)
+    if FLAGS.topology and chip is not None and len(devices) > chip.slice_size * FLAGS.slices:
+        raise ValueError(
+            f"{FLAGS.topology} has {len(devices) // FLAGS.slices} chips, a slice of {chip.name} {chip.slice_size} at "
+            f"most: take {nearest_topology(FLAGS.topology)} with --slices={-(-len(devices) // chip.slice_size)}"
+        )
     config = configs.apply_overrides(configs.load_config(FLAGS.config), overrides)
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, devices)
     program = make_program(config, mesh, FLAGS.batch_per_chip)

@@ -4,7 +4,10 @@ program = build_program(config, mesh, num_records)
 compiled = lower(program).compile()       # the executable of the real run, with its memory_analysis() and as_text()
 """
 
+import difflib
+import math
 import os
+import re
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +22,11 @@ from sigma_jax.train.setup import CompiledStep, build_compute, build_step
 from sigma_jax.train.sharding import batch_sharding, whole, with_shardings
 from sigma_jax.train.state import stream
 from sigma_jax.train.tasks import Task
+
+_FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+_CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16", "16x16x16")
+SHAPES = {"v4": _CUBES, "v5e": _FLAT, "v5p": _CUBES, "v6e": _FLAT}  # slices that one can rent, of chips
+CORES = {"v4": 2, "v5p": 2}  # per chip, where a name such as v5p-1024 counts cores
 
 
 class Program(NamedTuple):
@@ -65,7 +73,7 @@ def topology_devices(name: str, num_slices: int = 1) -> list[Any]:
     """Descriptions of the chips of a TPU topology such as 'v5e:4x4'; needs the libtpu package, no TPU.
 
     Raises:
-      ValueError: an unknown topology, with examples of known ones.
+      ValueError: an unknown topology, with the nearest known one.
       ModuleNotFoundError: libtpu is not installed.
     """
     # What libtpu would otherwise ask a TPU machine for (stderr noise apart, the values do not matter).
@@ -88,6 +96,17 @@ def topology_devices(name: str, num_slices: int = 1) -> list[Any]:
         return list(topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices)
     except (RuntimeError, ValueError) as error:
         raise ValueError(
-            f"unknown topology {name!r} ({str(error).splitlines()[0][:200]}): write GENERATION:SHAPE, such as "
-            "v4:4x4x4, v5e:4x4, v5e:16x16, v5p:8x8x8, v6e:16x16"
+            f"unknown topology {name!r} ({str(error).splitlines()[0][:200]}): the nearest is "
+            f"{nearest_topology(name)!r}; write GENERATION:SHAPE in chips, such as v4:4x4x4, v5e:16x16, v5p:8x8x8"
         ) from error
+
+
+def nearest_topology(name: str) -> str:
+    """The topology that a wrong name, or one of Google's such as v5litepod-256, most likely means."""
+    generation, _, shape = name.replace("v5litepod", "v5e").replace("-", ":").partition(":")
+    generation = difflib.get_close_matches(generation, SHAPES, n=1, cutoff=0)[0]
+    chips = math.prod(int(size) for size in re.findall(r"\d+", shape)) or 1
+    if "-" in name:
+        chips //= CORES.get(generation, 1)
+    sizes = {shape: math.prod(map(int, shape.split("x"))) for shape in SHAPES[generation]}
+    return f"{generation}:{min(sizes, key=lambda shape: abs(sizes[shape] - chips))}"

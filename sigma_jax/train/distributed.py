@@ -5,9 +5,11 @@ One process per host on TPU pods, one per node or per GPU elsewhere. `connect` f
 """
 
 import os
+import re
 import socket
 import threading
 import time
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -16,6 +18,9 @@ from jax.experimental import multihost_utils
 
 LOST_CODE = 76  # exit status when another process of the run was lost: start the same command again
 ALONE_CODE = 69  # exit status when the processes did not meet: a wrong address, or one that is not back yet
+# How long a process that is done waits for the others: the first one draws the report alone. JAX's clients wait no
+# longer. One that died meanwhile is noticed after `peer_seconds` all the same.
+LEAVE_SECONDS = 300
 # What a step fails with through no fault of the others.
 OWN_FAILURES = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
 
@@ -71,12 +76,35 @@ def meeting_from_flags(values: flags.FlagValues = flags.FLAGS) -> Meeting | None
     return None
 
 
-def started_as_many(environment: dict[str, str]) -> bool:
+def started_as_many(environment: Mapping[str, str]) -> bool:
     """Whether a launcher says that this is one of several processes."""
     counts = [environment.get(name, "1") for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")]
     in_slurm_step = "SLURM_PROCID" in environment or "OMPI_COMM_WORLD_RANK" in environment
     hosts = environment.get("TPU_WORKER_HOSTNAMES", "").split(",")
     return (in_slurm_step and any(n.isdigit() and int(n) > 1 for n in counts)) or len(hosts) > 1
+
+
+def local_devices(meeting: Meeting, environment: Mapping[str, str]) -> list[int] | None:
+    """Which GPUs are this process's: [] for all that it sees, None for JAX's rule (the i-th process of a node has one).
+
+    Left alone, JAX follows that rule wherever it finds Slurm or Open MPI, also with one process per node, and where a
+    process sees only its own GPU.
+    """
+    if environment.get("JAX_LOCAL_DEVICE_IDS"):
+        return None  # the user's own choice
+    per_node = environment.get("SLURM_STEP_TASKS_PER_NODE") or environment.get("OMPI_COMM_WORLD_LOCAL_SIZE", "1")
+    most = max(int(count) for count in re.sub(r"\(x\d+\)", "", per_node).split(","))  # of "8(x3),7"
+    sees_one = environment.get("CUDA_VISIBLE_DEVICES", "").count(",") == 0 and "CUDA_VISIBLE_DEVICES" in environment
+    return [] if meeting.coordinator is not None or most == 1 or sees_one else None
+
+
+def place_in(environment: Mapping[str, str]) -> str:
+    """What the launcher says about this process, for messages; "" where it says nothing."""
+    for index, count in (("SLURM_PROCID", "SLURM_NTASKS"), ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE")):
+        if index in environment:
+            return f"process {environment[index]} of {environment.get(count, '?')}"
+    hosts = [host for host in environment.get("TPU_WORKER_HOSTNAMES", "").split(",") if host]
+    return f"host {environment.get('TPU_WORKER_ID', '?')} of {len(hosts)}" if hosts else ""
 
 
 def connect(meeting: Meeting | None, connect_seconds: int = 60, peer_seconds: int = 60) -> str:
@@ -97,9 +125,10 @@ def connect(meeting: Meeting | None, connect_seconds: int = 60, peer_seconds: in
                 meeting.coordinator,
                 meeting.num_processes,
                 meeting.process_id,
+                local_devices(meeting, os.environ),
                 initialization_timeout=connect_seconds + 30,
                 heartbeat_timeout_seconds=peer_seconds,
-                shutdown_timeout_seconds=peer_seconds,
+                shutdown_timeout_seconds=LEAVE_SECONDS,
             )
         except (RuntimeError, ValueError) as error:
             raise CannotConnect(_explain(meeting, connect_seconds, error)) from error
@@ -167,8 +196,9 @@ def _wait_for_coordinator(meeting: Meeting, seconds: float) -> None:
 def _explain(meeting: Meeting, seconds: float, reason: Exception | str) -> str:
     first = str(reason).strip().splitlines()[0][:300] if str(reason).strip() else type(reason).__name__
     if meeting.coordinator is None:
+        who = f"{place_in(os.environ)} waited".lstrip()
         return (
-            f"the other processes were not found ({first}). On a TPU pod start the same command on every host; under "
+            f"{who} {seconds:g} s for the others ({first}). On a TPU pod start the same command on every host; under "
             "Slurm start it with srun; elsewhere give --coordinator, --num_processes and --process_id"
         )
     if meeting.process_id:

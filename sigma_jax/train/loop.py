@@ -24,6 +24,7 @@ from absl import logging
 
 from sigma_jax import __version__
 from sigma_jax.checkpoints.manager import Checkpointer
+from sigma_jax.checkpoints.storage import check_writable
 from sigma_jax.train.config import diff_configs, to_json
 from sigma_jax.train.console import Console, format_metrics
 from sigma_jax.train.flops import mfu, model_flops, peak_flops
@@ -65,9 +66,10 @@ def train(run: Run, *, command: Sequence[str] = (), allow_config_change: bool = 
       allow_config_change: resume although the checkpoint was made with another config.
 
     Raises:
-      Preempted, NonFinite, ChangedConfig: each says what was saved and what to do.
+      Preempted, NonFinite, ChangedConfig, NotWritable, SaveFailed: each says what was saved and what to do.
     """
     leader = jax.process_index() == 0
+    check_writable(run.checkpoint_dir)
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(contextlib.closing(open_checkpoints(run)))
         stack.callback(run.loader.close)
@@ -88,7 +90,7 @@ def train(run: Run, *, command: Sequence[str] = (), allow_config_change: bool = 
             logger.after(step + 1, metrics, host_batch, state)
             logger.measure(step + 1, state)
         _save(run, checkpoints, run.plan.total_steps, state, logger, force=True)
-        checkpoints.wait()
+        checkpoints.require(run.plan.total_steps)
     return state
 
 
@@ -160,6 +162,11 @@ def _save(
         checkpoints.save(step, state, data_state=run.loader.state(), meta=run.meta(), force=force or stop)
     if stop:
         checkpoints.wait()
+        if step != checkpoints.last_good:
+            raise Preempted(
+                f"asked to stop, but step {step} is not saved (see above); the same command goes on from "
+                f"{checkpoints.last_good}"
+            )
         raise Preempted(f"asked to stop: step {step} is saved; the same command goes on from there")
 
 

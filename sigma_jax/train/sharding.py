@@ -46,9 +46,12 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: list | None = None) -> Mes
         fsdp = count // data
     if data < 1 or fsdp < 1 or data * fsdp != count:
         divisors = [n for n in range(1, count + 1) if count % n == 0]
+        wanted = fsdp if fsdp > 0 else count / data if data > 0 else 1
+        nearest = min(divisors, key=lambda n: abs(n - wanted))
+        devices_text = f"{count} device" + "s" * (count > 1)
         raise ValueError(
-            f"a mesh of data={data} x fsdp={fsdp} does not make {count} devices: "
-            f"each axis must be one of {divisors}, their product {count} (or -1 for the rest)"
+            f"a mesh of data={data} x fsdp={fsdp} does not make {devices_text}: each axis must be one of {divisors}, "
+            f"their product {count} (or -1 for the rest); the nearest is data={count // nearest} x fsdp={nearest}"
         )
     return Mesh(_arrange(devices, data, fsdp), BATCH_AXES, axis_types=(jax.sharding.AxisType.Auto,) * 2)
 

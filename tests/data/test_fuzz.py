@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sigma_jax.data import clips, list_formats, payload, records, schema
+from sigma_jax.data import clips, jpeg_crop, list_formats, payload, records, schema
 from sigma_jax.data.decode import BadVideo
 from sigma_jax.data.listing import number_labels
 
@@ -92,7 +92,12 @@ def test_mutated_shards_give_the_records_or_a_reason(tmp_path):
     assert all(outcomes[kind, outcome] for kind in ("video", "jpeg") for outcome in ("bad record", "good", "no index"))
 
 
-def test_mutated_payloads_are_a_record_or_a_reason(tmp_path):
+def _middle(height: int, width: int) -> tuple[int, int, int, int]:
+    return height // 4, width // 4, max(height // 2, 1), max(width // 2, 1)
+
+
+def test_mutated_payloads_are_a_record_or_a_reason(tmp_path, monkeypatch):
+    monkeypatch.setattr(jpeg_crop, "MIN_PIXELS", 0)
     outcomes, rng = Counter(), np.random.default_rng(1)
     payloads = []
     for shard in _sources(tmp_path).values():
@@ -113,7 +118,8 @@ def test_mutated_payloads_are_a_record_or_a_reason(tmp_path):
         if number % 8 > 1:
             continue
         try:
-            clips.decode_record(record, np.array([0, 3]), record.num_frames or None)
+            choose_box = _middle if number % 4 == 1 else None
+            clips.decode_record(record, np.array([0, 3]), record.num_frames or None, choose_box=choose_box)
             outcomes["frames"] += 1
         except BadVideo:
             outcomes["bad video"] += 1

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sigma_jax.data import decode, pipeline, records, time_limit
+from sigma_jax.data import clips, decode, pipeline, records, time_limit
 from sigma_jax.data.decoders import Decoding
 from tests.data.conftest import NUM_CLIPS
 
@@ -81,8 +81,13 @@ def test_workers_hosts_chunks_and_resuming_change_nothing(shards, monkeypatch):
     _assert_same(straight[7:], _take(_loader(shards, start_batch=7), 2))
 
 
-def test_cached_decoding_changes_nothing(shards):
-    _assert_same(_take(_loader(shards), 9), _take(_loader(shards, cache_decoded=True), 9))
+def test_cached_decoding_changes_nothing_and_has_an_end(shards, monkeypatch):
+    plain = _take(_loader(shards), 9)
+    _assert_same(plain, _take(_loader(shards, cache_decoded=True), 9))
+    monkeypatch.setattr(clips, "CACHE_BYTES", 1)
+    full = _loader(shards, cache_decoded=True)
+    _assert_same(plain, _take(full, 9))
+    assert len(full._chunks.reader._cache) <= 2  # two threads may both find room
 
 
 def _break(data_dir, index):

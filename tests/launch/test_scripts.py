@@ -101,7 +101,6 @@ def test_gpu_nodes():
 def test_slurm():
     plain = call("slurm.sh", "--dry_run", *FLAGS).stdout
     assert plain.startswith("srun --kill-on-bad-exit=0 python -m sigma_jax.main --distributed=on --config=")
-    assert "--gpus-per-task=1" in call("slurm.sh", "--dry_run", *FLAGS, PER_GPU="1").stdout
 
 
 def test_flags_by_platform():

@@ -1,5 +1,7 @@
 """The doctor names what is wrong, and only that."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from sigma_jax.tools import doctor
@@ -13,7 +15,7 @@ def examine(capsys):
 
     yield call
     doctor.FLAGS.unparse_flags()
-    for name in ("config", "workdir", "data_dir"):
+    for name in ("config", "workdir", "checkpoint_dir", "data_dir", "platform"):
         doctor.FLAGS[name].value = None
 
 
@@ -37,9 +39,45 @@ def test_what_is_wrong_is_named(examine, tmp_path, monkeypatch):
     code, text = examine("--config=configs/k400.py", f"--workdir={tmp_path / 'file' / 'run'}", f"--data_dir={tmp_path}")
     assert code == 1
     failed = [line for line in text.splitlines() if "FAIL" in line]
-    assert len(failed) == 4 and "4 check(s) failed" in text, text
-    for words in ("not installed: no-such-package", "no_such_decoder (videos) does not import", "does not take files"):
+    assert len(failed) == 5 and "5 check(s) failed" in text, text
+    for words in (
+        "not installed: no-such-package",
+        "k400.py: this config needs a GPU or TPU, but JAX sees only CPUs",
+        "no_such_decoder (videos) does not import",
+        "does not take files (NotADirectoryError",
+    ):
         assert any(words in line for line in failed), text
+
+
+def test_the_cpu_may_be_meant(examine):
+    code, text = examine("--config=configs/k400.py", "--platform=cpu")
+    assert code == 0 and "CPU only" in text, text
+
+
+def test_a_wrong_mesh_and_full_shared_memory(examine, monkeypatch):
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: SimpleNamespace(free=2**28))
+    code, text = examine("--config=configs/demo.py", "--config.mesh.fsdp=3", "--config.data.num_workers=2")
+    assert code == 1 and "2 check(s) failed" in text, text
+    assert "data=-1 x fsdp=3 does not make 8 devices" in text
+    assert "/dev/shm has 0.2 GiB free, 2 workers want 0.5" in text
+
+
+@pytest.mark.parametrize(
+    "client,advice",
+    [
+        ("raise ImportError('Please install gcsfs')", 'Please install gcsfs): pip install -e ".[cloud]"'),
+        ("raise type('HttpError', (Exception,), {})('no such bucket')", "HttpError: no such bucket): log in (gcloud"),
+        ("import time; time.sleep(60)", "no answer within 1 s): log in (gcloud"),
+    ],
+)
+def test_a_bucket_that_does_not_answer(examine, monkeypatch, client, advice):
+    """Whatever a storage client raises, prints, or waits for."""
+    monkeypatch.setattr(doctor, "PROBE", f"print('noise')\n{client}")
+    monkeypatch.setattr(doctor.refusal, "__defaults__", (1,) if "sleep" in client else (50,))
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "gs://bucket/xla")
+    code, text = examine("--checkpoint_dir=gs://bucket/run")
+    assert code == 1 and "2 check(s) failed" in text and "noise" not in text, text
+    assert text.count(advice) == 2 and "cache" in text.splitlines()[-2]
 
 
 def test_mistyped_values_are_named(examine):

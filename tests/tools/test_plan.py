@@ -15,7 +15,7 @@ from sigma_jax.tools.planning.forecast import Compiled, DoesNotFit, compile_prog
 from sigma_jax.tools.planning.hlo import Collective, Module, group_axes
 from sigma_jax.tools.planning.search import advice, largest_batch
 from sigma_jax.train import config as configs
-from sigma_jax.train.ahead_of_time import build_program, topology_devices
+from sigma_jax.train.ahead_of_time import build_program, nearest_topology, topology_devices
 from sigma_jax.train.sharding import make_mesh
 
 HLO = """HloModule step
@@ -172,7 +172,7 @@ def planned(capsys):
 
 def test_what_cannot_be_planned_is_said_before_compiling(planned):
     code, _, err = planned("--config=configs/k400.py", "--config.mesh.fsdp=3")
-    assert code == 1 and "does not make 8 devices" in err
+    assert code == 1 and "does not make 8 devices" in err and "the nearest is data=4 x fsdp=2" in err
     code, _, err = planned("--config=configs/k400.py", "--config.batch_size=100")
     assert code == 1 and "does not divide over 8 devices: use one of [96, 104]" in err
 
@@ -182,10 +182,21 @@ needs_libtpu = pytest.mark.skipif(
 )
 
 
+@pytest.mark.parametrize(
+    "given,nearest",
+    [("v5e:3x5", "v5e:4x4"), ("v5e:4x4x4", "v5e:8x8"), ("v5e", "v5e:2x2"), ("v6:16x16", "v6e:16x16")]
+    + [("v5litepod-256", "v5e:16x16"), ("v6e-256", "v6e:16x16"), ("v5p-1024", "v5p:8x8x8"), ("v4-128", "v4:4x4x4")],
+)
+def test_the_nearest_topology_is_named(given, nearest):
+    assert nearest_topology(given) == nearest
+
+
 @needs_libtpu
-def test_unknown_topology_is_an_error():
-    with pytest.raises(ValueError, match=r"unknown topology 'v9z:4x4'.*v4:4x4x4, v5e:4x4"):
-        topology_devices("v9z:4x4")
+def test_unknown_topology_is_an_error(planned):
+    code, _, err = planned("--config=configs/k400.py", "--topology=v5litepod-256")
+    assert code == 1 and "unknown topology 'v5litepod-256'" in err and "the nearest is 'v5e:16x16'" in err, err
+    code, _, err = planned("--config=configs/k400.py", "--topology=v5e:32x32")
+    assert code == 1 and "1024 chips, a slice of TPU v5e 256 at most: take v5e:16x16 with --slices=4" in err, err
 
 
 @needs_libtpu

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from sigma_jax import main as command
+from sigma_jax.checkpoints.manager import Checkpointer, SaveFailed
 from sigma_jax.train import loop, setup
 from sigma_jax.train.config import apply_overrides, load_config
 
@@ -113,6 +115,9 @@ def flags_restored():
         (["--config=configs/demo.py", "--config.objective.target=clip"], "choose one of mlp"),
         (["--config=configs/demo.py:target=dino,teacher=tiny,size=tiny"], "needs the weights of its teacher"),
         (["--config=configs/demo.py", "--config.mesh.data=3"], "does not make 8 devices"),
+        (["--config=configs/demo.py", "--workdir=gs://b/run"], "expected a local folder.*--checkpoint_dir"),
+        (["--config=configs/demo.py", "--data_dir=gs://b/k400"], "--data_dir=gs://b/k400: expected a local folder"),
+        (["--config=configs/demo.py", "--checkpoint_dir=/dev/null/run"], "/dev/null/run does not take files"),
         (["--config=configs/demo.py", "--config.compute.attention=flash"], "choose one of"),
         (["--config=configs/demo.py", "--config.compute.remat=some"], "choose one of"),
     ],
@@ -136,6 +141,27 @@ def test_a_changed_config_is_refused_and_named(shapes_dir, tmp_path):
         loop.train(run(**{"optim.weight_decay": "0.1"}))
     assert json.loads((tmp_path / "config.json").read_text())["optim"]["weight_decay"] == 0.05
     assert int(loop.train(run(**{"optim.weight_decay": "0.1"}), allow_config_change=True).step) == 2
+
+
+def refuse(*args, **kwargs):
+    raise OSError("no space left")
+
+
+def test_the_last_save_must_succeed(shapes_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(ocp.CheckpointManager, "save", refuse)
+    run = setup.build(shrunk("configs/demo.py"), tmp_path, str(shapes_dir))
+    with pytest.raises(SaveFailed, match="step 2, the last one, is not saved"):
+        loop.train(run)
+
+
+def test_a_stop_that_could_not_save_says_so(shapes_dir, tmp_path, monkeypatch):
+    run = setup.build(shrunk("configs/demo.py"), tmp_path, str(shapes_dir))
+    loop.train(run)
+    run = setup.build(shrunk("configs/demo.py", total_steps="9"), tmp_path, str(shapes_dir))
+    monkeypatch.setattr(Checkpointer, "reached_preemption", lambda self, step: step == 3)
+    monkeypatch.setattr(ocp.CheckpointManager, "save", refuse)
+    with pytest.raises(loop.Preempted, match="step 3 is not saved .see above.; the same command goes on from 2"):
+        loop.train(run, allow_config_change=True)
 
 
 def test_a_run_that_is_never_finite_stops_with_evidence(shapes_dir, tmp_path, monkeypatch):

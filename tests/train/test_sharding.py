@@ -98,8 +98,16 @@ def test_fsdp_trains_as_data_parallelism_does(first_state):
 def test_a_mesh_must_make_the_device_count():
     assert dict(sharding.make_mesh(-1, 2).shape) == {"data": 4, "fsdp": 2}
     assert dict(sharding.make_mesh(2, -1).shape) == {"data": 2, "fsdp": 4}
-    for wrong in ((3, 1), (-1, 3), (4, 4), (-1, -1), (0, 8)):
-        with pytest.raises(ValueError, match=r"does not make 8 devices.*one of \[1, 2, 4, 8\]"):
+    for wrong, nearest in (
+        ((3, 1), "8 x fsdp=1"),
+        ((-1, 3), "4 x fsdp=2"),
+        ((3, -1), "4 x fsdp=2"),
+        ((4, 4), "2 x fsdp=4"),
+    ):
+        with pytest.raises(ValueError, match=rf"not make 8 devices.*one of \[1, 2, 4, 8\].*nearest is data={nearest}"):
+            sharding.make_mesh(*wrong)
+    for wrong in ((-1, -1), (0, 8)):
+        with pytest.raises(ValueError, match="does not make 8 devices"):
             sharding.make_mesh(*wrong)
 
 

@@ -1,0 +1,62 @@
+"""Folders and buckets: what a path means, whether files can be kept there, what storage clients raise."""
+
+import secrets
+import sys
+
+from etils import epath
+
+# What clients of buckets raise beside the errors of Python; a client that is not imported raises nothing.
+CLIENT_ERRORS = (
+    ("gcsfs.retry", "HttpError"),
+    ("google.auth.exceptions", "GoogleAuthError"),
+    ("aiohttp", "ClientError"),
+    ("botocore.exceptions", "BotoCoreError"),
+    ("botocore.exceptions", "ClientError"),
+)
+
+
+class NotWritable(OSError):
+    """A folder or bucket does not take files."""
+
+
+def absolute(path: str | epath.Path) -> epath.Path:
+    """`path` as it is for gs:// and s3://, else from the root."""
+    if "://" in str(path):  # `resolve` would make a local folder of it
+        return epath.Path(path)
+    return epath.Path(path).expanduser().resolve()
+
+
+def storage_errors() -> tuple[type[Exception], ...]:
+    """Disk full, bucket refused, no login, no network; ValueError and RuntimeError are tensorstore's and jax's."""
+    clients = [getattr(sys.modules[module], name) for module, name in CLIENT_ERRORS if module in sys.modules]
+    return (OSError, ValueError, RuntimeError, ImportError, *clients)
+
+
+def write_and_read(folder: str | epath.Path) -> None:
+    """Leaves nothing behind; raises whatever the storage's client raises."""
+    probe = epath.Path(folder) / f"probe-{secrets.token_hex(4)}.txt"
+    probe.parent.mkdir(parents=True, exist_ok=True)
+    probe.write_text("sigma")
+    found = probe.read_text()
+    probe.unlink()
+    if found != "sigma":
+        raise OSError(f"wrote 'sigma', read {found!r}")
+
+
+def check_writable(folder: str | epath.Path) -> None:
+    """Raises NotWritable where a file cannot be written and read back, with what to do."""
+    try:
+        write_and_read(folder)
+    except storage_errors() as error:
+        problem = f"{type(error).__name__}: {str(error)[:300]}"
+        raise NotWritable(f"{folder} does not take files ({problem}): {advice(str(folder), problem)}") from error
+
+
+def advice(folder: str, problem: str) -> str:
+    """What to do about a folder or bucket that does not take files."""
+    if "://" not in folder:
+        return "choose another folder, or change its permissions"
+    if "ImportError" in problem or "ModuleNotFoundError" in problem:
+        return 'pip install -e ".[cloud]"'
+    login = "aws configure" if folder.startswith("s3://") else "gcloud auth application-default login"
+    return f"log in ({login}), check the bucket's name, your role on it, and the network"

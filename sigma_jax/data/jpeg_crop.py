@@ -1,0 +1,137 @@
+"""Crops cut out of JPEGs before they are decoded, so that only the crop is decoded.
+
+With restart markers the data of a JPEG is a row of segments, each some blocks (MCUs) of one row of blocks, and each can
+be decoded without those before it. The segments that a crop touches, behind the header of a smaller picture, are
+therefore a JPEG of that part, and its pixels are those of the whole picture. Chroma is interpolated between blocks, so
+the part reaches one pixel beyond the crop. `prepare --payload=jpeg` writes such JPEGs; others are decoded whole.
+
+Letters: n pictures, S segments of a row of blocks, T all segments of a picture.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+Box = tuple[int, int, int, int]  # top, left, height, width in pixels
+BLOCK = 16  # pixels along each side of a block with 4:2:0 chroma
+MIN_PIXELS = 2**16  # of a picture: cutting smaller ones takes longer than decoding them whole
+_SIZE, _RESTART, _SCAN = 0xC0, 0xDD, 0xDA  # markers: baseline frame header, restart interval, start of scan
+_REFUSED = {*range(0xC1, 0xD0)} - {0xC4, 0xC8, 0xCC}  # frame headers of other kinds of JPEG
+_RST0, _EOI = 0xD0, 0xD9
+
+
+def restart_interval(width: int) -> int:
+    """Blocks per segment of a picture `width` pixels wide: two where that divides a row (3 % more bytes), else one."""
+    return 2 - -(-width // BLOCK) % 2
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What the bytes before the segments say."""
+
+    size: int  # bytes
+    size_at: int  # where height and width stand, big-endian u16 each
+    height: int
+    width: int
+    block: tuple[int, int]  # pixels: height, width
+    rows: int  # of blocks
+    segments: int  # S
+
+
+def cut(images: Sequence[bytes], box: Box) -> tuple[list[bytearray], tuple[int, int]] | None:
+    """JPEGs of the smallest parts that hold `box`, and the box's (top, left) in them.
+
+    Args:
+      images: n JPEGs, one video's: all with the same header.
+      box: inside the pictures.
+
+    Returns:
+      None where they cannot be cut (no restart markers within the rows, another kind of JPEG, different headers, or
+      markers that are not where they should be: damage is for the decoder to find), or it would not pay.
+    """
+    header = _read_header(images[0])
+    if header is None or any(image[: header.size] != images[0][: header.size] for image in images[1:]):
+        return None
+    joined, sizes = b"".join(images), np.array([len(image) for image in images])
+    starts = np.cumsum(sizes) - sizes
+    marks = _find_marks(joined, starts, sizes, header)
+    if marks is None:
+        return None
+    # [n T+1]: bytes between which a segment and the marker behind it lie
+    edges = np.concatenate([starts[:, None] + header.size, marks + 2], axis=1)
+
+    top, left, height, width = box
+    per_segment = header.block[1] * (-(-header.width // header.block[1]) // header.segments)  # pixels
+    rows = np.arange(max(top - 1, 0) // header.block[0], min((top + height) // header.block[0] + 1, header.rows))
+    first, last = max(left - 1, 0) // per_segment, min((left + width) // per_segment + 1, header.segments)
+    low, high = edges[:, rows * header.segments + first], edges[:, rows * header.segments + last]  # [n rows]
+
+    y, x = int(rows[0]) * header.block[0], first * per_segment
+    part_height = min(len(rows) * header.block[0], header.height - y)
+    part_width = min((last - first) * per_segment, header.width - x)
+    head = bytearray(images[0][: header.size])
+    head[header.size_at : header.size_at + 4] = part_height.to_bytes(2, "big") + part_width.to_bytes(2, "big")
+
+    # every segment keeps the marker behind it, which gets the number of its new place
+    places = header.size + np.cumsum(high - low, axis=1) - (high - low)  # of each row in the new JPEG
+    within = marks[:, rows[:, None] * header.segments + np.arange(first, last)] - low[..., None]
+    new_marks = (places[..., None] + within).reshape(len(images), -1)
+    view, numbers, parts = memoryview(joined), _numbers(new_marks.shape[1]), []
+    for lows, highs, mark in zip(low.tolist(), high.tolist(), new_marks, strict=True):
+        part = head.copy()
+        for a, b in zip(lows, highs, strict=True):
+            part += view[a:b]
+        np.frombuffer(part, np.uint8)[mark + 1] = numbers
+        parts.append(part)
+    return parts, (top - y, left - x)
+
+
+def _read_header(image: bytes) -> _Header | None:
+    """None where it is not a large baseline JPEG in one scan whose segments divide the rows of blocks."""
+    at, interval, size_at = 2, 0, 0
+    while image[at : at + 1] == b"\xff" and at + 4 <= len(image):
+        marker, length = image[at + 1], int.from_bytes(image[at + 2 : at + 4], "big")
+        body = image[at + 4 : at + 2 + length]
+        if marker in _REFUSED:
+            return None
+        if marker == _SIZE:
+            size_at, components = at + 5, body[5:6]
+            factors = list(body[7::3])  # two numbers of 4 bits per component
+        elif marker == _RESTART:
+            interval = int.from_bytes(body[:2], "big")
+        at += 2 + length
+        if marker == _SCAN:
+            break
+    else:
+        return None
+    if at > len(image) or not size_at or not interval or not len(factors) == components[0] == body[0] > 1:
+        return None
+    height, width = (int.from_bytes(image[i : i + 2], "big") for i in (size_at, size_at + 2))
+    block = 8 * max(f & 15 for f in factors), 8 * max(f >> 4 for f in factors)
+    if not min(height, width, *block) or height * width < MIN_PIXELS:
+        return None
+    rows, per_row = -(-height // block[0]), -(-width // block[1])
+    if per_row % interval:
+        return None
+    return _Header(at, size_at, height, width, block, rows, per_row // interval)
+
+
+def _find_marks(joined: bytes, starts: np.ndarray, sizes: np.ndarray, header: _Header) -> np.ndarray | None:
+    """int64 [n T]: where the marker behind each segment is; None where they are not those of whole pictures."""
+    data = np.frombuffer(joined, np.uint8)
+    found = np.flatnonzero((data[:-1] == 0xFF) & (data[1:] - _RST0 < 10))
+    found = found[found - starts[np.searchsorted(starts, found, side="right") - 1] >= header.size]
+    total = header.rows * header.segments
+    if len(found) != len(sizes) * total:
+        return None
+    marks = found.reshape(len(sizes), total)
+    belong = (marks[:, 0] >= starts) & (marks[:, -1] == starts + sizes - 2)
+    return marks if belong.all() and (data[marks + 1] == _numbers(total)).all() else None
+
+
+def _numbers(count: int) -> np.ndarray:
+    """Second bytes of `count` markers: each carries its place modulo 8; the last one ends the picture."""
+    numbers = (_RST0 + np.arange(count) % 8).astype(np.uint8)
+    numbers[-1] = _EOI
+    return numbers
