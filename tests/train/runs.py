@@ -21,7 +21,7 @@ TINY = (
 
 def make_data(folder: Path) -> Path:
     """Shards of a few tiny videos."""
-    write_videos(folder / "videos", seed=0, start=0, count=48, size=16, num_workers=1)
+    write_videos(folder / "videos", seed=0, start=0, count=48, size=16)
     code = prepare.main([f"--videos={folder / 'videos'}", f"--out={folder / 'shards'}", "--workers=1"])
     assert code == 0
     return folder / "shards"
