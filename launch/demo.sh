@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The demo: data, training, restore, measurement, pictures. Four to five minutes on two cores after the installation;
+# The demo: data, training, restore, measurement, pictures. Three to four minutes on two cores after the installation;
 # run again, it finds everything done and only restores and measures.
 #
 #   ./launch/demo.sh                     labelled moving shapes, rendered to video files
@@ -11,13 +11,17 @@ videos="${1:+$(realpath "$1")}"
 # shellcheck source=launch/environment.sh
 . "$(dirname "$0")/environment.sh"
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
+# glibc hands a step's buffers back to the system and takes them anew, page by page, at every step: a quarter of the
+# step's processor time. Kept, in large pages, they cost next to nothing (launch/BENCHMARKS.md).
+keep=glibc.malloc.arena_max=1:glibc.malloc.mmap_threshold=2000000000:glibc.malloc.trim_threshold=4000000000
+export GLIBC_TUNABLES="${GLIBC_TUNABLES:-$keep:glibc.malloc.hugetlb=1}"
 
 if [ -z "$videos" ]; then
   workdir="${WORKDIR:-demo_run}"
   data="$workdir/data"
-  echo "1/4 Data: shapes that move in 8 ways (under a minute)..."
-  python -m sigma_jax.tools.synthetic --out="$data"
-  echo "2/4 Training configs/demo.py: 900 steps, about two and a half minutes..."
+  echo "1/4 Data: shapes that move in 8 ways (half a minute)..."
+  python -m sigma_jax.tools.synthetic --out="$data" --train=8000 # seen seven times; more clips teach no more in 900 steps
+  echo "2/4 Training configs/demo.py: 900 steps, about two minutes..."
   python -m sigma_jax.main --config=configs/demo.py --workdir="$workdir/train" --data_dir="$data" \
     --config.evals.knn.every_steps=0 --config.compute.remat=none --noreport # the next steps measure and draw; the model is small
   echo "3/4 Restoring the checkpoint; what did it learn?"

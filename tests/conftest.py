@@ -1,6 +1,9 @@
 """Eight CPU devices and quick compilation for the whole suite, set before jax is imported; data shared by tests."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from importlib.metadata import version
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -12,7 +15,13 @@ if "optimization_level" not in _flags:
     _flags += " --xla_backend_optimization_level=0"  # tests compile much and compute little: four times quicker
     if version("jaxlib").startswith("0.10."):  # later ones do not know this flag, and stop at unknown ones
         _flags += " --xla_cpu_use_fusion_emitters=false"  # twice as quick again, without optimisation
+        _flags += " --xla_cpu_parallel_codegen_split_count=1"  # both processors are at work already
 os.environ["XLA_FLAGS"] = _flags.strip()
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # programs that several tests and processes of this run compile
+    _cache = tempfile.mkdtemp(prefix="sigma_jax_programs_")
+    atexit.register(shutil.rmtree, _cache, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache  # xdist's workers and commands that tests start inherit it
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

@@ -10,7 +10,7 @@ Letters: n clips, F frames, s side in pixels.
 """
 
 import io
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -57,11 +57,14 @@ def write_videos(
     labelled: bool = True,
     num_frames: int = 8,
     size: int = 32,
-    num_workers: int = 2,
+    pool: Executor | None = None,
 ) -> int:
     """Renders clips to H.264 files `<out_dir>/<motion>-<shape>/<i>.mp4` (flat where not labelled); returns the count.
 
     4:4:4 chroma and a small quantiser keep a 5-pixel shape intact (mean error below 1 of 255).
+
+    Args:
+      pool: processes that render (see `renderers`), None for this one.
     """
     out_dir = Path(out_dir)
     folders = [class_name(m, s) for m in range(len(MOTIONS)) for s in range(len(SHAPES))] if labelled else ["."]
@@ -72,10 +75,12 @@ def write_videos(
         (str(out_dir), seed, low, min(step, start + count - low), labelled, num_frames, size)
         for low in range(start, start + count, step)
     ]
-    if num_workers <= 1 or len(jobs) == 1:
-        return sum(map(_write_chunk, jobs))
-    with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
-        return sum(pool.map(_write_chunk, jobs))
+    return sum(pool.map(_write_chunk, jobs) if pool else map(_write_chunk, jobs))
+
+
+def renderers(num_workers: int = 2) -> ProcessPoolExecutor:
+    """Processes for `write_videos`, to be shared by several calls: starting them costs as much as 500 clips."""
+    return ProcessPoolExecutor(num_workers, mp_context=get_context("spawn"))
 
 
 def _write_chunk(job: tuple) -> int:

@@ -9,6 +9,7 @@ Letters: n bank clips, m queries, D feature width, C classes.
 """
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,14 @@ import numpy as np
 from sigma_jax.evals.features import check_finite, check_labels
 
 MAX_SIMILARITIES = 2**24  # similarities held at once: 64 MiB of float32
+
+
+class Neighbours(NamedTuple):
+    """Of every query, nearest first: rows of the bank int [m k], and cosine similarities float32 [m k]."""
+
+    rows: np.ndarray
+    similarities: np.ndarray
+    bank_size: int
 
 
 def knn_scores(bank, bank_labels, queries, *, k: int = 200, temperature: float = 0.07, num_classes: int,
@@ -37,36 +46,51 @@ def knn_scores(bank, bank_labels, queries, *, k: int = 200, temperature: float =
     Raises:
         ValueError: shapes that disagree, labels out of range, features that are not finite, k or temperature <= 0.
     """
+    found = neighbours(bank, queries, k=k, leave_self_out=leave_self_out)
+    return votes(found, bank_labels, temperature=temperature, num_classes=num_classes)
+
+
+def neighbours(bank, queries, *, k: int, leave_self_out: bool = False) -> Neighbours:
+    """The search alone: labellings of the same clips share it. Args and errors as in knn_scores."""
     bank, queries = np.asarray(bank, np.float32), np.asarray(queries, np.float32)
-    bank_labels = np.asarray(bank_labels)
     if bank.ndim != 2 or queries.ndim != 2 or bank.shape[1] != queries.shape[1]:
         raise ValueError(f"bank {bank.shape} and queries {queries.shape}; expected [n D] and [m D] with the same D")
     if leave_self_out and (bank.shape != queries.shape or len(bank) < 2):
         raise ValueError(f"leave_self_out with bank {bank.shape} and queries {queries.shape}; "
                          "it needs the bank itself, of two clips or more, as queries")
-    if k < 1 or temperature <= 0:
-        raise ValueError(f"k={k} and temperature={temperature}; both must be positive")
-    check_labels("bank_labels", bank_labels, len(bank), num_classes)
+    if k < 1:
+        raise ValueError(f"k={k}; it must be positive")
     check_finite("bank", bank)
     check_finite("queries", queries)
     k = min(k, len(bank) - leave_self_out)
-    return np.asarray(_vote(bank, bank_labels, queries, temperature, k, num_classes, leave_self_out))
+    return Neighbours(*map(np.asarray, _search(bank, queries, k, leave_self_out)), len(bank))
 
 
-@partial(jax.jit, static_argnames=("k", "num_classes", "leave_self_out"))
-def _vote(bank, bank_labels, queries, temperature, k, num_classes, leave_self_out):
+@partial(jax.jit, static_argnames=("k", "leave_self_out"))
+def _search(bank, queries, k, leave_self_out):
     bank = _to_unit_rows(bank)
 
     def one_query(query, own_row):
         similarities = jnp.matmul(bank, query, precision=jax.lax.Precision.HIGHEST)  # [n]
         if leave_self_out:
             similarities = similarities.at[own_row].set(-jnp.inf)
-        similarity, neighbour = jax.lax.top_k(similarities, k)
-        weight = jnp.exp((similarity - similarity[0]) / temperature)
-        return jnp.zeros(num_classes).at[bank_labels[neighbour]].add(weight)
+        similarity, row = jax.lax.top_k(similarities, k)
+        return row, similarity
 
     chunk = max(1, MAX_SIMILARITIES // len(bank))
     return jax.lax.map(lambda xs: one_query(*xs), (_to_unit_rows(queries), jnp.arange(len(queries))), batch_size=chunk)
+
+
+def votes(found: Neighbours, bank_labels, *, temperature: float = 0.07, num_classes: int) -> np.ndarray:
+    """Class scores [m C] from the neighbours' labels. Args and errors as in knn_scores."""
+    if temperature <= 0:
+        raise ValueError(f"temperature={temperature}; it must be positive")
+    bank_labels = np.asarray(bank_labels)
+    check_labels("bank_labels", bank_labels, found.bank_size, num_classes)
+    weights = np.exp((found.similarities - found.similarities[:, :1]) / np.float32(temperature))
+    scores = np.zeros((len(weights), num_classes), np.float32)
+    np.add.at(scores, (np.arange(len(weights))[:, None], bank_labels[found.rows]), weights)
+    return scores
 
 
 def _to_unit_rows(features):

@@ -16,9 +16,9 @@ import optax
 from sigma_jax.evals.features import check_finite, check_labels
 from sigma_jax.evals.knn import accuracy
 
-CLASS_MULTIPLE = 8
 
-def linear_probe(train, test, *, num_classes: int, l2: float = 1e-3, max_iterations: int = 200) -> dict[str, float]:
+def linear_probe(train, test, *, num_classes: int, l2: float = 1e-3, max_iterations: int = 200,
+                 filled_classes: int = 0) -> dict[str, float]:
     """Fits a linear classifier on `train` and measures it on `test`.
 
     Minimises mean cross-entropy + l2 / 2 * |weights|^2 (bias free) over features standardised with the statistics of
@@ -29,6 +29,8 @@ def linear_probe(train, test, *, num_classes: int, l2: float = 1e-3, max_iterati
         test: the same for other clips.
         l2: strength of the penalty per standardised feature, >= 0.
         max_iterations: L-BFGS steps at most; it stops earlier once the gradient norm is below 1e-4.
+        filled_classes: fill up to so many with classes that no clip has; the result is that of `num_classes`. Compiling
+            takes longer than fitting, and labellings of the same features that are filled up alike share a program.
 
     Returns:
         `top1`, `top5` (with more than five classes) and `train_top1` in per cent, `iterations`, `gradient_norm` where
@@ -46,7 +48,7 @@ def linear_probe(train, test, *, num_classes: int, l2: float = 1e-3, max_iterati
     is_constant = std <= 1e-6 * np.maximum(1e-6, np.abs(mean))  # rounding noise must not become a feature
     scale = np.where(is_constant, 0, 1 / np.where(is_constant, 1, std))
     train_x, test_x = (((x - mean) * scale).astype(np.float32) for x in (train_x, test_x))
-    params, iterations, gradient_norm = _fit(train_x, train_y, l2, num_classes, max_iterations)
+    params, iterations, gradient_norm = _fit(train_x, train_y, l2, num_classes, filled_classes, max_iterations)
     test_scores = test_x @ params["weights"].T + params["bias"]
     result = {"top1": accuracy(test_scores, test_y)}
     if num_classes > 5:
@@ -64,14 +66,13 @@ def _checked(name: str, split, num_classes: int) -> tuple[np.ndarray, np.ndarray
     return features, labels
 
 
-def _fit(x, labels, l2, num_classes, max_iterations):
+def _fit(x, labels, l2, num_classes, filled_classes, max_iterations):
     """Minimises the penalised cross-entropy; returns (params, iterations, gradient norm).
 
-    Compiling takes longer than fitting, so several labellings of the same features share a program: absent classes
-    fill up their number; they have no part in the softmax, and their weights stay zero.
+    Classes that only fill up have no part in the softmax, and their weights stay zero.
     """
-    filled = -(-num_classes // CLASS_MULTIPLE) * CLASS_MULTIPLE
-    params, iterations, gradient_norm = _minimize(x, labels, l2, np.arange(filled) < num_classes, max_iterations)
+    is_class = np.arange(max(num_classes, filled_classes)) < num_classes
+    params, iterations, gradient_norm = _minimize(x, labels, l2, is_class, max_iterations)
     return {name: np.asarray(values)[:num_classes] for name, values in params.items()}, iterations, gradient_norm
 
 

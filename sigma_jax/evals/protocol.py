@@ -10,7 +10,7 @@ import numpy as np
 
 from sigma_jax.evals.attentive import attentive_probe
 from sigma_jax.evals.features import Batch, FeatureFn, extract
-from sigma_jax.evals.knn import accuracy, knn_scores
+from sigma_jax.evals.knn import accuracy, neighbours, votes
 from sigma_jax.evals.linear import linear_probe
 
 
@@ -41,17 +41,20 @@ class FrozenFeatures:
         """Args: factories of the batches that `extract` takes, and name -> (labels function, number of classes)."""
         self.train_batches, self.test_batches, self.k, self.linear = train_batches, test_batches, k, linear
         self.labellings = {name: Labelling(*labelling) for name, labelling in labellings.items()}
+        self.most_classes = max(labelling.num_classes for labelling in self.labellings.values())
 
     def run(self, feature_fn: FeatureFn) -> Iterator[tuple[str, float]]:
         train_features, train_stored = extract(feature_fn, self.train_batches())
         test_features, test_stored = extract(feature_fn, self.test_batches())
+        found = neighbours(train_features, test_features, k=self.k)
         for name, (labels, num_classes) in self.labellings.items():
             train_labels, test_labels = labels(train_stored), labels(test_stored)
-            scores = knn_scores(train_features, train_labels, test_features, k=self.k, num_classes=num_classes)
+            scores = votes(found, train_labels, num_classes=num_classes)
             yield f"knn/{name}", accuracy(scores, test_labels)
             if not self.linear:
                 continue
-            probe = linear_probe((train_features, train_labels), (test_features, test_labels), num_classes=num_classes)
+            splits = (train_features, train_labels), (test_features, test_labels)
+            probe = linear_probe(*splits, num_classes=num_classes, filled_classes=self.most_classes)
             yield f"linear/{name}", probe["top1"]
 
 

@@ -11,10 +11,11 @@ import sys
 from pathlib import Path
 
 from sigma_jax.data.records import DataSetError, find_shards
-from sigma_jax.data.synthetic import write_videos
+from sigma_jax.data.synthetic import renderers, write_videos
 from sigma_jax.tools import prepare
 
 FIRST_CLIP = {"train": 0, "bank": 1_000_000, "val": 2_000_000}  # clip numbers: splits never share a clip
+CLIPS_PER_SHARD = 1000  # a process writes a shard: the smallest split, too, keeps two at work
 
 
 def is_done(out: Path, split: str) -> bool:
@@ -32,15 +33,18 @@ def main(argv: list[str] | None = None) -> int:
         parser.add_argument(f"--{split}", type=int, default=count, metavar="CLIPS")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    for split, first in FIRST_CLIP.items():
-        if is_done(args.out, split):
-            print(f"{split}: already in {args.out}")
-            continue
-        videos, labelled = args.out / "videos" / split, split != "train"
-        write_videos(videos, seed=args.seed, start=first, count=getattr(args, split), labelled=labelled)
-        status = prepare.main([f"--videos={videos}", f"--out={args.out}", "--name=shapes", f"--split={split}"])
-        if status:
-            return status
+    with renderers() as pool:
+        for split, first in FIRST_CLIP.items():
+            if is_done(args.out, split):
+                print(f"{split}: already in {args.out}")
+                continue
+            videos, count = args.out / "videos" / split, getattr(args, split)
+            write_videos(videos, seed=args.seed, start=first, count=count, labelled=split != "train", pool=pool)
+            shards = f"--shards={-(-count // CLIPS_PER_SHARD)}"
+            command = [f"--videos={videos}", f"--out={args.out}", "--name=shapes", f"--split={split}", shards]
+            status = prepare.main(command)
+            if status:
+                return status
     return 0
 
 

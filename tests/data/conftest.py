@@ -13,7 +13,7 @@ NUM_CLIPS = 23
 def clip_files(tmp_path_factory) -> list[Path]:
     """23 video files of 8 frames, 32x32."""
     folder = tmp_path_factory.mktemp("videos")
-    synthetic.write_videos(folder, seed=7, start=0, count=NUM_CLIPS, labelled=False, num_workers=1)
+    synthetic.write_videos(folder, seed=7, start=0, count=NUM_CLIPS, labelled=False)
     return sorted(folder.iterdir())
 
 

@@ -44,7 +44,7 @@ def test_colours_do_not_give_the_shape_away():
 
 
 def test_files_keep_the_pixels(tmp_path):
-    count = synthetic.write_videos(tmp_path, seed=1, start=40, count=6, num_workers=1)
+    count = synthetic.write_videos(tmp_path, seed=1, start=40, count=6)
     files = sorted(tmp_path.rglob("*.mp4"), key=lambda path: path.name)
     video, motion, shape = synthetic.render_clips(1, 40, 6)
     assert count == len(files) == 6

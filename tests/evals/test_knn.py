@@ -44,9 +44,9 @@ def test_chunks_do_not_change_scores(monkeypatch):
     queries, _ = _random_set(seed=1, num=23)
     whole = knn_scores(bank, labels, queries, k=9, num_classes=5)
     monkeypatch.setattr(knn, "MAX_SIMILARITIES", 4 * len(bank))  # chunks of 4 leave a remainder of 3
-    knn._vote.clear_cache()
+    knn._search.clear_cache()
     np.testing.assert_allclose(knn_scores(bank, labels, queries, k=9, num_classes=5), whole, rtol=1e-5)
-    knn._vote.clear_cache()
+    knn._search.clear_cache()
 
 
 def test_one_neighbour_is_the_nearest():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from sigma_jax.evals import linear
 from sigma_jax.evals.linear import linear_probe
 
 
@@ -60,6 +61,18 @@ def test_penalty_holds_the_fit_back():
     assert linear_probe(train, test, num_classes=3, l2=1e-4)["train_top1"] == 100
     assert linear_probe(train, test, num_classes=3, l2=1e3)["gradient_norm"] <= 1e-4
     assert linear_probe(train, test, num_classes=3, l2=1e3)["train_top1"] < 100
+
+
+def test_labellings_that_are_filled_up_alike_share_a_program():
+    three, five = (_blobs(spread=1.0, num_classes=n) for n in (3, 5))
+    linear._minimize.clear_cache()
+    alone = [linear_probe(x, x, num_classes=n) for n, x in ((3, three), (5, five))]
+    assert linear._minimize._cache_size() == 2
+    linear._minimize.clear_cache()
+    filled = [linear_probe(x, x, num_classes=n, filled_classes=9) for n, x in ((3, three), (5, five))]
+    assert linear._minimize._cache_size() == 1
+    for one, other in zip(alone, filled, strict=True):
+        assert one["top1"] == pytest.approx(other["top1"], abs=1) and other["gradient_norm"] <= 1e-4
 
 
 def test_more_columns_than_clips():

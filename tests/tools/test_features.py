@@ -18,7 +18,7 @@ from tests.checkpoints.weights_samples import sample
 def folder(tmp_path_factory) -> Path:
     """Three rendered videos of 20 frames, one broken file, and weights of 16 frames of 32 x 32."""
     root = tmp_path_factory.mktemp("features")
-    write_videos(root / "videos", seed=0, start=0, count=3, num_frames=20, num_workers=1)
+    write_videos(root / "videos", seed=0, start=0, count=3, num_frames=20)
     (root / "videos" / "broken.mp4").write_bytes(b"no video")
     weights = sample("pretrain_dino_swav")
     weights.sizes.update(image_size=32)

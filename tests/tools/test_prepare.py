@@ -30,7 +30,7 @@ def _read(out, split="train"):
 @pytest.fixture
 def videos(tmp_path):
     folder = tmp_path / "videos"
-    synthetic.write_videos(folder, seed=0, start=0, count=6, labelled=False, num_workers=1)
+    synthetic.write_videos(folder, seed=0, start=0, count=6, labelled=False)
     for path, name in zip(sorted(folder.iterdir()), ["a", "b c", "-d", "e,f", "g", "h"], strict=True):
         path.rename(folder / f"{name}.mp4")
     return folder

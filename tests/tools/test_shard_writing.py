@@ -24,7 +24,7 @@ from sigma_jax.tools import prepare, shard_writing
 @pytest.fixture
 def videos(tmp_path) -> Path:
     folder = tmp_path / "videos"
-    synthetic.write_videos(folder, seed=0, start=0, count=6, labelled=False, num_workers=1)
+    synthetic.write_videos(folder, seed=0, start=0, count=6, labelled=False)
     return folder
 
 

@@ -21,7 +21,7 @@ TINY = (
 
 def make_data(folder: Path) -> Path:
     """Shards of a few tiny videos."""
-    write_videos(folder / "videos", seed=0, start=0, count=48, size=16, num_workers=1)
+    write_videos(folder / "videos", seed=0, start=0, count=48, size=16)
     code = prepare.main([f"--videos={folder / 'videos'}", f"--out={folder / 'shards'}", "--workers=1"])
     assert code == 0
     return folder / "shards"
@@ -39,11 +39,12 @@ def start(
 ):
     """A training process with simulated CPU devices; compiled in a hurry, deaf to nothing. `under`: what starts it."""
     environment = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "PJRT_NPROC")}
+    quick = [flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag]  # as in conftest.py
     environment |= {
         "JAX_PLATFORMS": "cpu",
         "PJRT_NPROC": "16",
         "JAX_NUM_CPU_DEVICES": str(devices),
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "XLA_FLAGS": " ".join(quick),
         "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "xla"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
         "PYTHONFAULTHANDLER": "1",  # see `stop_with_stacks`
