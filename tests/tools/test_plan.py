@@ -75,6 +75,36 @@ def test_loops_are_multiplied_out():
     assert module.memory_bytes() == 12 * (row + reduce) + on_chip_add + last_add
 
 
+STACKING = """HloModule step
+
+%fused (p0: bf16[12,100], p1: bf16[100], p2: s32[]) -> (bf16[12,100], bf16[100]) {
+  %p0 = bf16[12,100]{1,0} parameter(0)
+  %p1 = bf16[100]{0} parameter(1)
+  %p2 = s32[] parameter(2)
+  %twice = bf16[100]{0} add(%p1, %p1)
+  %row = bf16[1,100]{1,0} reshape(%twice)
+  %stack = bf16[12,100]{1,0} dynamic-update-slice(%p0, %row, %p2, %p2)
+  ROOT %both = (bf16[12,100]{1,0}, bf16[100]{0}) tuple(%stack, %twice)
+}
+
+ENTRY %main (stack: bf16[12,100], x: bf16[100], i: s32[]) -> bf16[100] {
+  %stack = bf16[12,100]{1,0} parameter(0)
+  %x = bf16[100]{0} parameter(1)
+  %i = s32[] parameter(2)
+  %both = (bf16[12,100]{1,0}, bf16[100]{0}) fusion(%stack, %x, %i), kind=kLoop, calls=%fused
+  %wide = bf16[12,100]{1,0} get-tuple-element(%both), index=0
+  %start = ((bf16[12,100]{1,0}), bf16[3,100]{1,0:S(1)}, s32[]{:S(2)}) slice-start(%wide), slice={[0:3], [0:100]}
+  ROOT %part = bf16[3,100]{1,0:S(1)} slice-done(%start)
+}
+"""
+
+
+def test_only_the_part_that_moves_is_counted():
+    """A row stacked in place beside another result; a slice fetched into on-chip memory."""
+    read, stacked, beside, fetched = 200 + 4, 200, 200, 600
+    assert Module(STACKING).memory_bytes() == read + stacked + beside + fetched
+
+
 @pytest.mark.parametrize(
     "groups,axes",
     [
@@ -245,7 +275,7 @@ def test_plan_of_k400_for_chips_that_are_not_here(planned, topology, chips):
     result = json.loads(out)
     print(planning_text.report(result) + f"\n{seconds:.0f} processor seconds")
     assert result["chips"] == chips and result["memory_bytes"]["total"] < 0.98 * 16 * 2**30
-    assert result["memory_traffic_per_chip"] < 1.65 * result["model_traffic_per_chip"], "1.5 is the goal"
+    assert result["memory_traffic_per_chip"] <= 1.5 * result["model_traffic_per_chip"]
     collectives, params = result["collectives"], result["memory_bytes"]["params"] // 4
     # Gradients in bf16 but for the prototypes', Sinkhorn's K-vectors, scalars: nothing else, so nothing of the batch.
     gradients = sum(c["num_bytes"] * c["times"] for c in collectives if c["num_bytes"] > 24_000)
