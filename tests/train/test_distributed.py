@@ -158,11 +158,11 @@ PROBE = {
 }
 
 
-def two_processes(workdir, data, *overrides, second: tuple[str, ...] = (), **config):
+def two_processes(workdir, data, *overrides, second: tuple[str, ...] = (), flags: tuple[str, ...] = (), **config):
     address = f"--coordinator=localhost:{free_port()}"
     limits = ("--num_processes=2", "--connect_seconds=60", "--peer_seconds=10")
     return [
-        runs.start(workdir, data, *more, devices=4, flags=(address, *limits, f"--process_id={i}"), **config)
+        runs.start(workdir, data, *more, devices=4, flags=(address, *limits, *flags, f"--process_id={i}"), **config)
         for i, more in enumerate((overrides, (*overrides, *second)))
     ]
 
@@ -263,7 +263,7 @@ def test_when_one_is_killed_all_start_again(finished):
     """Each under launch/keep_running.sh: the coordinator is killed at step 5 or later, and both end the same run."""
     workdir, metrics = finished.folder / "again", finished.folder / "again" / "metrics.jsonl"
     under = ("bash", "launch/keep_running.sh", "cpu")
-    hosts = two_processes(workdir, finished.data, "total_steps=30", *finished.every, under=under)
+    hosts = two_processes(workdir, finished.data, "total_steps=30", *finished.every, under=under, flags=("--noreport",))
     deadline = time.monotonic() + 200
     while not (metrics.exists() and metrics.read_text().count("\n") >= 5) and time.monotonic() < deadline:
         time.sleep(0.02)
