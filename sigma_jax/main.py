@@ -76,6 +76,7 @@ def run(config, command: list[str]) -> None:
         init_from=init_from(FLAGS.init, FLAGS.allow_missing, FLAGS.allow_unexpected),
     )
     job.checkpoint_dir = FLAGS.checkpoint_dir or job.checkpoint_dir
+    distributed.check_agreement({**job.config.to_dict(), "number of records": job.plan.num_records})
     for line in job.plan.describe():
         logging.info("plan: %s", line)
     state = loop.train(job, command=command, allow_config_change=FLAGS.allow_config_change)

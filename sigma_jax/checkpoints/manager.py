@@ -277,7 +277,7 @@ def _check_fits(path: epath.Path, abstract: Any, partial: bool) -> None:
         more = f"\n  ... and {len(wrong) - 10} more" if len(wrong) > 10 else ""
         raise CheckpointError(
             f"{path} does not fit: {len(wrong)} arrays differ (other model size, target or optimizer?)\n  "
-            + "\n  ".join(sorted(wrong)[:10])
+            + "\n  ".join(sorted(wrong, key=lambda line: (not line.startswith("params/"), line))[:10])
             + more
         )
 

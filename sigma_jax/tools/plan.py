@@ -37,7 +37,11 @@ flags.DEFINE_integer(
     "slices", 1, "Slices of that topology, joined by the data centre network.", lower_bound=1, flag_values=FLAGS
 )
 flags.DEFINE_integer(
-    "batch_per_chip", None, "Clips per chip; default: config.batch_size over the chips.", flag_values=FLAGS
+    "batch_per_chip",
+    None,
+    "Clips per chip; default: config.batch_size over the chips.",
+    lower_bound=1,
+    flag_values=FLAGS,
 )
 flags.DEFINE_integer(
     "num_records", None, "Training videos; default: those of the data set the config is named after.", flag_values=FLAGS

@@ -33,6 +33,7 @@ from sigma_jax.train.tasks import PretrainTask, pretrain_task
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--checkpoint_dir", help="its checkpoints, where training had this flag too")
     parser.add_argument("--data_dir", type=Path, required=True, help="folder of record shards with labels")
     parser.add_argument("--bank_split", default="bank", help="labelled split that k-NN and the linear probe learn from")
     parser.add_argument("--test_split", default="val", help="labelled split that is measured")
@@ -51,11 +52,11 @@ def _init_encoder(task: PretrainTask, key: jax.Array) -> dict:
     return {"encoder": task.init(key)["encoder"]}
 
 
-def trained_encoder(task: PretrainTask, workdir: Path) -> dict:
+def trained_encoder(task: PretrainTask, checkpoints: str | Path) -> dict:
     """The encoder of the newest checkpoint of a run."""
     shapes = jax.eval_shape(partial(_init_encoder, task), stream(0, "init"))
     wanted = with_shardings(shapes, state_shardings(task.mesh, shapes))
-    return restore_subtree(find_checkpoint(workdir), {"params": wanted})["params"]
+    return restore_subtree(find_checkpoint(checkpoints), {"params": wanted})["params"]
 
 
 def measure(
@@ -83,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     task = pretrain_task(config, make_mesh(), build_compute(config.compute))
     latents = mean_latents(task)
     features = {
-        "trained": partial(latents, trained_encoder(task, args.workdir)),
+        "trained": partial(latents, trained_encoder(task, args.checkpoint_dir or args.workdir)),
         "random weights": partial(latents, random_encoder(task, config.seed)),
         "raw 8x8x8 pixels": raw_pixel_features,
     }

@@ -65,6 +65,7 @@ def video_pictures(folder: Path, videos: Path) -> list[Picture]:
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--checkpoint_dir", help="its checkpoints, where training had this flag too")
     parser.add_argument("--data_dir", required=True, help="folder of the run's record shards")
     parser.add_argument("--videos", type=Path, help="folder of videos to show with masks")
     parser.add_argument("--teacher", help="weights of the frozen teacher, as in training")
@@ -76,10 +77,11 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
     config = load_json(args.workdir / "config.json")
     run = build(config, args.workdir, args.data_dir, teacher=args.teacher)
+    run.checkpoint_dir = args.checkpoint_dir or run.checkpoint_dir
     checkpoints = open_checkpoints(run)
     latest = checkpoints.latest_step()
     if latest is None:
-        print(f"report: no checkpoint in {args.workdir}: train first", file=sys.stderr)
+        print(f"report: no checkpoint in {run.checkpoint_dir}: train first", file=sys.stderr)
         return 1
     state, _, _ = checkpoints.restore(latest, run.abstract_state)
     more = video_pictures(args.workdir / "pictures", args.videos) if args.videos else []

@@ -4,17 +4,21 @@ One process per host on TPU pods, one per node or per GPU elsewhere. `connect` f
 (--coordinator --num_processes --process_id), or by what Slurm, Open MPI or the TPU runtime put into the environment.
 """
 
+import json
 import os
 import re
 import socket
 import threading
 import time
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from absl import flags, logging
 from jax.experimental import multihost_utils
+
+from sigma_jax.train.config import diff_configs
 
 LOST_CODE = 76  # exit status when another process of the run was lost: start the same command again
 ALONE_CODE = 69  # exit status when the processes did not meet: a wrong address, or one that is not back yet
@@ -157,6 +161,38 @@ def preflight(meeting: Meeting | None, seconds: float) -> str:
         f"{processes} process(es) x {local} local device(s) = {everywhere} device(s), "
         f"{jax.local_devices()[0].device_kind}; this is process {jax.process_index()} on {socket.gethostname()}"
     )
+
+
+def check_agreement(mine: Mapping[str, Any]) -> None:
+    """All processes must have been started alike; `mine` is what decides the run here, as JSON holds it.
+
+    Raises:
+      ValueError: in every process, if one differs from the first; that one's message has the differences.
+    """
+    if jax.process_count() == 1:
+        return
+    differing = diff_configs(json.loads(_from_first(json.dumps(mine))), mine)
+    counts = multihost_utils.process_allgather(np.int32(len(differing)))
+    others = [i for i, count in enumerate(counts) if count]
+    if differing:
+        raise ValueError(
+            "process 0 was started with other values (its value -> this one's):\n  " + "\n  ".join(differing) + "\n"
+            "Start the same command on all hosts, with the same data"
+        )
+    if others:
+        time.sleep(2)  # they need this process, their coordinator perhaps, to say why they stop
+        raise ValueError(
+            f"process(es) {others} were started with other values than this one; their logs list them. Start the same "
+            "command on all hosts, with the same data"
+        )
+
+
+def _from_first(text: str) -> str:
+    """Process 0's text."""
+    data = np.frombuffer(text.encode(), np.uint8).astype(np.int32)
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(data.size)))
+    data = np.resize(data, length)  # equal shapes; only process 0's values count
+    return bytes(np.asarray(multihost_utils.broadcast_one_to_all(data), np.uint8)).decode()
 
 
 def _within(seconds: float, function):

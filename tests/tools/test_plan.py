@@ -14,6 +14,7 @@ from sigma_jax.tools.planning.chips import collective_seconds, find_chip
 from sigma_jax.tools.planning.forecast import Compiled, DoesNotFit, compile_program, count_flops, forecast
 from sigma_jax.tools.planning.hlo import Collective, Module, group_axes
 from sigma_jax.tools.planning.search import advice, largest_batch
+from sigma_jax.tools.planning.traffic import model_bytes
 from sigma_jax.train import config as configs
 from sigma_jax.train.ahead_of_time import build_program, nearest_topology, topology_devices
 from sigma_jax.train.sharding import make_mesh
@@ -74,6 +75,36 @@ def test_loops_are_multiplied_out():
     assert module.memory_bytes() == 12 * (row + reduce) + on_chip_add + last_add
 
 
+STACKING = """HloModule step
+
+%fused (p0: bf16[12,100], p1: bf16[100], p2: s32[]) -> (bf16[12,100], bf16[100]) {
+  %p0 = bf16[12,100]{1,0} parameter(0)
+  %p1 = bf16[100]{0} parameter(1)
+  %p2 = s32[] parameter(2)
+  %twice = bf16[100]{0} add(%p1, %p1)
+  %row = bf16[1,100]{1,0} reshape(%twice)
+  %stack = bf16[12,100]{1,0} dynamic-update-slice(%p0, %row, %p2, %p2)
+  ROOT %both = (bf16[12,100]{1,0}, bf16[100]{0}) tuple(%stack, %twice)
+}
+
+ENTRY %main (stack: bf16[12,100], x: bf16[100], i: s32[]) -> bf16[100] {
+  %stack = bf16[12,100]{1,0} parameter(0)
+  %x = bf16[100]{0} parameter(1)
+  %i = s32[] parameter(2)
+  %both = (bf16[12,100]{1,0}, bf16[100]{0}) fusion(%stack, %x, %i), kind=kLoop, calls=%fused
+  %wide = bf16[12,100]{1,0} get-tuple-element(%both), index=0
+  %start = ((bf16[12,100]{1,0}), bf16[3,100]{1,0:S(1)}, s32[]{:S(2)}) slice-start(%wide), slice={[0:3], [0:100]}
+  ROOT %part = bf16[3,100]{1,0:S(1)} slice-done(%start)
+}
+"""
+
+
+def test_only_the_part_that_moves_is_counted():
+    """A row stacked in place beside another result; a slice fetched into on-chip memory."""
+    read, stacked, beside, fetched = 200 + 4, 200, 200, 600
+    assert Module(STACKING).memory_bytes() == read + stacked + beside + fetched
+
+
 @pytest.mark.parametrize(
     "groups,axes",
     [
@@ -95,7 +126,8 @@ def test_mesh_axes_of_replica_groups(groups, axes):
 @pytest.mark.parametrize("total,warns", [(15 * 2**30, False), (17 * 2**30, True)])
 def test_buffers_above_the_chips_memory_are_said(total, warns):
     sizes = {"memory_bytes": {"total": total}, "chip_memory_bytes": 2**34, "peak_memory_bytes": 2**33, "chip": "v5e"}
-    assert ("only 8.0 GiB are in use at once" in "\n".join(planning_text.memory_lines(sizes))) == warns
+    lines = "\n".join(planning_text.memory_lines(sizes | {"activation_bytes": 2**31}))
+    assert ("only 8.0 GiB are in use at once" in lines) == warns and "backward pass: 2.000" in lines
 
 
 def test_search_finds_the_largest_batch_in_few_compiles():
@@ -144,6 +176,22 @@ def test_the_step_on_eight_devices(devices):
     # Visible tubes only, hidden queries only: fewer products than the published method, never half of them.
     assert 0.5 < numbers["flops_per_chip"] / numbers["model_flops_per_chip"] < 1.1
     assert numbers["memory_bytes"]["params"] == 4 * params
+
+
+def test_traffic_of_the_model():
+    """Of ViT-B with DINO-B in GB per clip, at 32 clips per chip, by hand: 24 score reads and writes of 2 bytes, ..."""
+    values = {"batch_size": "32", "max_batch_per_device": "32"}
+    config = configs.apply_overrides(configs.load_config("configs/k400.py:size=B,target=dino"), values)
+    program = build_program(config, make_mesh(), 1000)
+    few, many = (model_bytes(program.task, clips, program.plan.num_params) for clips in (8, 32))
+    assert few["sinkhorn"] == many["sinkhorn"] == 2 * (2 + 2 * 10 + 2 + 4) * 1408 * 3000
+    assert few["optimizer"] == 4 * many["optimizer"] == 38 * program.plan.num_params / 8
+    tokens = 8 * 197
+    blocks = 12 * (72 * tokens * 768 + 24 * 768**2 / 32)
+    assert many["teacher"] == blocks + 2 * tokens * (768 + 768)
+    assert sum(many.values()) == pytest.approx(2.31e9, rel=0.01) and many["projection"] == 0
+    mlp = configs.apply_overrides(configs.load_config("configs/k400.py:size=B"), values)
+    assert model_bytes(build_program(mlp, make_mesh(), 1000).task, 32, 1)["projection"] > 0
 
 
 def test_kernels_are_counted_by_their_own_account():
@@ -227,7 +275,7 @@ def test_plan_of_k400_for_chips_that_are_not_here(planned, topology, chips):
     result = json.loads(out)
     print(planning_text.report(result) + f"\n{seconds:.0f} processor seconds")
     assert result["chips"] == chips and result["memory_bytes"]["total"] < 0.98 * 16 * 2**30
-    assert result["memory_traffic_per_chip"] / 32 < 1.5 * 2.8e9, "1.5 times the model of the step"
+    assert result["memory_traffic_per_chip"] <= 1.5 * result["model_traffic_per_chip"]
     collectives, params = result["collectives"], result["memory_bytes"]["params"] // 4
     # Gradients in bf16 but for the prototypes', Sinkhorn's K-vectors, scalars: nothing else, so nothing of the batch.
     gradients = sum(c["num_bytes"] * c["times"] for c in collectives if c["num_bytes"] > 24_000)

@@ -1,6 +1,7 @@
 """From shards to a measured run: train, probe, draw again; what a user sees."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,15 @@ def test_probe_prints_three_rows_and_report_shows_them(workdir, shapes_dir, caps
     page = (workdir / "report.html").read_text()
     assert "random weights" in page and "the 'command line'" in page.replace("&#x27;", "'")
     assert page.count("<img") == 6  # curves, clips still and moving, prototypes, videos still and moving
+
+
+def test_checkpoints_may_lie_elsewhere(workdir, shapes_dir, tmp_path):
+    shutil.copytree(workdir, tmp_path / "run")
+    (tmp_path / "run" / "checkpoints").rename(tmp_path / "bucket")
+    words = [f"--workdir={tmp_path / 'run'}", f"--data_dir={shapes_dir}", f"--checkpoint_dir={tmp_path / 'bucket'}"]
+    assert probe.main([*words, "--batch_size=40"]) == 0
+    assert report.main(words) == 0
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 def test_report_without_a_checkpoint_says_so(shapes_dir, tmp_path, workdir, capsys):

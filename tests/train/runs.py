@@ -1,5 +1,6 @@
 """Small real runs of sigma_jax.main in processes of their own, for the tests of several processes and of restarts."""
 
+import contextlib
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from sigma_jax.data.synthetic import write_videos
 from sigma_jax.tools import prepare
 
 ROOT = Path(__file__).resolve().parents[2]
+STARTED: list[subprocess.Popen] = []
 TINY = (
     "model.image_size=16", "model.num_frames=4", "batch_size=16", "max_batch_per_device=4",
     "objective.num_prototypes=16",    "objective.projection_widths=32,32",
@@ -53,8 +55,11 @@ def start(
     command = [*under, sys.executable, "-m", "sigma_jax.main", f"--config={config}", f"--workdir={workdir}"]
     command += [f"--data_dir={data}", *flags, *values]
     log = open(f"{workdir}.{len(list(workdir.parent.glob('*.log')))}.log", "w+")  # noqa: SIM115
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+    )
     process.log = log
+    STARTED.append(process)
     return process
 
 
@@ -79,6 +84,22 @@ def stop_with_stacks(process) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+    _end_group(process)
+
+
+def stop_all() -> None:
+    """Ends what a failed test left running."""
+    while STARTED:
+        process = STARTED.pop()
+        if process.poll() is None:
+            _end_group(process)
+            process.wait()
+
+
+def _end_group(process) -> None:
+    """The process and its children: launch/keep_running.sh would start another one."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def outcome(workdir: Path) -> tuple[dict, dict, dict[int, float]]:

@@ -158,12 +158,12 @@ PROBE = {
 }
 
 
-def two_processes(workdir, data, *overrides, **config):
+def two_processes(workdir, data, *overrides, second: tuple[str, ...] = (), flags: tuple[str, ...] = (), **config):
     address = f"--coordinator=localhost:{free_port()}"
     limits = ("--num_processes=2", "--connect_seconds=60", "--peer_seconds=10")
     return [
-        runs.start(workdir, data, *overrides, devices=4, flags=(address, *limits, f"--process_id={i}"), **config)
-        for i in range(2)
+        runs.start(workdir, data, *more, devices=4, flags=(address, *limits, *flags, f"--process_id={i}"), **config)
+        for i, more in enumerate((overrides, (*overrides, *second)))
     ]
 
 
@@ -181,6 +181,16 @@ def finished(tmp_path_factory):
             break
     assert [code for code, _ in ended] == [0, 0], "\n".join(log[-3000:] for _, log in ended)
     return SimpleNamespace(folder=folder, data=data, logs=[log for _, log in ended], every=every)
+
+
+def test_processes_started_with_other_values_stop_at_once(finished):
+    """Their parameters would drift apart without a sound."""
+    started = two_processes(finished.folder / "other", finished.data, "total_steps=6", second=("optim.base_lr=1",))
+    (first, said), (second, difference) = [runs.finish(process) for process in started]
+    assert (first, second) == (1, 1), said + difference
+    assert "process(es) [1] were started with other values than this one" in said
+    assert "process 0 was started with other values" in difference and "optim.base_lr: 0.004 -> 1.0" in difference
+    assert not (finished.folder / "other" / "metrics.jsonl").exists()
 
 
 def test_two_processes_train_as_one(finished):
@@ -253,7 +263,7 @@ def test_when_one_is_killed_all_start_again(finished):
     """Each under launch/keep_running.sh: the coordinator is killed at step 5 or later, and both end the same run."""
     workdir, metrics = finished.folder / "again", finished.folder / "again" / "metrics.jsonl"
     under = ("bash", "launch/keep_running.sh", "cpu")
-    hosts = two_processes(workdir, finished.data, "total_steps=30", *finished.every, under=under)
+    hosts = two_processes(workdir, finished.data, "total_steps=30", *finished.every, under=under, flags=("--noreport",))
     deadline = time.monotonic() + 200
     while not (metrics.exists() and metrics.read_text().count("\n") >= 5) and time.monotonic() < deadline:
         time.sleep(0.02)

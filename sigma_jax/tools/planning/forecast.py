@@ -13,6 +13,7 @@ from jax.extend import core as jex_core
 
 from sigma_jax.tools.planning.chips import Chip, collective_seconds
 from sigma_jax.tools.planning.hlo import Collective, Module
+from sigma_jax.tools.planning.traffic import model_bytes
 from sigma_jax.train.ahead_of_time import Program, abstract_batch, lower
 from sigma_jax.train.flops import model_flops
 from sigma_jax.train.sharding import bytes_per_device
@@ -120,9 +121,11 @@ def forecast(program: Program, compiled: Compiled, chip: Chip | None) -> dict[st
         "mesh": plan.mesh,
         "memory_bytes": compiled.memory | {"total": compiled.total},
         "peak_memory_bytes": compiled.peak,
+        "activation_bytes": plan.activation_bytes_per_device,
         "flops_per_chip": flops,
         "model_flops_per_chip": model,
         "memory_traffic_per_chip": compiled.memory_traffic,
+        "model_traffic_per_chip": clips * sum(model_bytes(program.task, clips, plan.num_params).values()),
         "collectives": [c._asdict() | {"axes": list(c.axes)} for c in compiled.collectives],
     }
     if chip is not None:

@@ -112,7 +112,11 @@ class Module:
                 continue
             if instruction.opcode.endswith(("-done", "-update")):
                 continue
-            if instruction.opcode in ("copy-start", *SLICES):
+            if instruction.opcode == "slice-start":
+                source, *_, result, _ = _SHAPE.findall(instruction.shape)  # ((sources), result, context)
+                ends = [layout for _, _, layout in (source, result)]
+                total += _bytes(*result[:2]) * sum("S(1)" not in layout for layout in ends)
+            elif instruction.opcode in ("copy-start", *SLICES):
                 total += shape_bytes(instruction.shape, on_chip=False) * (1 if "copy" in instruction.opcode else 2)
             elif instruction.opcode == "dynamic-update-slice":
                 total += 2 * shape_bytes(shapes[1], on_chip=False)
@@ -147,11 +151,11 @@ class Module:
             elif not (uses and all(use.opcode == "dynamic-update-slice" and place == 0 for use, place in uses)):
                 total += shape_bytes(shape, on_chip=False)
         root = next(i for i in inner.values() if i.is_root)
-        results = [inner[origin(o)] for o in root.operands if origin(o) in inner] if root.opcode == "tuple" else [root]
-        updates = [inner[r.operands[1]].shape for r in results if r.opcode == "dynamic-update-slice"]
-        if updates and len(updates) == len(results):
-            return total + sum(shape_bytes(shape) for shape in updates)
-        return total + shape_bytes(fusion.shape, on_chip=False)
+        for operand in root.operands if root.opcode == "tuple" else [root.name]:
+            result = inner[origin(operand)]
+            written = inner[result.operands[1]] if result.opcode == "dynamic-update-slice" else result
+            total += 0 if "S(1)" in result.shape else shape_bytes(written.shape)
+        return total
 
 
 def shape_bytes(shape: str, on_chip: bool = True) -> float:
@@ -159,8 +163,12 @@ def shape_bytes(shape: str, on_chip: bool = True) -> float:
     total = 0.0
     for kind, dims, layout in _SHAPE.findall(shape):
         if on_chip or "S(1)" not in layout:
-            total += BYTES.get(kind, 0) * math.prod(int(d) for d in dims.split(",") if d)
+            total += _bytes(kind, dims)
     return total
+
+
+def _bytes(kind: str, dims: str) -> float:
+    return BYTES.get(kind, 0) * math.prod(int(d) for d in dims.split(",") if d)
 
 
 def group_axes(attributes: str, mesh_shape: dict[str, int]) -> tuple[str, ...]:

@@ -30,6 +30,8 @@ def report(result: dict[str, Any]) -> str:
 def memory_lines(result: dict[str, Any]) -> list[str]:
     kinds = result["memory_bytes"]
     lines = ["memory per chip, GiB:  " + "  ".join(f"{kind} {size / GIB:.3f}" for kind, size in kinds.items())]
+    activations = result["activation_bytes"] / GIB
+    lines.append(f"  of the temporaries, activations kept for the backward pass: {activations:.3f} by our estimate")
     if "chip_memory_bytes" in result:
         share = kinds["total"] / result["chip_memory_bytes"]
         lines.append(f"  = {share:.0%} of the {result['chip_memory_bytes'] / GIB:.0f} GiB of a {result['chip']}")
@@ -45,9 +47,11 @@ def memory_lines(result: dict[str, Any]) -> list[str]:
 def _work(result: dict[str, Any]) -> list[str]:
     flops, model = result["flops_per_chip"], result["model_flops_per_chip"]
     clips, traffic = result["clips_per_chip"], result["memory_traffic_per_chip"]
+    fewest = result["model_traffic_per_chip"]
     return [
         f"matrix products per chip and step: {flops / 1e12:.2f} TFLOP, model {model / 1e12:.2f} (x{flops / model:.2f})",
-        f"memory traffic per chip and step: {traffic / 1e9:.1f} GB = {traffic / clips / 1e9:.2f} GB per clip",
+        f"memory traffic per chip and step: {traffic / 1e9:.1f} GB = {traffic / clips / 1e9:.2f} GB per clip, "
+        f"model {fewest / clips / 1e9:.2f} (x{traffic / fewest:.2f})",
     ]
 
 

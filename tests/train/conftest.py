@@ -1,0 +1,11 @@
+"""No test leaves a run behind."""
+
+import pytest
+
+from tests.train import runs
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_running():
+    yield
+    runs.stop_all()
