@@ -28,6 +28,7 @@ from sigma_jax.data.slots import Slots, enter_worker
 _CHUNK_BYTES = 2**25
 _MAX_REPLACEMENTS = 20
 _ENDLESS = 2**60
+BATCHES_AHEAD = 2  # prepared by all readers together
 KEY_BYTES = 256
 
 
@@ -64,6 +65,12 @@ def make_layout(global_batch: int, process_index: int, process_count: int, spec:
     fits = max(_CHUNK_BYTES // math.prod(spec.shape), 1)
     chunk_rows = max(n for n in range(1, rows + 1) if rows % n == 0 and n <= fits)
     return Layout(global_batch, process_index, rows, chunk_rows)
+
+
+def slot_sizes(layout: Layout, spec: Clips, num_workers: int) -> tuple[int, int]:
+    """(slots of shared memory for each worker, bytes of one): chunks ready, and the one that is being filled."""
+    ready = math.ceil(BATCHES_AHEAD * layout.chunks_per_batch / num_workers)
+    return ready + 1, layout.chunk_rows * math.prod(spec.shape)
 
 
 class ShuffledChunks:
@@ -207,20 +214,18 @@ class Loader(Iterator):
         layout = self._chunks.layout
         per_batch = layout.chunks_per_batch
         numbers = grain.MapDataset.range(self._next_batch * per_batch, self._num_batches * per_batch)
-        ahead = 2 * per_batch  # two batches are prepared ahead, here or by all workers together
         if not self._num_workers:
-            options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=ahead)
+            options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=BATCHES_AHEAD * per_batch)
             return numbers.map(self._chunks).to_iter_dataset(options)
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags, which a plain script never parses
-        buffer = math.ceil(ahead / self._num_workers)
-        size = layout.chunk_rows * math.prod(self._chunks.reader.spec.shape)
-        self._slots = Slots(self._num_workers, buffer + 1, size)  # one more is being filled
+        per_worker, size = slot_sizes(layout, self._chunks.reader.spec, self._num_workers)
+        self._slots = Slots(self._num_workers, per_worker, size)
         dataset = numbers.map(IntoSlots(self._chunks, self._slots))
         dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
         pickled = grain.experimental.DatasetOptions(min_shm_size=2**40)  # what is left is small
         dataset = grain.experimental.WithOptionsIterDataset(dataset, pickled)
-        options = grain.MultiprocessingOptions(self._num_workers, per_worker_buffer_size=buffer)
+        options = grain.MultiprocessingOptions(self._num_workers, per_worker_buffer_size=per_worker - 1)
         return dataset.mp_prefetch(options, worker_init_fn=start_worker)
 
     def state(self) -> dict[str, int]:

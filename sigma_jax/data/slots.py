@@ -31,8 +31,8 @@ class Slots:
         if free < needed:
             raise OSError(
                 f"{num_workers} data workers need {needed / 2**20:.0f} MiB of shared memory, {_SHARED} has "
-                f"{free / 2**20:.0f} free: use fewer (--config.data.num_workers=), or give the machine more (docker: "
-                "--shm-size=8g)"
+                f"{free / 2**20:.0f} free: give the machine more (docker: --shm-size=8g), or take a smaller batch per "
+                "host, or --config.data.num_workers=0"
             )
         self.per_worker, self._turn = per_worker, 0
         self._slots = [SharedMemory(create=True, size=per_slot) for _ in range(num_workers * per_worker)]

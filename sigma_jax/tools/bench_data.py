@@ -30,7 +30,7 @@ from sigma_jax.data import augment, metadata, sampling
 from sigma_jax.data.clips import ClipReader, ClipSpec
 from sigma_jax.data.decoders import DECODERS, Decoding
 from sigma_jax.data.pipeline import open_source, pretrain_loader
-from sigma_jax.data.records import RecordSource, scan_offsets
+from sigma_jax.data.records import DataSetError, RecordSource, scan_offsets
 from sigma_jax.data.schema import Record
 from sigma_jax.data.tfds_sets import ArrayRecords
 
@@ -43,11 +43,10 @@ def main(argv: list[str] | None = None) -> int:
         print(f"bench data: {error}", file=sys.stderr)
         return 1
     spec = ClipSpec(args.num_frames, args.frame_stride, args.image_size, "multi_scale")
-    source = open_source(args.data_dir, args.split)
     try:
-        for row in measure(args, spec, source):
+        for row in measure(args, spec, open_source(args.data_dir, args.split)):
             _show(row, args.json)
-    except RuntimeError as error:
+    except (DataSetError, RuntimeError) as error:
         print(f"bench data: {error}", file=sys.stderr)
         return 1
     return 0

@@ -8,6 +8,7 @@ One line per check: ok, note, or FAIL with what to do. Exit status: 0 nothing fa
 """
 
 import importlib
+import math
 import os
 import shutil
 import subprocess
@@ -23,6 +24,8 @@ import numpy as np
 from absl import flags
 
 from sigma_jax.checkpoints import storage
+from sigma_jax.data.clips import ClipSpec
+from sigma_jax.data.pipeline import make_layout, slot_sizes
 from sigma_jax.data.records import DataSetError, find_shards
 from sigma_jax.train import config as configs
 from sigma_jax.train import distributed
@@ -47,7 +50,6 @@ OVERRIDES: dict[str, str] = {}  # --config.x=y
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "ml-collections", "einops")
 DECODERS = {"av": "H.264 and other videos", "simplejpeg": "JPEG frames", "cv2": "resizing"}
 WANTED_DISK = 20 * 2**30
-SHM_PER_WORKER = 256 * 2**20
 STORAGE_SECONDS = 50
 
 
@@ -145,19 +147,23 @@ def check_decoders() -> Iterator[Finding]:
 def check_workers() -> Iterator[Finding]:
     """Host cores and shared memory for the decoding processes."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    workers = chosen_config().data.num_workers if FLAGS.config else 0
+    config = chosen_config() if FLAGS.config else None
+    workers = config.data.num_workers if config else 0
     text = f"{cores} core(s) for {workers} decoding process(es)"
     yield Finding(
         "note" if workers > cores else "ok", text + (": lower --config.data.num_workers" if workers > cores else "")
     )
     if not os.path.isdir("/dev/shm"):
         return
-    free, wanted = shutil.disk_usage("/dev/shm").free, max(1, workers) * SHM_PER_WORKER
-    enough = free >= wanted
-    advice = (
-        "" if enough else f", {workers} workers want {wanted / 2**30:.1f}: docker run --shm-size=16g, or fewer workers"
-    )
-    yield Finding("ok" if enough else "FAIL", f"/dev/shm has {free / 2**30:.1f} GiB free{advice}")
+    free, wanted = shutil.disk_usage("/dev/shm").free, 0
+    if workers:
+        spec = ClipSpec(config.model.num_frames, 1, config.model.image_size)
+        layout = make_layout(max(config.batch_size // jax.process_count(), 1), 0, 1, spec)
+        wanted = workers * math.prod(slot_sizes(layout, spec, workers))
+    told = f"/dev/shm has {free / 2**30:.1f} GiB free"
+    if free < wanted:
+        told += f", {workers} workers want {wanted / 2**30:.1f}: docker run --shm-size=16g, or a smaller batch per host"
+    yield Finding("ok" if free >= wanted else "FAIL", told)
 
 
 def check_storage() -> Iterator[Finding]:

@@ -27,6 +27,11 @@ def test_rows(tmp_path, capsys, payload):
         assert row["wait_ms"] == pytest.approx(1000 * 2 / row["clips_per_s"], rel=0.02)
 
 
+def test_missing_shards_are_said(tmp_path, capsys):
+    assert bench_data.main([f"--data_dir={tmp_path}"]) == 1
+    assert f"bench data: {tmp_path} holds no shards" in capsys.readouterr().err
+
+
 def test_steps_show_the_memory_of_all_processes(tmp_path, capsys):
     assert prepare.main([f"--videos={CLIPS}", f"--out={tmp_path}", "--workers=0", "--payload=jpeg"]) == 0
     capsys.readouterr()

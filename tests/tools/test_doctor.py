@@ -56,10 +56,11 @@ def test_the_cpu_may_be_meant(examine):
 
 def test_a_wrong_mesh_and_full_shared_memory(examine, monkeypatch):
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: SimpleNamespace(free=2**28))
-    code, text = examine("--config=configs/demo.py", "--config.mesh.fsdp=3", "--config.data.num_workers=2")
+    reading = ("--config.data.num_workers=2", "--config.batch_size=8192")
+    code, text = examine("--config=configs/demo.py", "--config.mesh.fsdp=3", *reading)
     assert code == 1 and "2 check(s) failed" in text, text
     assert "data=-1 x fsdp=3 does not make 8 devices" in text
-    assert "/dev/shm has 0.2 GiB free, 2 workers want 0.5" in text
+    assert "/dev/shm has 0.2 GiB free, 2 workers want 0.4" in text
 
 
 @pytest.mark.parametrize(
