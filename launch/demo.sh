@@ -12,9 +12,9 @@ videos="${1:+$(realpath "$1")}"
 . "$(dirname "$0")/environment.sh"
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
 # glibc hands a step's buffers back to the system and takes them anew, page by page, at every step: a quarter of the
-# step's processor time. Kept, in large pages, they cost next to nothing (launch/BENCHMARKS.md).
+# step's processor time. Kept, they cost next to nothing (launch/BENCHMARKS.md).
 keep=glibc.malloc.arena_max=1:glibc.malloc.mmap_threshold=2000000000:glibc.malloc.trim_threshold=4000000000
-export GLIBC_TUNABLES="${GLIBC_TUNABLES:-$keep:glibc.malloc.hugetlb=1}"
+export GLIBC_TUNABLES="${GLIBC_TUNABLES:-$keep}"
 
 if [ -z "$videos" ]; then
   workdir="${WORKDIR:-demo_run}"
