@@ -11,10 +11,19 @@ videos="${1:+$(realpath "$1")}"
 # shellcheck source=launch/environment.sh
 . "$(dirname "$0")/environment.sh"
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
-# glibc hands a step's buffers back to the system and takes them anew, page by page, at every step: a quarter of the
-# step's processor time. Kept, they cost next to nothing (launch/BENCHMARKS.md).
-keep=glibc.malloc.arena_max=1:glibc.malloc.mmap_threshold=2000000000:glibc.malloc.trim_threshold=4000000000
-export GLIBC_TUNABLES="${GLIBC_TUNABLES:-$keep}"
+settings=(--config=configs/demo.py --config.compute.remat=none --config.evals.knn.every_steps=0) # the model is small
+
+# Plans and compiles the step, then trains. glibc hands a step's buffers back to the system and takes them anew, page by
+# page, at every step, a quarter of the step's processor time: the training process keeps them (launch/BENCHMARKS.md). A
+# compiler in the same process would leave their memory in pieces, hence the plan before.
+train() {
+  if ! [ -d "$workdir/train/checkpoints" ]; then
+    python -m sigma_jax.tools.plan "${settings[@]}"
+  fi
+  local keep=glibc.malloc.arena_max=1:glibc.malloc.mmap_threshold=2000000000:glibc.malloc.trim_threshold=4000000000
+  GLIBC_TUNABLES="${GLIBC_TUNABLES:-$keep}" \
+    python -m sigma_jax.main "${settings[@]}" --workdir="$workdir/train" --data_dir="$data" --noreport
+}
 
 if [ -z "$videos" ]; then
   workdir="${WORKDIR:-demo_run}"
@@ -22,8 +31,7 @@ if [ -z "$videos" ]; then
   echo "1/4 Data: shapes that move in 8 ways (half a minute)..."
   python -m sigma_jax.tools.synthetic --out="$data" --train=8000 # seen seven times; more clips teach no more in 900 steps
   echo "2/4 Training configs/demo.py: 900 steps, about two minutes..."
-  python -m sigma_jax.main --config=configs/demo.py --workdir="$workdir/train" --data_dir="$data" \
-    --config.evals.knn.every_steps=0 --config.compute.remat=none --noreport # the next steps measure and draw; the model is small
+  train
   echo "3/4 Restoring the checkpoint; what did it learn?"
   python -m sigma_jax.tools.probe --workdir="$workdir/train" --data_dir="$data"
   echo "4/4 Drawing pictures..."
@@ -38,9 +46,8 @@ else
     python -m sigma_jax.tools.prepare --videos="$videos" --out="$data" --payload=jpeg --short_side=64
   fi
   echo "2/3 Training configs/demo.py on them: 900 steps, some minutes..."
-  python -m sigma_jax.main --config=configs/demo.py --workdir="$workdir/train" --data_dir="$data" \
-    --config.data.crop=multi_scale --config.data.frame_stride=2 --config.data.cache_decoded=false \
-    --config.compute.remat=none
+  settings+=(--config.data.crop=multi_scale --config.data.frame_stride=2 --config.data.cache_decoded=false)
+  train
   echo "3/3 Drawing pictures..."
   python -m sigma_jax.tools.report --workdir="$workdir/train" --data_dir="$data" --videos="$videos"
 fi

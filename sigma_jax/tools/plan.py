@@ -3,7 +3,8 @@
     python -m sigma_jax.tools.plan --config=configs/k400.py:target=dino --topology=v5e:4x4 --batch_per_chip=8
     python -m sigma_jax.tools.plan --config=configs/demo.py                     # the machine at hand
 
---topology needs libtpu (pip install -e ".[tpu]") and no TPU. Exit status: 0 it fits, 1 it does not, or an error.
+--topology needs libtpu (pip install -e ".[tpu]") and no TPU. Without it the compiled step stays in the compilation cache,
+where a run with the same flags finds it. Exit status: 0 it fits, 1 it does not, or an error.
 """
 
 import json
@@ -26,6 +27,7 @@ from sigma_jax.tools.planning.forecast import Compiled, DoesNotFit, compile_prog
 from sigma_jax.tools.planning.search import advice, largest_batch
 from sigma_jax.train import config as configs
 from sigma_jax.train.ahead_of_time import Program, build_program, nearest_topology, topology_devices
+from sigma_jax.train.compilation import use_compilation_cache
 from sigma_jax.train.sharding import make_mesh
 
 FLAGS = flags.FlagValues()  # its own: commands share names
@@ -111,6 +113,8 @@ def main(argv: list[str]) -> int:
     try:
         rest, overrides = configs.split_command_line(argv)
         FLAGS(rest)
+        if not FLAGS.topology:
+            use_compilation_cache()
         result = plan(overrides)
     except (flags.Error, *USER_ERRORS) as error:
         if os.environ.get("SIGMA_TRACEBACK"):
