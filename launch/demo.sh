@@ -29,7 +29,7 @@ if [ -z "$videos" ]; then
   workdir="${WORKDIR:-demo_run}"
   data="$workdir/data"
   echo "1/4 Data: shapes that move in 8 ways (half a minute)..."
-  python -m sigma_jax.tools.synthetic --out="$data" --train=8000 # seen seven times; more clips teach no more in 900 steps
+  python -m sigma_jax.tools.synthetic --out="$data" --train=8000 # each is seen seven times in 900 steps
   echo "2/4 Training configs/demo.py: 900 steps, about two minutes..."
   train
   echo "3/4 Restoring the checkpoint; what did it learn?"
