@@ -3,8 +3,8 @@
     python -m sigma_jax.tools.plan --config=configs/k400.py:target=dino --topology=v5e:4x4 --batch_per_chip=8
     python -m sigma_jax.tools.plan --config=configs/demo.py                     # the machine at hand
 
---topology needs libtpu (pip install -e ".[tpu]") and no TPU. Without it the compiled step stays in the compilation cache,
-where a run with the same flags finds it. Exit status: 0 it fits, 1 it does not, or an error.
+--topology needs libtpu (pip install -e ".[tpu]") and no TPU. Without it the compiled step stays in the compilation
+cache, where a run with the same flags finds it. Exit status: 0 it fits, 1 it does not, or an error.
 """
 
 import json
