@@ -35,6 +35,7 @@ class Slots:
                 "host, or --config.data.num_workers=0"
             )
         self.per_worker, self._turn = per_worker, 0
+        self._not_heard_of = set(range(num_workers))
         self._slots = [SharedMemory(create=True, size=per_slot) for _ in range(num_workers * per_worker)]
 
     def take(self, shape: tuple[int, ...]) -> tuple[int, np.ndarray]:
@@ -51,6 +52,15 @@ class Slots:
         """In the main process: copies a slot's content to `out`, uint8, and frees the slot."""
         out[...] = self._array(number, out.shape)
         self._slots[number].buf[_TAKEN] = 0
+        if self._not_heard_of:
+            self._not_heard_of.discard(number // self.per_worker)
+            if not self._not_heard_of:
+                self._forget_names()
+
+    def _forget_names(self) -> None:
+        """Once all workers have it, memory without a name ends with its processes, also when all are killed at once."""
+        for slot in self._slots:
+            slot.unlink()
 
     def _array(self, number: int, shape: tuple[int, ...]) -> np.ndarray:
         return np.ndarray(shape, np.uint8, self._slots[number].buf, offset=_DATA)
@@ -62,7 +72,8 @@ class Slots:
 
     def close(self) -> None:
         """Gives the memory back, in the main process when the workers have ended."""
+        if self._not_heard_of:
+            self._forget_names()
         for slot in self._slots:
             slot.close()
-            slot.unlink()
         self._slots = []

@@ -47,11 +47,11 @@ def test_more_chunks_than_slots_and_an_early_end(shards):
     here.close()
     names = [slot.name for slot in through._slots._slots]
     assert len(names) == 2 + 1
-    through.close()  # while the worker waits for a slot
-    assert not multiprocessing.active_children()
-    for name in names:
+    for name in names:  # in use, but nothing is left if all processes are killed now
         with pytest.raises(FileNotFoundError):
             SharedMemory(name)
+    through.close()  # while the worker waits for a slot
+    assert not multiprocessing.active_children()
 
 
 def test_too_little_shared_memory_is_said_before_anything_is_read(monkeypatch):
@@ -59,4 +59,9 @@ def test_too_little_shared_memory_is_said_before_anything_is_read(monkeypatch):
     monkeypatch.setattr(os.path, "isdir", lambda path: True)
     with pytest.raises(OSError, match=r"4 data workers need 120 MiB of shared memory, /dev/shm has 64 free"):
         slots.Slots(4, 3, 10 * 2**20)
-    slots.Slots(2, 3, 2**20).close()
+    unused = slots.Slots(2, 3, 2**20)
+    names = [slot.name for slot in unused._slots]
+    unused.close()
+    for name in names:
+        with pytest.raises(FileNotFoundError):
+            SharedMemory(name)
