@@ -1,8 +1,8 @@
 """Memory through which workers hand clips over, used again and again.
 
-Fresh shared memory is handed out page by page, which can cost more than all that is done to a clip (2 ms of 5 where it
-was measured, launch/BENCHMARKS.md). So the main process makes a few slots for each worker before it starts; a worker
-fills its own in turn, and the main process copies a slot out and frees it.
+Fresh shared memory is handed out page by page: 2 ms for a clip that takes 5 ms to read, where it was measured
+(launch/BENCHMARKS.md). So the main process makes a few slots for each worker before it starts; a worker fills its own in
+turn, and the main process copies a slot out and frees it.
 """
 
 import os
@@ -11,7 +11,7 @@ from multiprocessing.shared_memory import SharedMemory
 
 import numpy as np
 
-_TAKEN, _CLOSED, _DATA = 0, 1, 64  # bytes of a slot: whether it is filled, whether it will ever be freed, its content
+_TAKEN, _CLOSED, _DATA = 0, 1, 64  # bytes of a slot: is it filled; is nobody left to empty it; content
 _SHARED = "/dev/shm"  # where Linux keeps shared memory
 _place = {"worker": 0}  # of this process among the workers
 

@@ -36,13 +36,15 @@ from sigma_jax.train.sharding import make_mesh
 FLAGS = flags.FlagValues()  # its own: commands share names
 flags.DEFINE_string("config", None, "Config whose mesh, batch and workers are checked.", flag_values=FLAGS)
 flags.DEFINE_string(
-    "workdir", None, "Folder of the run, or a bucket such as gs://b/runs: is it writable?", flag_values=FLAGS
+    "workdir", None, "Folder of the run: is it writable? Buckets: --checkpoint_dir.", flag_values=FLAGS
 )
 flags.DEFINE_string("data_dir", None, "Folder of record shards: are they there?", flag_values=FLAGS)
 flags.DEFINE_string(
     "platform", None, "cpu: the run shall use the CPU even if the config needs an accelerator.", flag_values=FLAGS
 )
-flags.DEFINE_string("checkpoint_dir", None, "Where checkpoints go: is it writable?", flag_values=FLAGS)
+flags.DEFINE_string(
+    "checkpoint_dir", None, "Where checkpoints go, or a bucket (gs://b/runs): is it writable?", flag_values=FLAGS
+)
 distributed.define_flags(FLAGS)
 
 OVERRIDES: dict[str, str] = {}  # --config.x=y
