@@ -1,8 +1,8 @@
 """Memory through which workers hand clips over, used again and again.
 
 Fresh shared memory is handed out page by page: 2 ms for a clip that takes 5 ms to read, where it was measured
-(launch/BENCHMARKS.md). So the main process makes a few slots for each worker before it starts; a worker fills its own in
-turn, and the main process copies a slot out and frees it.
+(launch/BENCHMARKS.md). So the main process makes a few slots for each worker before it starts; a worker fills its own
+in turn, and the main process copies a slot out and frees it.
 """
 
 import os
