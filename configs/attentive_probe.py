@@ -10,7 +10,7 @@ What differs from configs/linear_probe.py stands here, nothing else.
 
 from ml_collections import ConfigDict
 
-from sigma_jax.train.config import load_config
+from sigma_jax.runtime.config import load_config
 
 OURS = ("attentive pooling is not in the paper: its architecture and settings are ours",)
 

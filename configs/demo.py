@@ -9,7 +9,7 @@ for random weights (measured: README, "Results"). Same code as configs/k400.py a
 
 from ml_collections import ConfigDict
 
-from sigma_jax.train.config import load_config
+from sigma_jax.runtime.config import load_config
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

@@ -11,7 +11,7 @@ targets learned together with the predictions: collapses).
 
 from ml_collections import ConfigDict
 
-from sigma_jax.train.config import load_config, parse_arg
+from sigma_jax.runtime.config import load_config, parse_arg
 
 TARGETS = {"sigma": "mlp", "soft": "mlp", "pixel": "pixel", "learned": "learned"}
 

@@ -11,7 +11,7 @@ folder: your own videos, classes counted from the label map (launch/EVALUATE.md)
 
 from ml_collections import ConfigDict
 
-from sigma_jax.train.config import parse_arg
+from sigma_jax.runtime.config import parse_arg
 
 FIXES = (
     "validation during training takes one central view; the released code draws it at random",

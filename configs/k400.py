@@ -12,7 +12,7 @@ learned (regression of SIGMA-MLP's own projections: the control that collapses).
 
 from ml_collections import ConfigDict
 
-from sigma_jax.train.config import parse_arg
+from sigma_jax.runtime.config import parse_arg
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

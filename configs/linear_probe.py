@@ -13,7 +13,7 @@ the other sets are this project's. Images are still clips (launch/EVALUATE.md).
 
 from ml_collections import ConfigDict
 
-from sigma_jax.train.config import load_config, parse_arg
+from sigma_jax.runtime.config import load_config, parse_arg
 
 OURS = ("probe settings of this data set are ours: SIGMA released only the SSv2 script",)
 STILLS = ("an image is a clip that shows it 16 times",)

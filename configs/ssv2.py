@@ -11,7 +11,7 @@ What differs from configs/k400.py stands here, nothing else.
 
 from ml_collections import ConfigDict
 
-from sigma_jax.train.config import load_config
+from sigma_jax.runtime.config import load_config
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

@@ -6,8 +6,9 @@ set -euo pipefail
 # shellcheck source=launch/environment.sh
 . "$(dirname "$0")/environment.sh"
 ruff check sigma_jax configs tests
+ruff format --check --quiet sigma_jax configs tests
 if [ $# -gt 0 ]; then
   exec python -m pytest "$@"
 fi
-python -m pytest tests/train/test_distributed.py
-exec python -m pytest -n "${WORKERS:-2}" --durations=15 --ignore=tests/train/test_distributed.py
+python -m pytest tests/runtime/test_distributed.py
+exec python -m pytest -n "${WORKERS:-2}" --durations=15 --ignore=tests/runtime/test_distributed.py

@@ -19,12 +19,13 @@ if "host_platform_device_count" in os.environ.get("XLA_FLAGS", "") or "JAX_NUM_C
 import jax
 from absl import flags, logging
 
-from sigma_jax.train import config as configs
-from sigma_jax.train import distributed, loop, setup
-from sigma_jax.train.compilation import use_compilation_cache
+from sigma_jax.runtime import config as configs
+from sigma_jax.runtime import distributed
+from sigma_jax.runtime.compilation import use_compilation_cache
+from sigma_jax.runtime.logs import start_logging
+from sigma_jax.train import loop, setup
 from sigma_jax.train.evaluate import evaluate
 from sigma_jax.train.initial_weights import init_from
-from sigma_jax.train.logs import start_logging
 from sigma_jax.train.report import write_report
 
 FLAGS = flags.FLAGS

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sigma_jax.checkpoints.torch_weights import from_torch
 from sigma_jax.models.classifier import VideoClassifier
 from sigma_jax.models.sizes import VideoSize
 from sigma_jax.objective.classification import cross_entropy, soft_target_cross_entropy
 from sigma_jax.ops.posembed import position_table
 from sigma_jax.ops.tubes import PIXEL_MEAN, PIXEL_STD, TubeGrid
 from sigma_jax.train.optimizer import decay_mask, layer_scales
+from sigma_jax.weights.torch_weights import from_torch
 from tests.parity import Row, compare
 from tests.parity_pretrain import deviations
 

@@ -6,15 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sigma_jax.checkpoints.torch_weights import from_torch
 from sigma_jax.models.dino import DinoVit, tube_features
 from sigma_jax.models.sizes import TeacherSize
 from sigma_jax.ops.masking import mask_of, sample_mask
 from sigma_jax.ops.sinkhorn import hard_assignments, prototype_scalings, soft_assignments
 from sigma_jax.ops.tubes import PIXEL_MEAN, PIXEL_STD, TubeGrid
+from sigma_jax.runtime.sharding import make_mesh
 from sigma_jax.train.schedule import schedule_values
-from sigma_jax.train.sharding import make_mesh
 from sigma_jax.train.tasks import PretrainTask
+from sigma_jax.weights.torch_weights import from_torch
 from tests.parity import Row, compare
 
 

@@ -6,18 +6,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sigma_jax.checkpoints.torch_weights import from_torch
 from sigma_jax.models.prototypes import constrain, cosine_scores
 from sigma_jax.models.sizes import TeacherSize, VideoSize
 from sigma_jax.ops.masking import indices_of
 from sigma_jax.ops.posembed import position_table
 from sigma_jax.ops.sinkhorn import hard_assignments, prototype_scalings, soft_assignments
 from sigma_jax.ops.tubes import PIXEL_MEAN, PIXEL_STD, TubeGrid
+from sigma_jax.runtime.sharding import make_mesh
 from sigma_jax.train.optimizer import adamw, decay_mask
-from sigma_jax.train.sharding import make_mesh
 from sigma_jax.train.state import new_state
 from sigma_jax.train.step import loss_and_gradient, train_step
 from sigma_jax.train.tasks import PretrainTask, SigmaSettings
+from sigma_jax.weights.torch_weights import from_torch
 from tests.parity import Row, compare
 
 ACTIVATION, SCORE, LOSS, GRADIENT, SOFT, PARAMETER = 2e-5, 5e-6, 2e-5, 5e-6, 5e-5, 1e-5

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sigma_jax.train.config import load_config
+from sigma_jax.runtime.config import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "launch").glob("*.md")])
@@ -31,7 +31,7 @@ def source_of(module: str) -> str:
         path,
         *path.parent.glob("benchmarks/*.py"),
         *path.parent.glob(f"{path.stem}_*.py"),
-        ROOT / "sigma_jax/train/distributed.py",
+        ROOT / "sigma_jax/runtime/distributed.py",
     ]
     return "".join(file.read_text() for file in files if file.exists())
 

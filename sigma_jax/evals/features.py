@@ -34,8 +34,10 @@ def extract(feature_fn: FeatureFn, batches: Iterable[Batch]) -> tuple[np.ndarray
     def collect(batch: Batch, result: jax.Array) -> None:
         is_real = np.asarray(batch.get("weight", np.ones(len(batch["label"])))) > 0
         if result.ndim < 2 or len(result) != len(is_real):
-            raise ValueError(f"feature_fn returned {result.shape} for {len(is_real)} clips; expected [clips, width] or "
-                             "[clips, tokens, width]")
+            raise ValueError(
+                f"feature_fn returned {result.shape} for {len(is_real)} clips; expected [clips, width] or "
+                "[clips, tokens, width]"
+            )
         features.append(np.asarray(result, np.float32)[is_real])
         labels.append(np.asarray(batch["label"])[is_real])
 
@@ -58,8 +60,10 @@ def check_finite(name: str, features: np.ndarray) -> None:
     """Raises ValueError naming how many rows of `features` [n ...] hold a NaN or infinity."""
     broken = ~np.isfinite(features).reshape(len(features), -1).all(axis=1)
     if broken.any():
-        raise ValueError(f"{broken.sum()} of {len(features)} rows of {name} are not finite (first: row "
-                         f"{broken.argmax()}); check the checkpoint and the input video")
+        raise ValueError(
+            f"{broken.sum()} of {len(features)} rows of {name} are not finite (first: row "
+            f"{broken.argmax()}); check the checkpoint and the input video"
+        )
 
 
 def check_labels(name: str, labels: np.ndarray, num_rows: int, num_classes: int) -> None:
@@ -71,8 +75,10 @@ def check_labels(name: str, labels: np.ndarray, num_rows: int, num_classes: int)
     if not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"{name} has type {labels.dtype}; expected integers")
     if labels.min() < 0 or labels.max() >= num_classes:
-        raise ValueError(f"{name} spans {labels.min()}..{labels.max()}; expected 0..{num_classes - 1}: "
-                         "check num_classes and the label map")
+        raise ValueError(
+            f"{name} spans {labels.min()}..{labels.max()}; expected 0..{num_classes - 1}: "
+            "check num_classes and the label map"
+        )
 
 
 def _mean_matrix(size: int) -> np.ndarray:
@@ -95,6 +101,12 @@ def raw_pixel_features(video: jax.Array) -> jax.Array:
         float32 [B 1536], ordered time, row, column, colour.
     """
     frames, rows, columns = (_mean_matrix(size) for size in video.shape[1:4])
-    cells = jnp.einsum("tF,hy,wx,BFyxc->Bthwc", frames, rows, columns, video.astype(jnp.float32) / 255,
-                       precision=jax.lax.Precision.HIGHEST)
+    cells = jnp.einsum(
+        "tF,hy,wx,BFyxc->Bthwc",
+        frames,
+        rows,
+        columns,
+        video.astype(jnp.float32) / 255,
+        precision=jax.lax.Precision.HIGHEST,
+    )
     return cells.reshape(len(video), -1)

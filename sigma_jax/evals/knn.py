@@ -28,8 +28,16 @@ class Neighbours(NamedTuple):
     bank_size: int
 
 
-def knn_scores(bank, bank_labels, queries, *, k: int = 200, temperature: float = 0.07, num_classes: int,
-               leave_self_out: bool = False) -> np.ndarray:
+def knn_scores(
+    bank,
+    bank_labels,
+    queries,
+    *,
+    k: int = 200,
+    temperature: float = 0.07,
+    num_classes: int,
+    leave_self_out: bool = False,
+) -> np.ndarray:
     """Class scores of every query from the votes of its k nearest bank clips.
 
     Args:
@@ -56,8 +64,10 @@ def neighbours(bank, queries, *, k: int, leave_self_out: bool = False) -> Neighb
     if bank.ndim != 2 or queries.ndim != 2 or bank.shape[1] != queries.shape[1]:
         raise ValueError(f"bank {bank.shape} and queries {queries.shape}; expected [n D] and [m D] with the same D")
     if leave_self_out and (bank.shape != queries.shape or len(bank) < 2):
-        raise ValueError(f"leave_self_out with bank {bank.shape} and queries {queries.shape}; "
-                         "it needs the bank itself, of two clips or more, as queries")
+        raise ValueError(
+            f"leave_self_out with bank {bank.shape} and queries {queries.shape}; "
+            "it needs the bank itself, of two clips or more, as queries"
+        )
     if k < 1:
         raise ValueError(f"k={k}; it must be positive")
     check_finite("bank", bank)

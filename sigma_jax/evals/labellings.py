@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from sigma_jax.data.metadata import read_label_map
-from sigma_jax.data.synthetic import MOTIONS, SHAPES
+from sigma_jax.datasets.synthetic import MOTIONS, SHAPES
 from sigma_jax.evals.protocol import Labelling
 
 

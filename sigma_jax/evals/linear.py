@@ -17,8 +17,9 @@ from sigma_jax.evals.features import check_finite, check_labels
 from sigma_jax.evals.knn import accuracy
 
 
-def linear_probe(train, test, *, num_classes: int, l2: float = 1e-3, max_iterations: int = 200,
-                 filled_classes: int = 0) -> dict[str, float]:
+def linear_probe(
+    train, test, *, num_classes: int, l2: float = 1e-3, max_iterations: int = 200, filled_classes: int = 0
+) -> dict[str, float]:
     """Fits a linear classifier on `train` and measures it on `test`.
 
     Minimises mean cross-entropy + l2 / 2 * |weights|^2 (bias free) over features standardised with the statistics of
@@ -39,11 +40,14 @@ def linear_probe(train, test, *, num_classes: int, l2: float = 1e-3, max_iterati
     Raises:
         ValueError: shapes that disagree, labels out of range, features that are not finite.
     """
-    (train_x, train_y), (test_x, test_y) = (_checked(name, split, num_classes)
-                                            for name, split in (("train", train), ("test", test)))
+    (train_x, train_y), (test_x, test_y) = (
+        _checked(name, split, num_classes) for name, split in (("train", train), ("test", test))
+    )
     if train_x.shape[1] != test_x.shape[1]:
-        raise ValueError(f"train features are {train_x.shape[1]} wide, test features {test_x.shape[1]}; "
-                         "both splits must come from the same network")
+        raise ValueError(
+            f"train features are {train_x.shape[1]} wide, test features {test_x.shape[1]}; "
+            "both splits must come from the same network"
+        )
     mean, std = train_x.mean(axis=0, dtype=np.float64), train_x.std(axis=0, dtype=np.float64)
     is_constant = std <= 1e-6 * np.maximum(1e-6, np.abs(mean))  # rounding noise must not become a feature
     scale = np.where(is_constant, 0, 1 / np.where(is_constant, 1, std))
@@ -101,5 +105,6 @@ def _minimize(x, labels, l2, is_class, max_iterations):
 
     params = {"weights": jnp.zeros((num_classes, x.shape[1])), "bias": jnp.zeros(num_classes)}
     params, _, gradient_norm, iterations = jax.lax.while_loop(
-        is_unfinished, step, (params, solver.init(params), jnp.inf, 0))
+        is_unfinished, step, (params, solver.init(params), jnp.inf, 0)
+    )
     return params, iterations, gradient_norm

@@ -35,9 +35,15 @@ class FrozenFeatures:
     Yields `knn/<name>` and, unless `linear` is False, `linear/<name>` for each labelling; features are extracted once.
     """
 
-    def __init__(self, train_batches: Callable[[], Iterable[Batch]], test_batches: Callable[[], Iterable[Batch]],
-                 labellings: Mapping[str, tuple[Callable[[np.ndarray], np.ndarray], int]], *, k: int = 20,
-                 linear: bool = True):
+    def __init__(
+        self,
+        train_batches: Callable[[], Iterable[Batch]],
+        test_batches: Callable[[], Iterable[Batch]],
+        labellings: Mapping[str, tuple[Callable[[np.ndarray], np.ndarray], int]],
+        *,
+        k: int = 20,
+        linear: bool = True,
+    ):
         """Args: factories of the batches that `extract` takes, and name -> (labels function, number of classes)."""
         self.train_batches, self.test_batches, self.k, self.linear = train_batches, test_batches, k, linear
         self.labellings = {name: Labelling(*labelling) for name, labelling in labellings.items()}
@@ -64,8 +70,14 @@ class FrozenTokens:
     As FrozenFeatures, but its feature function returns tokens [B N D]; `num_heads` is that of the pooling.
     """
 
-    def __init__(self, train_batches: Callable[[], Iterable[Batch]], test_batches: Callable[[], Iterable[Batch]],
-                 labellings: Mapping[str, Labelling], *, num_heads: int):
+    def __init__(
+        self,
+        train_batches: Callable[[], Iterable[Batch]],
+        test_batches: Callable[[], Iterable[Batch]],
+        labellings: Mapping[str, Labelling],
+        *,
+        num_heads: int,
+    ):
         self.train_batches, self.test_batches, self.num_heads = train_batches, test_batches, num_heads
         self.labellings = labellings
 

@@ -1,6 +1,6 @@
 """Where arrays lie inside a traced step, said from the mesh of the context; without one, nothing is said.
 
-Whoever jits a step traces it with its mesh as context (`train.sharding.traced_on`), so that models need not know it.
+Whoever jits a step traces it with its mesh as context (`runtime.sharding.traced_on`), so that models need not know it.
 """
 
 import jax

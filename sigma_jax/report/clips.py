@@ -30,16 +30,24 @@ def hide_tubes(video: np.ndarray, mask: np.ndarray, tube_size: tuple[int, int, i
     """
     t, h, w = style.grid_shape(video, tube_size)
     if mask.shape != (len(video), t * h * w) or mask.dtype != bool:
-        raise ValueError(f"mask is {mask.dtype} {mask.shape}; expected bool ({len(video)}, {t * h * w}): "
-                         f"{t}x{h}x{w} tubes per clip")
+        raise ValueError(
+            f"mask is {mask.dtype} {mask.shape}; expected bool ({len(video)}, {t * h * w}): {t}x{h}x{w} tubes per clip"
+        )
     is_hidden = mask.reshape(len(video), t, h, w)
     for axis, size in enumerate(tube_size, start=1):
         is_hidden = is_hidden.repeat(size, axis=axis)
     return np.where(is_hidden[..., None], np.uint8(style.HIDDEN), video)
 
 
-def write_clips(path: Path, video: np.ndarray, mask: np.ndarray, tube_size: tuple[int, int, int],
-                *, max_clips: int = 4, max_frames: int = 8) -> Path:
+def write_clips(
+    path: Path,
+    video: np.ndarray,
+    mask: np.ndarray,
+    tube_size: tuple[int, int, int],
+    *,
+    max_clips: int = 4,
+    max_frames: int = 8,
+) -> Path:
     """Writes a PNG with two rows per clip: its frames, and the same frames with hidden tubes grey.
 
     Arguments and errors as in `hide_tubes`; the first `max_clips` clips, `max_frames` frames evenly spread.
@@ -52,13 +60,19 @@ def write_clips(path: Path, video: np.ndarray, mask: np.ndarray, tube_size: tupl
     width, height = style.fit(video[0, 0], CELL).size
     title, row = 2 * style.TEXT, height + style.GAP
     block = title + 2 * row + style.MARGIN
-    picture, pen = style.canvas(2 * style.MARGIN + columns * (width + style.GAP) - style.GAP,
-                                2 * style.MARGIN + clips * block - style.MARGIN - style.GAP)
+    picture, pen = style.canvas(
+        2 * style.MARGIN + columns * (width + style.GAP) - style.GAP,
+        2 * style.MARGIN + clips * block - style.MARGIN - style.GAP,
+    )
     for clip in range(clips):
         top = style.MARGIN + clip * block
         end = style.write(pen, (style.MARGIN, top + style.TEXT), f"Clip {clip + 1}")
-        style.write(pen, (end + style.TEXT, top + style.TEXT), color=style.MUTED,
-                    text=f"{(~mask[clip]).sum()} of {mask.shape[1]} tubes visible")
+        style.write(
+            pen,
+            (end + style.TEXT, top + style.TEXT),
+            color=style.MUTED,
+            text=f"{(~mask[clip]).sum()} of {mask.shape[1]} tubes visible",
+        )
         for column, frame in enumerate(frames):
             left = style.MARGIN + column * (width + style.GAP)
             picture.paste(style.fit(video[clip, frame], CELL), (left, top + title))
@@ -67,8 +81,9 @@ def write_clips(path: Path, video: np.ndarray, mask: np.ndarray, tube_size: tupl
     return path
 
 
-def write_animation(path: Path, video: np.ndarray, mask: np.ndarray, tube_size: tuple[int, int, int],
-                    *, max_clips: int = 4) -> Path:
+def write_animation(
+    path: Path, video: np.ndarray, mask: np.ndarray, tube_size: tuple[int, int, int], *, max_clips: int = 4
+) -> Path:
     """Writes an endless GIF: clips side by side, below each the same clip with hidden tubes grey.
 
     Arguments and errors as in `hide_tubes`; the first `max_clips` clips, all frames.

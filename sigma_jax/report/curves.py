@@ -70,9 +70,11 @@ def read_metrics(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     if num_broken:
         logging.warning("%s: skipped %d lines that are no JSON object with a step", path, num_broken)
     if not series:
-        raise ValueError(f"{path} holds no metrics; expected lines such as {{\"step\": 10, \"loss\": 4.85}}")
-    return {name: (np.array(sorted(points)), np.array([points[step] for step in sorted(points)]))
-            for name, points in series.items()}
+        raise ValueError(f'{path} holds no metrics; expected lines such as {{"step": 10, "loss": 4.85}}')
+    return {
+        name: (np.array(sorted(points)), np.array([points[step] for step in sorted(points)]))
+        for name, points in series.items()
+    }
 
 
 def write_curves(path: Path, metrics_path: Path) -> Path:
@@ -91,10 +93,23 @@ def write_curves(path: Path, metrics_path: Path) -> Path:
     last_step = max(steps[-1] for steps, _ in metrics.values())
     columns = min(COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
-    look = {"font.size": 10, "axes.edgecolor": style.MUTED, "axes.labelcolor": style.MUTED, "text.color": style.INK,
-            "xtick.color": style.MUTED, "ytick.color": style.MUTED, "axes.spines.top": False,
-            "axes.spines.right": False, "axes.titlelocation": "left", "axes.titlesize": 12, "axes.titleweight": "bold",
-            "axes.titlepad": 10, "axes.grid": True, "grid.color": style.RULE, "axes.axisbelow": True}
+    look = {
+        "font.size": 10,
+        "axes.edgecolor": style.MUTED,
+        "axes.labelcolor": style.MUTED,
+        "text.color": style.INK,
+        "xtick.color": style.MUTED,
+        "ytick.color": style.MUTED,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.titlelocation": "left",
+        "axes.titlesize": 12,
+        "axes.titleweight": "bold",
+        "axes.titlepad": 10,
+        "axes.grid": True,
+        "grid.color": style.RULE,
+        "axes.axisbelow": True,
+    }
     with mpl.rc_context(look):
         figure = Figure(figsize=(4.6 * columns, 3.1 * rows), layout="constrained")
         figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
@@ -102,7 +117,7 @@ def write_curves(path: Path, metrics_path: Path) -> Path:
         for axis, (panel, names) in zip(axes, panels, strict=False):
             _draw(axis, panel, {name: metrics[name] for name in names})
             axis.set_xlim(-0.03 * last_step, 1.03 * max(1, last_step))  # the same for all, to be read together
-        for axis in axes[len(panels):]:
+        for axis in axes[len(panels) :]:
             axis.set_axis_off()
         figure.savefig(path, dpi=120)
     return path
@@ -141,8 +156,16 @@ def _draw(axis, panel: Panel, curves: dict[str, tuple[np.ndarray, np.ndarray]]) 
     if panel.reference:
         height, meaning = panel.reference
         axis.axhline(height, color=style.MUTED, linewidth=1, linestyle=(0, (4, 3)))
-        axis.annotate(meaning, (1, height), xycoords=axis.get_yaxis_transform(), xytext=(-2, 3),
-                      textcoords="offset points", ha="right", color=style.MUTED, fontsize=9)
+        axis.annotate(
+            meaning,
+            (1, height),
+            xycoords=axis.get_yaxis_transform(),
+            xytext=(-2, 3),
+            textcoords="offset points",
+            ha="right",
+            color=style.MUTED,
+            fontsize=9,
+        )
     if panel.is_log and all((values[np.isfinite(values)] > 0).all() for _, values in curves.values()):
         axis.set_yscale("log")
     elif panel.is_share:

@@ -74,12 +74,17 @@ def write_page(path: Path, page: RunPage) -> Path:
         FileNotFoundError: a picture does not exist.
         PIL.UnidentifiedImageError: a picture is no image.
     """
-    sections = [_warnings(page.warnings), _results(page.results), _pictures(page.pictures),
-                f"<section>\n<h2>Repeat this run</h2>\n{_scroll_text(page.command, 'Command')}\n</section>",
-                _versions(page.versions),
-                "<section>\n<h2>Configuration</h2>\n<details>\n<summary>Every resolved value</summary>\n"
-                f"{_scroll_text(page.config, 'Resolved configuration')}\n</details>\n</section>"]
-    Path(path).write_text(f"""<!DOCTYPE html>
+    sections = [
+        _warnings(page.warnings),
+        _results(page.results),
+        _pictures(page.pictures),
+        f"<section>\n<h2>Repeat this run</h2>\n{_scroll_text(page.command, 'Command')}\n</section>",
+        _versions(page.versions),
+        "<section>\n<h2>Configuration</h2>\n<details>\n<summary>Every resolved value</summary>\n"
+        f"{_scroll_text(page.config, 'Resolved configuration')}\n</details>\n</section>",
+    ]
+    Path(path).write_text(
+        f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -98,7 +103,9 @@ def write_page(path: Path, page: RunPage) -> Path:
 </main>
 </body>
 </html>
-""", encoding="utf-8")
+""",
+        encoding="utf-8",
+    )
     return Path(path)
 
 
@@ -127,11 +134,14 @@ def _results(rows: Sequence[Mapping[str, str | float]]) -> str:
             return f'<th scope="row">{text}</th>'
         return f'<td class="number">{text}</td>' if column in numeric else f"<td>{text}</td>"
 
-    head = "".join(f'<th scope="col"{" class=number" if column in numeric else ""}>{escape(column)}</th>'
-                   for column in columns)
+    head = "".join(
+        f'<th scope="col"{" class=number" if column in numeric else ""}>{escape(column)}</th>' for column in columns
+    )
     body = "\n".join("<tr>" + "".join(cell(row, column) for column in columns) + "</tr>" for row in rows)
-    return ('<section>\n<h2>Results</h2>\n<div class="scroll" tabindex="0" role="region" aria-label="Results">\n'
-            f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>\n</section>")
+    return (
+        '<section>\n<h2>Results</h2>\n<div class="scroll" tabindex="0" role="region" aria-label="Results">\n'
+        f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>\n</section>"
+    )
 
 
 def _pictures(pictures: Sequence[Picture]) -> str:
@@ -147,11 +157,13 @@ def _pictures(pictures: Sequence[Picture]) -> str:
             f'<figure>\n<div class="scroll" tabindex="0" role="region" aria-label="{escape(picture.caption)}">\n'
             f'<img {wide}width="{image.width}" height="{image.height}" alt="{escape(picture.alt)}" '
             f'src="data:{image.get_format_mimetype()};base64,{data}">\n</div>\n'
-            f"<figcaption>{escape(picture.caption)}</figcaption>\n</figure>")
+            f"<figcaption>{escape(picture.caption)}</figcaption>\n</figure>"
+        )
     return "<section>\n<h2>Pictures</h2>\n" + "\n".join(figures) + "\n</section>"
 
 
 def _versions(versions: Mapping[str, str]) -> str:
-    rows = "\n".join(f'<tr><th scope="row">{escape(name)}</th><td>{escape(version)}</td></tr>'
-                     for name, version in versions.items())
+    rows = "\n".join(
+        f'<tr><th scope="row">{escape(name)}</th><td>{escape(version)}</td></tr>' for name, version in versions.items()
+    )
     return f"<section>\n<h2>Versions</h2>\n<table>\n<tbody>\n{rows}\n</tbody>\n</table>\n</section>"

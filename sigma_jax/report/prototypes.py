@@ -39,8 +39,16 @@ def top_tubes(scores: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     return chosen // best.shape[1], order.ravel()[chosen]
 
 
-def write_prototypes(path: Path, video: np.ndarray, scores: np.ndarray, tube_size: tuple[int, int, int],
-                     *, tube_idx: np.ndarray | None = None, max_prototypes: int = 8, max_tubes: int = 8) -> Path:
+def write_prototypes(
+    path: Path,
+    video: np.ndarray,
+    scores: np.ndarray,
+    tube_size: tuple[int, int, int],
+    *,
+    tube_idx: np.ndarray | None = None,
+    max_prototypes: int = 8,
+    max_tubes: int = 8,
+) -> Path:
     """Writes a PNG with a row per prototype: the tubes most similar to it, framed within their surroundings.
 
     The most used prototypes come first. Of a tube its first frame is drawn.
@@ -60,16 +68,20 @@ def write_prototypes(path: Path, video: np.ndarray, scores: np.ndarray, tube_siz
     if tube_idx is None:
         tube_idx = np.tile(np.arange(np.prod(grid)), (len(video), 1))
     if scores.ndim != 3 or scores.shape[:2] != tube_idx.shape or len(scores) != len(video):
-        raise ValueError(f"scores {scores.shape} for {len(video)} clips and tube_idx {tube_idx.shape}; expected "
-                         f"[B M K] and [B M]; without tube_idx M is all {np.prod(grid)} tubes")
+        raise ValueError(
+            f"scores {scores.shape} for {len(video)} clips and tube_idx {tube_idx.shape}; expected "
+            f"[B M K] and [B M]; without tube_idx M is all {np.prod(grid)} tubes"
+        )
     if tube_idx.min() < 0 or tube_idx.max() >= np.prod(grid):
         raise ValueError(f"tube_idx spans {tube_idx.min()}..{tube_idx.max()}; expected 0..{np.prod(grid) - 1}")
     ids, shares = most_used(scores, max_prototypes)
     columns = min(max_tubes, tube_idx.size)
     width, height = _draw_tube(video[0], 0, grid, tube_size).size
     labels, row = 150, height + style.TEXT + 3 * style.GAP
-    picture, pen = style.canvas(2 * style.MARGIN + labels + columns * (width + style.GAP) - style.GAP,
-                                2 * style.MARGIN + len(ids) * row - 2 * style.GAP)
+    picture, pen = style.canvas(
+        2 * style.MARGIN + labels + columns * (width + style.GAP) - style.GAP,
+        2 * style.MARGIN + len(ids) * row - 2 * style.GAP,
+    )
     for i, (prototype, share) in enumerate(zip(ids, shares, strict=True)):
         top = style.MARGIN + i * row
         middle = top + height / 2
@@ -78,8 +90,9 @@ def write_prototypes(path: Path, video: np.ndarray, scores: np.ndarray, tube_siz
         for column, (clip, position) in enumerate(zip(*top_tubes(scores[..., prototype], columns), strict=True)):
             left = style.MARGIN + labels + column * (width + style.GAP)
             picture.paste(_draw_tube(video[clip], tube_idx[clip, position], grid, tube_size), (left, top))
-            style.write(pen, (left, top + height + style.TEXT), f"{scores[clip, position, prototype]:.2f}",
-                        color=style.MUTED)
+            style.write(
+                pen, (left, top + height + style.TEXT), f"{scores[clip, position, prototype]:.2f}", color=style.MUTED
+            )
     picture.save(path)
     return path
 
@@ -91,8 +104,10 @@ def _draw_tube(clip: np.ndarray, tube: int, grid: tuple[int, int, int], tube_siz
     rows, columns = min(CONTEXT, h), min(CONTEXT, w)
     first_row = min(max(row - CONTEXT // 2, 0), h - rows)
     first_column = min(max(column - CONTEXT // 2, 0), w - columns)
-    cell = style.fit(clip[step * pt, first_row * ph : (first_row + rows) * ph,
-                          first_column * pw : (first_column + columns) * pw], CELL)
+    cell = style.fit(
+        clip[step * pt, first_row * ph : (first_row + rows) * ph, first_column * pw : (first_column + columns) * pw],
+        CELL,
+    )
     unit_x, unit_y = cell.width / columns, cell.height / rows
     left, top = (column - first_column) * unit_x, (row - first_row) * unit_y
     frame = np.array([left - 1, top - 1, left + unit_x, top + unit_y])

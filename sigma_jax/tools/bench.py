@@ -19,10 +19,10 @@ import sys
 import jax
 from absl import flags
 
+from sigma_jax.runtime import config as configs
 from sigma_jax.tools import bench_data
 from sigma_jax.tools.benchmarks import peers
 from sigma_jax.tools.benchmarks.options import OPTIONS
-from sigma_jax.train import config as configs
 
 # Mode -> module with `measure(overrides) -> dict`; its flags are defined when it is imported.
 MODES = {

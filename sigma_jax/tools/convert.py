@@ -15,9 +15,9 @@ import sys
 import time
 from pathlib import Path
 
-from sigma_jax.checkpoints.formats import FORMATS, describe, detect_format, read_weights, write_weights
-from sigma_jax.checkpoints.weights_file import Weights
-from sigma_jax.evals.pretrained import check
+from sigma_jax.weights.formats import FORMATS, describe, detect_format, read_weights, write_weights
+from sigma_jax.weights.frozen import check
+from sigma_jax.weights.weights_file import Weights
 
 SUFFIXES = {".npz": "npz", ".pth": "pth", ".pt": "pth", ".bin": "pth"}
 

@@ -27,17 +27,15 @@ from sigma_jax.checkpoints import storage
 from sigma_jax.data.clips import ClipSpec
 from sigma_jax.data.pipeline import make_layout, slot_sizes
 from sigma_jax.data.records import DataSetError, find_shards
-from sigma_jax.train import config as configs
-from sigma_jax.train import distributed
+from sigma_jax.runtime import config as configs
+from sigma_jax.runtime import distributed
+from sigma_jax.runtime.sharding import make_mesh
 from sigma_jax.train.plan import split_batch
 from sigma_jax.train.setup import NoAccelerator, require_platform
-from sigma_jax.train.sharding import make_mesh
 
 FLAGS = flags.FlagValues()  # its own: commands share names
 flags.DEFINE_string("config", None, "Config whose mesh, batch and workers are checked.", flag_values=FLAGS)
-flags.DEFINE_string(
-    "workdir", None, "Folder of the run: is it writable? Buckets: --checkpoint_dir.", flag_values=FLAGS
-)
+flags.DEFINE_string("workdir", None, "Folder of the run: is it writable? Buckets: --checkpoint_dir.", flag_values=FLAGS)
 flags.DEFINE_string("data_dir", None, "Folder of record shards: are they there?", flag_values=FLAGS)
 flags.DEFINE_string(
     "platform", None, "cpu: the run shall use the CPU even if the config needs an accelerator.", flag_values=FLAGS

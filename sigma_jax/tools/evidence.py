@@ -28,11 +28,11 @@ from sigma_jax.evals.labellings import labellings
 from sigma_jax.evals.protocol import FrozenFeatures, FrozenTokens
 from sigma_jax.report.comparison import write_comparison
 from sigma_jax.report.page import Picture, RunPage, write_page
+from sigma_jax.runtime.config import REPOSITORY, load_config, load_json
+from sigma_jax.runtime.sharding import make_mesh
 from sigma_jax.tools.probe import measure, random_encoder, trained_encoder
-from sigma_jax.train.config import REPOSITORY, load_config, load_json
 from sigma_jax.train.monitor import BATCH_PER_DEVICE, all_latents, central_clips, mean_latents
 from sigma_jax.train.setup import build_compute
-from sigma_jax.train.sharding import make_mesh
 from sigma_jax.train.tasks import PretrainTask, pretrain_task
 
 

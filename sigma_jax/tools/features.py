@@ -26,9 +26,9 @@ from tqdm import tqdm
 
 from sigma_jax.data.augment import center_crop_resize
 from sigma_jax.data.decode import BadVideo, decode_frames, probe
-from sigma_jax.data.listing import Entry, list_folder
-from sigma_jax.evals.pretrained import FRAME_STRIDE, Pretrained, load
-from sigma_jax.train.logs import start_logging
+from sigma_jax.datasets.listing import Entry, list_folder
+from sigma_jax.runtime.logs import start_logging
+from sigma_jax.weights.frozen import FRAME_STRIDE, Pretrained, load
 
 POOLS = ("mean", "time", "none")
 

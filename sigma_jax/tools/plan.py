@@ -20,15 +20,15 @@ if any(word.startswith("--topology") for word in sys.argv):
 import jax
 from absl import flags
 
-from sigma_jax.data.specs import SPECS
+from sigma_jax.datasets.specs import SPECS
+from sigma_jax.runtime import config as configs
+from sigma_jax.runtime.compilation import use_compilation_cache
+from sigma_jax.runtime.sharding import make_mesh
 from sigma_jax.tools.planning import text
 from sigma_jax.tools.planning.chips import find_chip
 from sigma_jax.tools.planning.forecast import Compiled, DoesNotFit, compile_program, forecast
 from sigma_jax.tools.planning.search import advice, largest_batch
-from sigma_jax.train import config as configs
 from sigma_jax.train.ahead_of_time import Program, build_program, nearest_topology, topology_devices
-from sigma_jax.train.compilation import use_compilation_cache
-from sigma_jax.train.sharding import make_mesh
 
 FLAGS = flags.FlagValues()  # its own: commands share names
 flags.DEFINE_string("config", None, "Config file, as for sigma_jax.main.", required=True, flag_values=FLAGS)

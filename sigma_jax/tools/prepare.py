@@ -4,7 +4,7 @@
   python -m sigma_jax.tools.prepare --videos=FOLDER --csv=train.csv --out=DIR --split=train --shards=64 --payload=jpeg
   python -m sigma_jax.tools.prepare --videos=FOLDER --csv=train.csv --format=kinetics --name=k400 --out=DIR
 
-A folder's sub-folders are its classes; a csv has one `path label` a line, other lists: data/list_formats.py. Every
+A folder's sub-folders are its classes; a csv has one `path label` a line, other lists: datasets/list_formats.py. Every
 video is decoded to its end. The same command again continues a killed one. The shards depend on the videos, the payload
 and the number of shards only. Exit code 0: shards are there; 1: nothing usable; 2: wrong usage or no room on the disk;
 130: stopped from the keyboard.
@@ -28,13 +28,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 from sigma_jax.data import metadata, records
-from sigma_jax.data.classes import check_names, label_hash, shipped_names, spelling
-from sigma_jax.data.list_formats import FORMATS, ListSpec, read_list
-from sigma_jax.data.listing import SUFFIXES, Entry, Refusal, are_numbers, list_folder, number_labels, printable
-from sigma_jax.data.payload import PAYLOADS, Payload
-from sigma_jax.data.specs import SPECS, expected_videos
-from sigma_jax.tools import beam_shards
-from sigma_jax.tools.shard_writing import (
+from sigma_jax.datasets import beam_writing as beam_shards
+from sigma_jax.datasets.classes import check_names, label_hash, shipped_names, spelling
+from sigma_jax.datasets.list_formats import FORMATS, ListSpec, read_list
+from sigma_jax.datasets.listing import SUFFIXES, Entry, Refusal, are_numbers, list_folder, number_labels, printable
+from sigma_jax.datasets.payload import PAYLOADS, Payload
+from sigma_jax.datasets.specs import SPECS, expected_videos
+from sigma_jax.datasets.writing import (
     OutOfSpace,
     ShardJob,
     ShardResult,

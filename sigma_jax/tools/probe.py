@@ -20,13 +20,13 @@ from sigma_jax.checkpoints.manager import find_checkpoint, restore_subtree
 from sigma_jax.evals.features import FeatureFn, raw_pixel_features
 from sigma_jax.evals.labellings import labellings
 from sigma_jax.evals.protocol import FrozenFeatures
-from sigma_jax.train.compilation import quick_compilation
-from sigma_jax.train.config import load_json
-from sigma_jax.train.logs import start_logging
+from sigma_jax.runtime.compilation import quick_compilation
+from sigma_jax.runtime.config import load_json
+from sigma_jax.runtime.logs import start_logging
+from sigma_jax.runtime.random import stream
+from sigma_jax.runtime.sharding import make_mesh, state_shardings, with_shardings
 from sigma_jax.train.monitor import central_clips, mean_latents
 from sigma_jax.train.setup import build_compute
-from sigma_jax.train.sharding import make_mesh, state_shardings, with_shardings
-from sigma_jax.train.state import stream
 from sigma_jax.train.tasks import PretrainTask, pretrain_task
 
 

@@ -14,16 +14,16 @@ from pathlib import Path
 import jax.numpy as jnp
 
 from sigma_jax.checkpoints.manager import CheckpointError
-from sigma_jax.data.classes import read_classes
 from sigma_jax.data.labelled import LabelledSpec, open_labelled, view_loader
 from sigma_jax.data.records import DataSetError
 from sigma_jax.data.sampling import FrameSampling
+from sigma_jax.datasets.classes import read_classes
 from sigma_jax.evals.feature_cache import cached_features, split_identity
 from sigma_jax.evals.knn import accuracy, knn_scores
 from sigma_jax.evals.linear import linear_probe
-from sigma_jax.evals.pretrained import load
 from sigma_jax.models.pretrain import Compute
-from sigma_jax.train.logs import start_logging
+from sigma_jax.runtime.logs import start_logging
+from sigma_jax.weights.frozen import load
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

@@ -20,8 +20,8 @@ from sigma_jax.ops.masking import mask_of, sample_mask
 from sigma_jax.ops.tubes import TubeGrid
 from sigma_jax.report.clips import write_animation, write_clips
 from sigma_jax.report.page import Picture
-from sigma_jax.train.config import load_json
-from sigma_jax.train.logs import start_logging
+from sigma_jax.runtime.config import load_json
+from sigma_jax.runtime.logs import start_logging
 from sigma_jax.train.loop import open_checkpoints
 from sigma_jax.train.report import write_report
 from sigma_jax.train.setup import build

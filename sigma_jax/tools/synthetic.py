@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from sigma_jax.data.records import DataSetError, find_shards
-from sigma_jax.data.synthetic import renderers, write_videos
+from sigma_jax.datasets.synthetic import renderers, write_videos
 from sigma_jax.tools import prepare
 
 FIRST_CLIP = {"train": 0, "bank": 1_000_000, "val": 2_000_000}  # clip numbers: splits never share a clip

@@ -5,8 +5,8 @@
 Every record is read, both checksums, the schema and the label are checked, and the index is made anew and compared. A
 sample of the videos is decoded to the end, with --full all of them. Sets of tensorflow-datasets are checked likewise;
 array_record files hold an index and checksums of their own. Against the expected number of videos of a known data set
-(data/specs.py; by the name of the shards, or --dataset) missing ones are told; they are an error where their share is
-above --max_missing.
+(datasets/specs.py; by the name of the shards, or --dataset) missing ones are told; they are an error where their share
+is above --max_missing.
 """
 
 import argparse
@@ -26,13 +26,13 @@ import numpy as np
 from tqdm import tqdm
 
 from sigma_jax.data import metadata, records, tfds_sets, time_limit
-from sigma_jax.data.classes import check_names, label_hash
 from sigma_jax.data.clips import decode_record
 from sigma_jax.data.decode import BadVideo, probe
-from sigma_jax.data.listing import printable
 from sigma_jax.data.pipeline import open_source
 from sigma_jax.data.schema import Record
-from sigma_jax.data.specs import SPECS, expected_videos
+from sigma_jax.datasets.classes import check_names, label_hash
+from sigma_jax.datasets.listing import printable
+from sigma_jax.datasets.specs import SPECS, expected_videos
 
 _SAMPLE = 32  # videos decoded without --full
 _SHOWN = 20  # problems printed
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data_dir", type=Path, required=True)
     parser.add_argument("--split", help="default: every split that is there")
     parser.add_argument("--full", action="store_true", help="decode all videos")
-    parser.add_argument("--dataset", default="", help="name in data/specs.py; default: the name of the shards")
+    parser.add_argument("--dataset", default="", help="name in datasets/specs.py; default: the name of the shards")
     parser.add_argument("--max_missing", type=float, default=1.0, help="share of the expected videos that may lack")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; 0: none")
     args = parser.parse_args(argv)

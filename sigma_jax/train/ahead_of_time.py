@@ -15,12 +15,12 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
+from sigma_jax.runtime.random import stream
+from sigma_jax.runtime.sharding import batch_sharding, whole, with_shardings
 from sigma_jax.train.initial_weights import cast_frozen
 from sigma_jax.train.plan import RunPlan, resolve_plan
 from sigma_jax.train.registry import kind_of
 from sigma_jax.train.setup import CompiledStep, build_compute, build_step
-from sigma_jax.train.sharding import batch_sharding, whole, with_shardings
-from sigma_jax.train.state import stream
 from sigma_jax.train.tasks import Task
 
 _FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")

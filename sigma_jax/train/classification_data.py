@@ -6,12 +6,12 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from sigma_jax.data.classes import check_known, read_classes
 from sigma_jax.data.finetune_augment import RandAugment, TrainAugment, ViewCrop
 from sigma_jax.data.labelled import LabelledSpec, Workers, train_loader, view_loader
 from sigma_jax.data.pipeline import Loader
 from sigma_jax.data.sampling import FrameSampling
-from sigma_jax.train.config import decoding_of
+from sigma_jax.datasets.classes import check_known, read_classes
+from sigma_jax.train.decoding import decoding_of
 
 
 def resolve_classes(config: ConfigDict, data_dir: str) -> ConfigDict:

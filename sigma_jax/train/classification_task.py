@@ -16,7 +16,7 @@ from sigma_jax.models.sizes import VIDEO_SIZES, VideoSize, lookup
 from sigma_jax.objective.classification import smoothed_targets, soft_target_cross_entropy
 from sigma_jax.objective.mixing import MixSettings, erase, mix
 from sigma_jax.ops.tubes import TubeGrid, unit_pixels
-from sigma_jax.train.state import stream
+from sigma_jax.runtime.random import stream
 from sigma_jax.train.tasks import Batch, Metrics, TaskCost, block_bytes
 
 

@@ -14,17 +14,17 @@ from jax.sharding import PartitionSpec as P
 
 from sigma_jax.checkpoints.content_hash import content_hash
 from sigma_jax.checkpoints.manager import Checkpointer, CheckpointError, read_meta
-from sigma_jax.data.classes import read_classes
 from sigma_jax.data.metadata import write_json
+from sigma_jax.datasets.classes import read_classes
 from sigma_jax.evals.classification_scores import confusion_matrix, summarize
 from sigma_jax.evals.multi_view import MERGE_RULE, VideoScores, score_videos
 from sigma_jax.report.confusion import write_confusion
+from sigma_jax.runtime.durations import resolve_duration
+from sigma_jax.runtime.sharding import shard_batch, traced_on
 from sigma_jax.train.classification_data import open_views
 from sigma_jax.train.classification_task import ClassificationTask
 from sigma_jax.train.evaluation import Scheduled
 from sigma_jax.train.optimizer import evaluated_params
-from sigma_jax.train.schedule import resolve_duration
-from sigma_jax.train.sharding import shard_batch, traced_on
 from sigma_jax.train.state import TrainState
 
 VIEW_KEYS = ("video", "label", "record", "weight", "key")

@@ -7,15 +7,15 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
-from sigma_jax.checkpoints.formats import read_weights
-from sigma_jax.checkpoints.loading import load_into, say
 from sigma_jax.checkpoints.manager import CheckpointError, find_checkpoint, read_meta
+from sigma_jax.runtime.sharding import make_mesh, state_shardings
 from sigma_jax.train.classification_tests import Bench
 from sigma_jax.train.initial_weights import heads_of
 from sigma_jax.train.registry import kind_of
 from sigma_jax.train.setup import build_compute
-from sigma_jax.train.sharding import make_mesh, state_shardings
 from sigma_jax.train.state import TrainState
+from sigma_jax.weights.formats import read_weights
+from sigma_jax.weights.loading import load_into, say
 
 
 def evaluate(config: Any, workdir: Path, data_dir: str, init: str) -> dict[str, float]:

@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
-from sigma_jax.checkpoints.formats import read_weights
-from sigma_jax.checkpoints.loading import load_into, names_in, say
-from sigma_jax.checkpoints.torch_weights import WeightsMismatch
-from sigma_jax.evals.pretrained import teacher_size
 from sigma_jax.models.sizes import TEACHER_SIZES, TeacherSize
-from sigma_jax.train.state import TrainState, stream
+from sigma_jax.runtime.random import stream
+from sigma_jax.train.state import TrainState
+from sigma_jax.weights.formats import read_weights
+from sigma_jax.weights.frozen import teacher_size
+from sigma_jax.weights.loading import load_into, names_in, say
+from sigma_jax.weights.torch_weights import WeightsMismatch
 
 DINO_PLACE = "https://dl.fbaipublicfiles.com/dino"
 DINOV2_PLACE = "https://dl.fbaipublicfiles.com/dinov2"

@@ -25,14 +25,13 @@ from absl import logging
 from sigma_jax import __version__
 from sigma_jax.checkpoints.manager import Checkpointer
 from sigma_jax.checkpoints.storage import check_writable
-from sigma_jax.train.config import diff_configs, to_json
+from sigma_jax.runtime.config import diff_configs, to_json
+from sigma_jax.runtime.sharding import path_of, shard_batch, traced_on
 from sigma_jax.train.console import Console, format_metrics
 from sigma_jax.train.flops import mfu, model_flops, peak_flops
 from sigma_jax.train.health import HealthMonitor, should_stop, write_dump
 from sigma_jax.train.metrics import MetricWriter, Throughput
-from sigma_jax.train.optimizer import path_of
 from sigma_jax.train.setup import Run
-from sigma_jax.train.sharding import shard_batch, traced_on
 from sigma_jax.train.state import TrainState
 from sigma_jax.train.step import loss_and_gradient
 from sigma_jax.train.tasks import PretrainTask

@@ -20,10 +20,10 @@ from sigma_jax.data.pipeline import Loader, eval_loader
 from sigma_jax.data.records import DataSetError
 from sigma_jax.evals.labellings import labellings
 from sigma_jax.evals.protocol import FrozenFeatures
-from sigma_jax.train.config import decoding_of
+from sigma_jax.runtime.durations import resolve_duration
+from sigma_jax.runtime.sharding import shard_batch, traced_on
+from sigma_jax.train.decoding import decoding_of
 from sigma_jax.train.evaluation import Scheduled
-from sigma_jax.train.schedule import resolve_duration
-from sigma_jax.train.sharding import shard_batch, traced_on
 from sigma_jax.train.tasks import PretrainTask
 
 BATCH_PER_DEVICE = 64

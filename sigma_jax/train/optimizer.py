@@ -13,12 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from sigma_jax.runtime.sharding import path_of
+
 DECAYED = ("kernel", "qkv", "prototypes")
-
-
-def path_of(key_path: tuple) -> str:
-    """A jax key path as 'a/b/c'."""
-    return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in key_path)
 
 
 def decay_mask(params: Any) -> Any:

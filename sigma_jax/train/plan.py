@@ -11,7 +11,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from sigma_jax.train.schedule import resolve_duration, scaled_lr
+from sigma_jax.runtime.durations import resolve_duration
+from sigma_jax.train.schedule import scaled_lr
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from sigma_jax.models.sizes import lookup
 from sigma_jax.train.classification_data import open_training_data, resolve_classes
 from sigma_jax.train.classification_task import classification_task
 from sigma_jax.train.classification_tests import build_measurements, build_test
-from sigma_jax.train.config import decoding_of
+from sigma_jax.train.decoding import decoding_of
 from sigma_jax.train.evaluation import Scheduled
 from sigma_jax.train.monitor import knn_monitor
 from sigma_jax.train.tasks import Task, pretrain_task

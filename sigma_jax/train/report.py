@@ -19,9 +19,10 @@ from sigma_jax.report.clips import write_animation, write_clips
 from sigma_jax.report.curves import write_curves
 from sigma_jax.report.page import Picture, RunPage, write_page
 from sigma_jax.report.prototypes import write_prototypes
-from sigma_jax.train.config import decoding_of
+from sigma_jax.runtime.random import stream
+from sigma_jax.train.decoding import decoding_of
 from sigma_jax.train.setup import Run
-from sigma_jax.train.state import TrainState, stream
+from sigma_jax.train.state import TrainState
 from sigma_jax.train.tasks import PretrainTask
 
 NUM_CLIPS = 32  # looked at for prototypes

@@ -1,17 +1,15 @@
-"""Values that change with the step (learning rate, weight decay) and durations that carry a unit.
+"""Values that change with the step: learning rate and weight decay.
 
 The curve is the one of the reference recipe (golden `schedule.npz`): a straight warm-up that includes its end point, so
 the peak occurs twice (last warm-up step, first cosine step), then a cosine that never quite reaches the final value.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-
-UNITS = ("steps", "epochs", "percent")
 
 
 def cosine_with_warmup(
@@ -64,36 +62,6 @@ def _check_lengths(total_steps: int, warmup_steps: int) -> None:
             f"warmup_steps is {warmup_steps}, expected 0 to {total_steps - 1} (total_steps is {total_steps}): "
             "shorten the warm-up (warmup_epochs, warmup_steps or warmup_percent) or train longer"
         )
-
-
-def resolve_duration(
-    config: Mapping[str, Any], name: str, *, steps_per_epoch: int, total_steps: int | None = None
-) -> int:
-    """Steps meant by the one field among `{name}_steps`, `{name}_epochs`, `{name}_percent` that is set (not None).
-
-    Epochs may be fractional; percent is of `total_steps` (in [0, 100]). Anything above zero lasts at least one step;
-    0 means "none" or "never". Raises ValueError when no field or more than one is set, or the value is out of range.
-    """
-    given = {f"{name}_{unit}": config[f"{name}_{unit}"] for unit in UNITS if config.get(f"{name}_{unit}") is not None}
-    if len(given) != 1:
-        found = "none of them is set" if not given else "got " + " and ".join(f"{k}={v}" for k, v in given.items())
-        raise ValueError(f"{name}: set exactly one of {', '.join(f'{name}_{unit}' for unit in UNITS)}; {found}")
-    ((field, value),) = given.items()
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-        raise ValueError(f"{field} is {value!r}, expected a number >= 0")
-    if field.endswith("_steps"):
-        if value != int(value):
-            raise ValueError(f"{field} is {value}, expected a whole number of steps")
-        return int(value)
-    if field.endswith("_epochs"):
-        steps = value * steps_per_epoch
-    else:
-        if total_steps is None:
-            raise ValueError(f"{field}: a percentage of the run needs its length; use {name}_epochs or {name}_steps")
-        if value > 100:
-            raise ValueError(f"{field} is {value}, expected 0 to 100")
-        steps = value / 100 * total_steps
-    return max(1, round(steps)) if value > 0 else 0
 
 
 def scaled_lr(base_lr: float, global_batch: int) -> float:

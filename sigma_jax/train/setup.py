@@ -17,16 +17,17 @@ from sigma_jax.data.pipeline import Loader
 from sigma_jax.models.pretrain import Compute
 from sigma_jax.models.transformer import REMAT_POLICIES
 from sigma_jax.ops.attention import check_backend
-from sigma_jax.train.compilation import CompiledOnce, quick_compilation
-from sigma_jax.train.config import to_json
+from sigma_jax.runtime.compilation import CompiledOnce, quick_compilation
+from sigma_jax.runtime.config import to_json
+from sigma_jax.runtime.random import stream
+from sigma_jax.runtime.sharding import make_mesh, state_shardings, traced_on, whole, with_shardings
 from sigma_jax.train.evaluation import Scheduled
 from sigma_jax.train.initial_weights import InitFrom, heads_of, initialised, with_teacher
 from sigma_jax.train.optimizer import adamw, with_average
 from sigma_jax.train.plan import RunPlan, resolve_plan
 from sigma_jax.train.registry import kind_of
 from sigma_jax.train.schedule import cosine_with_warmup
-from sigma_jax.train.sharding import make_mesh, state_shardings, traced_on, whole, with_shardings
-from sigma_jax.train.state import TrainState, new_state, stream
+from sigma_jax.train.state import TrainState, new_state
 from sigma_jax.train.step import Step, train_step
 from sigma_jax.train.tasks import Task
 

@@ -1,6 +1,5 @@
-"""What a step changes, and named streams of randomness."""
+"""What a step changes."""
 
-import zlib
 from typing import Any, NamedTuple
 
 import jax
@@ -34,9 +33,3 @@ def new_state(params: Any, optimizer: optax.GradientTransformation, memory: Any)
         nonfinite_run=jnp.zeros((), jnp.int32),
         memory=memory,
     )
-
-
-def stream(seed: int, name: str, step: jax.Array | int = 0) -> jax.Array:
-    """The key of a named random stream at a step: adding a stream never changes another, a resumed run repeats none."""
-    key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()) & 0x7FFFFFFF)
-    return jax.random.fold_in(key, step)

@@ -22,8 +22,8 @@ from sigma_jax.objective.targets import feature_targets, pixel_targets, teacher_
 from sigma_jax.ops.masking import sample_mask
 from sigma_jax.ops.sinkhorn import Sweeps, platform_sweeps
 from sigma_jax.ops.tubes import TubeGrid
-from sigma_jax.train.sharding import BATCH_AXES
-from sigma_jax.train.state import stream
+from sigma_jax.runtime.random import stream
+from sigma_jax.runtime.sharding import BATCH_AXES
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]

@@ -8,9 +8,9 @@ import pytest
 
 from sigma_jax.checkpoints.content_hash import content_hash
 from sigma_jax.checkpoints.manager import Checkpointer, CheckpointError, restore_subtree
-from sigma_jax.train import config as configs
+from sigma_jax.runtime import config as configs
+from sigma_jax.runtime.sharding import make_mesh
 from sigma_jax.train.ahead_of_time import build_program
-from sigma_jax.train.sharding import make_mesh
 
 
 def abstract_state(data: int, fsdp: int, size: str = "tiny"):

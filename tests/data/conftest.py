@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from sigma_jax.data import decode, records, synthetic
+from sigma_jax.data import decode, records
+from sigma_jax.datasets import synthetic
 
 NUM_CLIPS = 23
 

@@ -11,7 +11,8 @@ import pytest
 import simplejpeg
 from tensorflow_datasets.proto import tf_example_pb2
 
-from sigma_jax.data import pipeline, records, synthetic
+from sigma_jax.data import pipeline, records
+from sigma_jax.datasets import synthetic
 
 NAMES = ("train-{:05d}-of-00002", "hmdb51-train.tfrecord-{:05d}-of-00002", "k400_train.rgb.tfrecord-{:05d}-of-00002")
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sigma_jax.data import augment, clips, decode, jpeg_crop, payload
+from sigma_jax.data import augment, clips, decode, jpeg_crop
+from sigma_jax.datasets import payload
 
 CLIP = Path(__file__).parent / "clips" / "scene" / "fruit_conveyor.mp4"  # 60 frames of 240 x 426
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sigma_jax.data.classes import read_classes
 from sigma_jax.data.finetune_augment import ViewCrop
 from sigma_jax.data.labelled import LabelledSpec, open_labelled, train_loader, view_loader
 from sigma_jax.data.records import DataSetError
 from sigma_jax.data.sampling import FrameSampling
+from sigma_jax.datasets.classes import read_classes
 
 SPEC = LabelledSpec(FrameSampling("dense", 4, 4), 16, 2, crops=ViewCrop(short_side=20))
 

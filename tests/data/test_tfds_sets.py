@@ -14,10 +14,11 @@ import simplejpeg
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
-from sigma_jax.data import labelled, pipeline, records, synthetic, tfds_sets
-from sigma_jax.data.classes import read_classes
+from sigma_jax.data import labelled, pipeline, records, tfds_sets
 from sigma_jax.data.clips import decode_record
 from sigma_jax.data.sampling import FrameSampling
+from sigma_jax.datasets import synthetic
+from sigma_jax.datasets.classes import read_classes
 from sigma_jax.tools import verify
 
 FEATURES = "tensorflow_datasets.core.features."

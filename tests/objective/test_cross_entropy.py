@@ -10,8 +10,8 @@ import pytest
 from sigma_jax.objective.cross_entropy import hard_cross_entropy, soft_cross_entropy
 from sigma_jax.objective.sigma import sharded_symmetric_loss, symmetric_loss
 from sigma_jax.ops.sinkhorn import Sweeps, hard_assignments, platform_sweeps, prototype_scalings
+from sigma_jax.runtime.sharding import BATCH_AXES, make_mesh
 from sigma_jax.tools.benchmarks.objective import sample_scores
-from sigma_jax.train.sharding import BATCH_AXES, make_mesh
 
 TOKENS, PROTOTYPES = 1531, 200  # a prime: blocks of 64 rows leave a rest
 

@@ -10,9 +10,9 @@ import pytest
 from sigma_jax.objective import feature_queue
 from sigma_jax.objective.sigma import symmetric_loss
 from sigma_jax.ops.sinkhorn import hard_assignments, prototype_scalings
+from sigma_jax.runtime.config import apply_overrides, load_config
+from sigma_jax.runtime.sharding import make_mesh
 from sigma_jax.train import loop, setup
-from sigma_jax.train.config import apply_overrides, load_config
-from sigma_jax.train.sharding import make_mesh
 from sigma_jax.train.tasks import SigmaSettings
 from tests.train.runs import TINY, make_data
 from tests.train.small import small_task

@@ -7,7 +7,7 @@ import pytest
 
 from sigma_jax.models.prototypes import unit_rows
 from sigma_jax.objective.sigma import prototype_usage, sharded_symmetric_loss, symmetric_loss
-from sigma_jax.train.sharding import BATCH_AXES, make_mesh
+from sigma_jax.runtime.sharding import BATCH_AXES, make_mesh
 
 SETTINGS = {"epsilon": 0.05, "num_iters": 10, "temperature": 0.1}
 

@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from sigma_jax.ops.sinkhorn import hard_assignments, prototype_scalings, soft_assignments
-from sigma_jax.train.sharding import make_mesh
+from sigma_jax.runtime.sharding import make_mesh
 
 
 def unit(rng, *shape):

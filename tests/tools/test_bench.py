@@ -6,11 +6,11 @@ import jax
 import pytest
 
 from sigma_jax.models.pretrain import Compute
+from sigma_jax.runtime.config import apply_overrides, load_config
+from sigma_jax.runtime.sharding import make_mesh
 from sigma_jax.tools import bench
 from sigma_jax.tools.benchmarks import peers
-from sigma_jax.train.config import apply_overrides, load_config
 from sigma_jax.train.flops import mfu, model_flops, peak_flops
-from sigma_jax.train.sharding import make_mesh
 from sigma_jax.train.tasks import pretrain_task
 
 KEYS = {"median_s", "clips_per_s", "batch", "peak_rss_mb", "mfu", "platform"}

@@ -5,14 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sigma_jax.checkpoints.pth_reader import read_pth
-from sigma_jax.checkpoints.pth_writer import write_pth
-from sigma_jax.evals.pretrained import load
 from sigma_jax.models.dino import tube_features
 from sigma_jax.ops.masking import indices_of
 from sigma_jax.ops.tubes import PIXEL_MEAN, PIXEL_STD
 from sigma_jax.tools.convert import main
-from tests.checkpoints.weights_samples import NAMES, golden, heads_of
+from sigma_jax.weights.frozen import load
+from sigma_jax.weights.pth_reader import read_pth
+from sigma_jax.weights.pth_writer import write_pth
+from tests.weights.weights_samples import NAMES, golden, heads_of
 
 TOLERANCE = 2e-5
 

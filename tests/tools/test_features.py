@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sigma_jax.checkpoints.weights_file import write_npz
 from sigma_jax.data.decode import probe
-from sigma_jax.data.synthetic import write_videos
-from sigma_jax.evals.pretrained import load
+from sigma_jax.datasets.synthetic import write_videos
 from sigma_jax.tools import features
-from tests.checkpoints.weights_samples import sample
+from sigma_jax.weights.frozen import load
+from sigma_jax.weights.weights_file import write_npz
+from tests.weights.weights_samples import sample
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,8 @@ import jax
 import pytest
 
 from sigma_jax.ops.tpu_attention import attend_on_tpu
+from sigma_jax.runtime import config as configs
+from sigma_jax.runtime.sharding import make_mesh
 from sigma_jax.tools import plan
 from sigma_jax.tools.planning import text as planning_text
 from sigma_jax.tools.planning.chips import collective_seconds, find_chip
@@ -15,9 +17,7 @@ from sigma_jax.tools.planning.forecast import Compiled, DoesNotFit, compile_prog
 from sigma_jax.tools.planning.hlo import Collective, Module, group_axes
 from sigma_jax.tools.planning.search import advice, largest_batch
 from sigma_jax.tools.planning.traffic import model_bytes
-from sigma_jax.train import config as configs
 from sigma_jax.train.ahead_of_time import build_program, nearest_topology, topology_devices
-from sigma_jax.train.sharding import make_mesh
 
 HLO = """HloModule step
 

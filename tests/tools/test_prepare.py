@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sigma_jax.data import classes, payload, records, specs, synthetic
+from sigma_jax.data import records
+from sigma_jax.datasets import classes, payload, specs, synthetic
 from sigma_jax.tools import prepare
 
 DATA = Path(__file__).parents[1] / "data"

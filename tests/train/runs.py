@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from sigma_jax.checkpoints.manager import _read_json, find_checkpoint
-from sigma_jax.data.synthetic import write_videos
+from sigma_jax.datasets.synthetic import write_videos
 from sigma_jax.tools import prepare
 
 ROOT = Path(__file__).resolve().parents[2]

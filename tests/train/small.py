@@ -5,7 +5,7 @@ import numpy as np
 
 from sigma_jax.models.sizes import TeacherSize, VideoSize
 from sigma_jax.ops.tubes import TubeGrid
-from sigma_jax.train.sharding import make_mesh
+from sigma_jax.runtime.sharding import make_mesh
 from sigma_jax.train.tasks import PretrainTask, SigmaSettings
 
 GRID = TubeGrid(4, 16, (2, 4, 4), 0.6)

@@ -12,21 +12,21 @@ import pytest
 
 from sigma_jax import main as command
 from sigma_jax.checkpoints.manager import CheckpointError
-from sigma_jax.checkpoints.torch_weights import WeightsMismatch, from_torch
 from sigma_jax.data.records import DataSetError, RecordSource, find_shards
 from sigma_jax.models.sizes import VideoSize
 from sigma_jax.ops.tubes import PIXEL_MEAN, PIXEL_STD, TubeGrid
+from sigma_jax.runtime.config import apply_overrides, load_config
+from sigma_jax.runtime.durations import resolve_duration
+from sigma_jax.runtime.sharding import make_mesh, shard_batch
 from sigma_jax.train import loop, setup
 from sigma_jax.train.classification_task import ClassificationTask
 from sigma_jax.train.classification_tests import Bench, forward_fn, measure
-from sigma_jax.train.config import apply_overrides, load_config
 from sigma_jax.train.evaluate import check_fits, evaluate
 from sigma_jax.train.initial_weights import InitFrom
 from sigma_jax.train.optimizer import evaluated_params, layer_scales, with_average
 from sigma_jax.train.plan import resolve_plan
 from sigma_jax.train.registry import kind_of
-from sigma_jax.train.schedule import resolve_duration
-from sigma_jax.train.sharding import make_mesh, shard_batch
+from sigma_jax.weights.torch_weights import WeightsMismatch, from_torch
 
 GOLDEN = Path(__file__).parents[1] / "goldens" / "finetune_cls.npz"
 SMALL = {

@@ -6,9 +6,10 @@ import jax
 import numpy as np
 import pytest
 
+from sigma_jax.runtime.random import stream
+from sigma_jax.runtime.sharding import batch_sharding, make_mesh, state_shardings, traced_on
 from sigma_jax.train.optimizer import adamw
-from sigma_jax.train.sharding import batch_sharding, make_mesh, state_shardings, traced_on
-from sigma_jax.train.state import new_state, stream
+from sigma_jax.train.state import new_state
 from sigma_jax.train.step import train_step
 from tests.train.small import small_task, small_video
 

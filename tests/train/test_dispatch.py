@@ -4,8 +4,8 @@ import jax
 import pytest
 from jax._src.array import ArrayImpl
 
+from sigma_jax.runtime.config import apply_overrides, load_config
 from sigma_jax.train import loop, setup
-from sigma_jax.train.config import apply_overrides, load_config
 from tests.train.runs import TINY, make_data
 
 STEPS, LOG_EVERY = 12, 6

@@ -7,18 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sigma_jax.checkpoints.formats import write_weights
-from sigma_jax.checkpoints.torch_weights import WeightsMismatch
-from sigma_jax.checkpoints.weights_file import Weights
 from sigma_jax.models.dino import DinoVit
 from sigma_jax.models.pretrain import Compute
 from sigma_jax.models.sizes import TEACHER_SIZES
-from sigma_jax.train.config import load_config
+from sigma_jax.runtime.config import load_config
+from sigma_jax.runtime.sharding import make_mesh
 from sigma_jax.train.initial_weights import InitFrom, init_from, initialised, with_teacher
 from sigma_jax.train.optimizer import adamw
 from sigma_jax.train.setup import fresh_state
-from sigma_jax.train.sharding import make_mesh
 from sigma_jax.train.tasks import pretrain_task
+from sigma_jax.weights.formats import write_weights
+from sigma_jax.weights.torch_weights import WeightsMismatch
+from sigma_jax.weights.weights_file import Weights
 
 
 def task_of(arg: str):

@@ -17,8 +17,8 @@ import pytest
 
 from sigma_jax import main as command
 from sigma_jax.checkpoints.manager import Checkpointer, SaveFailed
+from sigma_jax.runtime.config import apply_overrides, load_config
 from sigma_jax.train import loop, setup
-from sigma_jax.train.config import apply_overrides, load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 SHRINK = {  # a config at the size of the test data: 8 frames of 32x32, 48 records

@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from sigma_jax.data.synthetic import write_videos
+from sigma_jax.datasets.synthetic import write_videos
+from sigma_jax.runtime.config import apply_overrides, load_config
 from sigma_jax.tools import prepare
 from sigma_jax.train import monitor
-from sigma_jax.train.config import apply_overrides, load_config
 from sigma_jax.train.setup import build_compute
 from sigma_jax.train.tasks import pretrain_task
 

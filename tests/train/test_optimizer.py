@@ -6,8 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from sigma_jax.train.optimizer import adamw, decay_mask, layer_scales, path_of, with_average
-from sigma_jax.train.state import new_state, stream
+from sigma_jax.runtime.random import stream
+from sigma_jax.runtime.sharding import path_of
+from sigma_jax.train.optimizer import adamw, decay_mask, layer_scales, with_average
+from sigma_jax.train.state import new_state
 from sigma_jax.train.step import train_step
 from tests.train.small import small_task
 

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 
 from sigma_jax.models.pretrain import Compute
-from sigma_jax.train.config import apply_overrides, load_config
+from sigma_jax.runtime.config import apply_overrides, load_config
+from sigma_jax.runtime.sharding import make_mesh
 from sigma_jax.train.plan import memory_of, resolve_plan
-from sigma_jax.train.sharding import make_mesh
 from sigma_jax.train.tasks import pretrain_task
 
 GIB = 2**30

@@ -8,7 +8,8 @@ import ml_collections
 import numpy as np
 import pytest
 
-from sigma_jax.train.schedule import cosine_with_warmup, resolve_duration, scaled_lr, schedule_values
+from sigma_jax.runtime.durations import resolve_duration
+from sigma_jax.train.schedule import cosine_with_warmup, scaled_lr, schedule_values
 
 GOLDEN = np.load(Path(__file__).parents[1] / "goldens" / "schedule.npz")
 CASES = sorted({key.split(":")[0] for key in GOLDEN})

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from sigma_jax.models.pretrain import Compute
+from sigma_jax.runtime.random import stream
+from sigma_jax.runtime.sharding import make_mesh, shard_batch, state_shardings
 from sigma_jax.train.optimizer import adamw
-from sigma_jax.train.sharding import make_mesh, shard_batch, state_shardings
-from sigma_jax.train.state import new_state, stream
+from sigma_jax.train.state import new_state
 from sigma_jax.train.step import loss_and_gradient, train_step
 from tests.train.small import small_task, small_video
 

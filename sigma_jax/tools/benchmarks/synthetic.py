@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
+from sigma_jax.runtime import config as configs
+from sigma_jax.runtime.random import stream
+from sigma_jax.runtime.sharding import batch_sharding, make_mesh
 from sigma_jax.tools.benchmarks.options import OPTIONS
-from sigma_jax.train import config as configs
 from sigma_jax.train import setup
 from sigma_jax.train.initial_weights import cast_frozen
 from sigma_jax.train.plan import RunPlan, resolve_plan
-from sigma_jax.train.sharding import batch_sharding, make_mesh
-from sigma_jax.train.state import stream
 from sigma_jax.train.tasks import PretrainTask, pretrain_task
 
 flags.DEFINE_string("config", "configs/k400.py:size=S", "Config file, with structure after ':'.", flag_values=OPTIONS)

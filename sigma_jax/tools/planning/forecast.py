@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend import core as jex_core
 
+from sigma_jax.runtime.sharding import bytes_per_device
 from sigma_jax.tools.planning.chips import Chip, collective_seconds
 from sigma_jax.tools.planning.hlo import Collective, Module
 from sigma_jax.tools.planning.traffic import model_bytes
 from sigma_jax.train.ahead_of_time import Program, abstract_batch, lower
 from sigma_jax.train.flops import model_flops
-from sigma_jax.train.sharding import bytes_per_device
 
 UTILISATION = 0.6
 MANY_CHIPS = 4096

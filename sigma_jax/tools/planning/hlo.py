@@ -207,7 +207,7 @@ def _first_group(attributes: str, num_devices: int) -> list[int]:
 
 
 def _iota(shape: str, permutation: str | None) -> list[int]:
-    """"2,4" and "1,0" -> device numbers 0..7, laid out 2 x 4, transposed, flattened."""
+    """ "2,4" and "1,0" -> device numbers 0..7, laid out 2 x 4, transposed, flattened."""
     dims = [int(d) for d in shape.split(",")]
     order = [int(d) for d in permutation.split(",")] if permutation else list(range(len(dims)))
     return _transposed(dims, order)

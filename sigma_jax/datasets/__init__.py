@@ -1,0 +1,1 @@
+"""What is done once, on any machine: listings, classes, payloads and the writing of shards."""

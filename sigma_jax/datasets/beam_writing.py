@@ -1,0 +1,124 @@
+"""The shards of tools.prepare written by an Apache Beam pipeline: the same bytes, on whatever runner Beam has.
+
+One element a video (read, checked, encoded), grouped by shard, one element a shard (written in order). Workers need the
+folders of videos and shards under the same paths: a shared file system. A finished shard has the same note beside it as
+one written locally (shard_writing.py), so a killed pipeline continues, on this runner or another.
+"""
+
+import os
+import tempfile
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from sigma_jax.data import time_limit
+from sigma_jax.data.decode import BadVideo
+from sigma_jax.data.records import ShardWriter
+from sigma_jax.data.schema import encode_record
+from sigma_jax.datasets.listing import Entry
+from sigma_jax.datasets.payload import Payload
+from sigma_jax.datasets.writing import (
+    ShardJob,
+    ShardResult,
+    check_room,
+    note_of,
+    read_note,
+    read_video,
+    write_here,
+    write_note,
+)
+
+# Shard of a video: (path, fingerprint of its job, how many videos it is made of). What was read of it: (number in the
+# shard, its entry, encoded record or b"", reason why it was refused or empty, warning or empty).
+_Shard = tuple[str, str, int]
+_Read = tuple[int, Entry, bytes, str, str]
+
+
+class PipelineError(RuntimeError):
+    """Beam is missing or its pipeline failed."""
+
+
+def write_shards(
+    jobs: list[ShardJob], *, runner: str, options: list[str], timeout: float, progress: Callable[[int], object]
+) -> Iterator[ShardResult]:
+    """As shard_writing.write_shards, by the Beam runner `runner` with Beam's own command-line `options`.
+
+    Raises:
+      PipelineError: apache-beam is not installed, or the pipeline failed; shards that it finished are kept.
+    """
+    try:
+        import apache_beam as beam  # heavy, and an extra
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError as error:
+        raise PipelineError(
+            f"--runner={runner} needs apache-beam ({error}): pip install 'sigma-jax[beam]', or leave --runner out"
+        ) from error
+    left = [job for job in jobs if read_note(job) is None]
+    for job in [job for job in left if not job.entries]:
+        write_here(job, progress)
+    elements = [element for job in left for element in _elements(job)]
+    if elements:
+        try:
+            with beam.Pipeline(options=PipelineOptions([f"--runner={runner}", *options])) as pipeline:
+                (
+                    pipeline
+                    | "videos" >> beam.Create(elements)
+                    | "spread" >> beam.Reshuffle()
+                    | "read" >> beam.Map(read_one, timeout)
+                    | "shards" >> beam.GroupByKey()
+                    | "write" >> beam.MapTuple(write_one)
+                )
+        except (RuntimeError, ValueError) as error:  # Beam's own, and what a worker raised
+            reason = str(error).strip().splitlines()[-1]
+            raise PipelineError(f"the Beam pipeline failed: {reason}. The same command continues it") from error
+    for job in jobs:
+        result = read_note(job)
+        if result is None:
+            raise PipelineError(f"the pipeline ended, but {job.path} is not written: run the same command again")
+        progress(len(job.entries))
+        yield result
+
+
+def _elements(job: ShardJob) -> Iterator[tuple[_Shard, int, Entry, int, Payload]]:
+    shard = str(job.path), job.fingerprint(), len(job.entries)
+    for number, entry in enumerate(job.entries):
+        yield shard, number, entry, job.labels[entry.label], job.payload
+
+
+def read_one(element: tuple[_Shard, int, Entry, int, Payload], timeout: float) -> tuple[_Shard, _Read]:
+    """Reads and encodes one video; one that is of no use, or takes longer than `timeout` seconds, has a reason."""
+    shard, number, entry, label, payload = element
+    try:
+        record, warning = time_limit.call(timeout, read_video, entry, label, payload)
+    except (BadVideo, OSError) as error:
+        return shard, (number, entry, b"", str(error) or type(error).__name__, "")
+    return shard, (number, entry, encode_record(record), "", warning)
+
+
+def write_one(shard: _Shard, found: Iterable[_Read]) -> None:
+    """Writes one shard and its note. Records wait on disk until their turn comes: a shard may exceed the memory.
+
+    Raises OutOfSpace.
+    """
+    path, fingerprint, count = Path(shard[0]), *shard[1:]
+    result, rest = ShardResult(), {}
+    own = path.with_name(f"{path.name}.{uuid.uuid4().hex}")  # a runner may try a shard twice at once
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{path.name}.") as folder:
+        for number, entry, payload, *told in found:
+            if payload:
+                check_room(path.parent, 2 * len(payload))
+                Path(folder, str(number)).write_bytes(payload)
+            rest[number] = entry, bool(payload), *told
+        if sorted(rest) != list(range(count)):
+            raise RuntimeError(f"{path}: got {len(rest)} of {count} videos")
+        with ShardWriter(own) as writer:
+            for number in range(count):
+                entry, good, reason, warning = rest[number]
+                if good:
+                    waiting = Path(folder, str(number))
+                    writer.write_payload(waiting.read_bytes())
+                    waiting.unlink()
+                result.book(entry, reason, warning)
+    os.replace(own, path)
+    result.num_bytes = path.stat().st_size
+    write_note(note_of(path), fingerprint, result)

@@ -1,0 +1,104 @@
+"""The classes of a data set: how many, what they are called, and a hash that tells two label maps apart."""
+
+import hashlib
+import itertools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from sigma_jax.data import tfds_sets
+from sigma_jax.data.metadata import read_json, read_label_map
+from sigma_jax.data.records import DataSetError
+from sigma_jax.data.stills import open_stills
+from sigma_jax.datasets.specs import LABEL_HASHES, NOT_SHIPPED, SPECS
+
+
+class Classes(NamedTuple):
+    """`names` is empty where classes are numbers only."""
+
+    num_classes: int
+    names: tuple[str, ...]
+    label_hash: str
+
+
+def read_classes(data_dir: str | os.PathLike, split: str = "train") -> Classes:
+    """From label_map.txt, the class folders of images, or the labels that `tools.prepare` counted.
+
+    Raises:
+      DataSetError: none of these says anything.
+    """
+    names = read_label_map(Path(data_dir))
+    if not names:
+        stills = open_stills(data_dir, split)
+        names = stills.class_names if stills else tfds_sets.class_names(Path(data_dir))
+    if names:
+        return Classes(len(names), tuple(names), label_hash(names))
+    report = read_json(Path(data_dir, "prepare_report.json"))
+    labels = {int(text) for part in report.values() for text in part["videos_per_class"] if text.isdecimal()}
+    if not labels:
+        raise DataSetError(
+            f"{data_dir} has no classes: no label_map.txt, and no labels in prepare_report.json. Prepare videos that "
+            "lie in one folder per class, or a list of `path label` lines"
+        )
+    return Classes(max(labels) + 1, (), f"{max(labels) + 1} numbers")
+
+
+def label_hash(names: list[str]) -> str:
+    """Hash of class names in order, 16 hexadecimal digits."""
+    return hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def shipped_names(name: str) -> list[str]:
+    """Class names of the data set `name` in order, checked against LABEL_HASHES; [] where none are shipped."""
+    if name not in LABEL_HASHES or name in NOT_SHIPPED:
+        return []
+    names = (Path(__file__).with_name("label_maps") / f"{name}.txt").read_text("utf-8").splitlines()
+    if label_hash(names) != LABEL_HASHES[name]:
+        raise DataSetError(
+            f"label_maps/{name}.txt has hash {label_hash(names)}, not {LABEL_HASHES[name]}: install again"
+        )
+    return names
+
+
+def spelling(name: str) -> str:
+    """What two spellings of a class name share: `Air_Drumming`, `air drumming`."""
+    return name.replace("_", " ").casefold().strip()
+
+
+def check_names(name: str, names: Sequence[str], where: str) -> None:
+    """Raises DataSetError where class names are not those of the data set `name`, in its order."""
+    if name in NOT_SHIPPED:
+        _check_hash(name, names, where)
+        return
+    expected = shipped_names(name)
+    if not expected or list(map(spelling, names)) == list(map(spelling, expected)):
+        return
+    pairs = enumerate(itertools.zip_longest(names, expected))
+    index, (found, wanted) = next((i, pair) for i, pair in pairs if None in pair or len(set(map(spelling, pair))) > 1)
+    raise DataSetError(
+        f"{where} is not the label map of {name}: {len(names)} classes with hash {label_hash(list(names))}, expected "
+        f"{len(expected)} with {label_hash(expected)}; class {index} is {found!r}, expected {wanted!r}. Scores of "
+        f"other classes are no {name} scores"
+    )
+
+
+def _check_hash(name: str, names: Sequence[str], where: str) -> None:
+    found, expected = label_hash(list(names)), LABEL_HASHES[name]
+    if found != expected:
+        raise DataSetError(
+            f"{where} is not the label map of {name}: {len(names)} classes with hash {found}, expected "
+            f"{SPECS[name].num_classes} with {expected}. Give the list that was released with {name}; scores of other "
+            f"classes are no {name} scores"
+        )
+
+
+def check_known(name: str, classes: Classes) -> None:
+    """Raises DataSetError where a data set of SPECS has other classes than it should."""
+    if name in SPECS and SPECS[name].num_classes != classes.num_classes:
+        raise DataSetError(
+            f"{name} has {SPECS[name].num_classes} classes, this folder {classes.num_classes}: wrong --data_dir or "
+            "label map? For a part of it, or data of your own, choose dataset=folder"
+        )
+    if classes.names:
+        check_names(name, classes.names, "label_map.txt of this folder")

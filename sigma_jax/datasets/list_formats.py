@@ -1,0 +1,254 @@
+"""The lists that data sets were released with -> videos and their labels.
+
+Every reader takes a ListSpec and returns (Found, class names in order, or [] where labels are numbers or nothing states
+the order). A name without a suffix is looked for with the usual ones, in the folder itself and in that of its class.
+"""
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sigma_jax.datasets.listing import Found, are_numbers, list_csv, read_lines
+
+_CHARADES_CLASSES = "Charades_v1_classes.txt"
+_WITHOUT_NAMES = ("videomae_v2", "hmdb51")
+_USUAL = (".mp4", ".webm", ".avi", ".mkv")
+
+
+@dataclass(frozen=True)
+class ListSpec:
+    """What the user gave: the list, where the videos are, which split is wanted, and a file with the class names."""
+
+    path: Path
+    folder: Path
+    split: str = "train"
+    labels: Path | None = None
+
+
+def read_list(name: str, spec: ListSpec) -> tuple[Found, list[str]]:
+    """Reads a list in the format `name`, one of FORMATS.
+
+    Raises:
+      ValueError: the list or the file of class names is not in that format, or a needed one is not given.
+    """
+    if name not in FORMATS:
+        raise ValueError(f"format {name!r} is unknown, expected one of {sorted(FORMATS)}")
+    if spec.labels and name in _WITHOUT_NAMES:
+        raise ValueError(f"lists in the format {name!r} need no class names: leave out {spec.labels}")
+    try:
+        return FORMATS[name](spec)
+    except (csv.Error, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{spec.path} is not in the format {name!r}: {type(error).__name__}: {error}") from error
+
+
+def _places(folder: Path, name: str, label: str = "") -> list[Path]:
+    names = [name] if Path(name).suffix.lower() in _USUAL else [f"{name}{suffix}" for suffix in _USUAL]
+    names += [f"{Path(name).stem}{suffix}" for suffix in _USUAL if Path(name).suffix.lower() in _USUAL]
+    parents = [folder] + [folder / text for text in dict.fromkeys((label, label.replace(" ", "_"))) if label]
+    return [parent / file for parent in parents for file in names]
+
+
+def _class_names(path: Path | None, first: int) -> list[str]:
+    """Class names of lines `number name` or `name number`, numbers from `first` without a gap; [] without a file."""
+    if path is None:
+        return []
+    found = {}
+    for _, line in read_lines(path):
+        match = re.fullmatch(r"c?(\d+)\s+(.+)", line) or re.fullmatch(r"(?P<name>.+?)\s+(?P<number>\d+)", line)
+        if not match:
+            raise ValueError(f"{path}: expected a class name and its number in each line, got {line!r}")
+        named = match.groupdict()
+        found[int(named.get("number", match[1]) if named else match[1]) - first] = named.get("name") or match[2]
+    if sorted(found) != list(range(len(found))):
+        raise ValueError(f"{path}: expected the numbers {first}..{len(found) + first - 1}, each once")
+    return [found[number] for number in range(len(found))]
+
+
+def _lines(path: Path | None) -> list[str]:
+    """Class names, one a line, in order; [] without a file."""
+    return [line for _, line in read_lines(path)] if path else []
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line number, row) of a csv with a header."""
+    with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+        reader = csv.DictReader(file)
+        for row in reader:
+            yield reader.line_num, {key: value or "" for key, value in row.items() if key}
+
+
+def _json(path: Path):
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+
+
+def _integer(value: int | str) -> int:
+    """A class number as some lists write it, -1 for what is none."""
+    return int(value) if re.fullmatch(r"[0-9]{1,9}", str(value)) else -1
+
+
+def _same_split(found: str, wanted: str) -> bool:
+    return found.strip().lower()[:3] == wanted.lower()[:3]  # val and validate, test and testing
+
+
+def _csv(spec: ListSpec) -> tuple[Found, list[str]]:
+    """`path label` lines; where names are given, one a line, numbers stand for them."""
+    found, names = list_csv(spec.path, spec.folder), _lines(spec.labels)
+    if names and are_numbers(found.entries):
+        texts = {str(number): name for number, name in enumerate(names)} | {"-1": ""}
+        found.entries = [replace(entry, label=texts.get(entry.label, entry.label)) for entry in found.entries]
+    return found, names
+
+
+def _videomae_v2(spec: ListSpec) -> tuple[Found, list[str]]:
+    """Pre-training lists: `video 0 -1` or `folder_of_pictures first count`; no labels."""
+    found = Found(spec.path.name)
+    for number, line in read_lines(spec.path):
+        match = re.fullmatch(r"(.+?)[\s,]+(\d+)[\s,]+(-?\d+)", line)
+        if not match:
+            found.refuse(number, line, "expected `path first count`")
+            continue
+        images = (int(match[2]), int(match[3])) if int(match[3]) >= 0 else None
+        found.add(number, [spec.folder / match[1]], match[1], "", images)
+    return found, []
+
+
+def _kinetics(spec: ListSpec) -> tuple[Found, list[str]]:
+    """label,youtube_id,time_start,time_end,split; files `id_000012_000022.mp4`, in class folders or not."""
+    found = Found(spec.path.name)
+    for number, row in _rows(spec.path):
+        if row.get("split") and not _same_split(row["split"], spec.split):
+            continue
+        label, times = row.get("label", "").strip(), (row["time_start"], row["time_end"])
+        if not all(re.fullmatch(r"\d{1,6}(\.\d+)?", time) for time in times):
+            found.refuse(number, row["youtube_id"], f"expected seconds in time_start and time_end, got {times}")
+            continue
+        name = "_".join([row["youtube_id"], *(f"{int(float(time)):06d}" for time in times)])
+        found.add(number, _places(spec.folder, name, label), name, label)
+    return found, _lines(spec.labels)
+
+
+def _ssv2(spec: ListSpec) -> tuple[Found, list[str]]:
+    """[{"id": "12", "template": "Moving [something] up"}] and labels {"Moving something up": "98"}; files `12.webm`."""
+    numbers = {name: _integer(number) for name, number in _json(spec.labels).items()} if spec.labels else {}
+    if sorted(numbers.values()) != list(range(len(numbers))):
+        raise ValueError(f"{spec.labels}: expected the numbers 0..{len(numbers) - 1}, each once")
+    found = Found(spec.path.name)
+    for number, item in enumerate(_json(spec.path), 1):
+        label = re.sub(r"[\[\]]", "", item.get("template", ""))
+        found.add(number, _places(spec.folder, str(item["id"])), str(item["id"]), label)
+    return found, sorted(numbers, key=numbers.get)
+
+
+def _ucf101(spec: ListSpec) -> tuple[Found, list[str]]:
+    """trainlist: `Class/video.avi 1`, testlist: `Class/video.avi`; classInd: `1 Class`. The folder names the class."""
+    found = Found(spec.path.name)
+    for number, line in read_lines(spec.path):
+        name = re.sub(r"\s+\d+$", "", line)
+        label = Path(name).parent.name
+        found.add(number, [*_places(spec.folder, name), *_places(spec.folder, Path(name).name)], name, label)
+    return found, _class_names(spec.labels, first=1)
+
+
+def _hmdb51(spec: ListSpec) -> tuple[Found, list[str]]:
+    """A folder of `class_test_split1.txt` files (or one): `video.avi n`, n = 1 train, 2 test, 0 neither."""
+    paths = [spec.path]
+    if spec.path.is_dir():
+        paths = sorted(spec.path.glob("*_test_split*.txt"))
+        numbers = {path.stem[-1] for path in paths}
+        if len(numbers) != 1:
+            raise ValueError(f"{spec.path}: expected class_test_splitN.txt files of one split N, got {sorted(numbers)}")
+    wanted, found, names = "1" if _same_split("train", spec.split) else "2", Found(spec.path.name), []
+    for path in paths:
+        label = re.sub(r"_test_split\d$", "", path.stem)
+        found.list_name = path.name
+        names.append(label)
+        for number, line in read_lines(path):
+            name, _, kind = line.rpartition(" ")
+            if kind == wanted and name:
+                found.add(number, _places(spec.folder, name.strip(), label), f"{label}/{name.strip()}", label)
+            elif kind not in ("0", "1", "2"):
+                found.refuse(number, line, "expected `video 0|1|2`")
+    return found, sorted(names)
+
+
+def _mini_kinetics(spec: ListSpec) -> tuple[Found, list[str]]:
+    """`id_000020_000030 4`, numbers from 1; names: `abseiling 1`."""
+    names = _class_names(spec.labels, first=1)
+    return _numbered(spec, first=1, names=names), names
+
+
+def _gym99(spec: ListSpec) -> tuple[Found, list[str]]:
+    """`clip.avi 78`, numbers from 0; names one a line, in order."""
+    names = _distinct(_lines(spec.labels))
+    return _numbered(spec, first=0, names=names), names
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """Names that several classes share (Gym99 has one) get the number of the class."""
+    return [name if names.count(name) == 1 else f"{name}, class {index}" for index, name in enumerate(names)]
+
+
+def _numbered(spec: ListSpec, first: int, names: list[str]) -> Found:
+    found = Found(spec.path.name)
+    for number, line in read_lines(spec.path):
+        match = re.fullmatch(r"(.+?)\s+(\d+)", line)
+        label = int(match[2]) - first if match else -1
+        if label < 0 or (names and label >= len(names)):
+            found.refuse(number, line, f"expected `video number`, numbers {first}..{len(names) + first - 1 or 'n'}")
+            continue
+        text = names[label] if names else str(label)
+        found.add(number, _places(spec.folder, match[1], text), match[1], text)
+    return found
+
+
+def _charades(spec: ListSpec) -> tuple[Found, list[str]]:
+    """id,...,actions ("c077 12.10 18.00;c079 ..."): files `id.mp4`. The label is the action that lasts longest.
+
+    Class names come from the release's own file where it lies beside the list.
+    """
+    beside = spec.path.parent / _CHARADES_CLASSES
+    labels = spec.labels or (beside if beside.is_file() else None)
+    names, found = _class_names(labels, first=0), Found(spec.path.name)
+    for number, row in _rows(spec.path):
+        actions = re.findall(r"c(\d{3}) (\d+(?:\.\d+)?) (\d+(?:\.\d+)?)", row["actions"])
+        longest = max(actions, key=lambda action: float(action[2]) - float(action[1]), default=None)
+        index = int(longest[0]) if longest else -1
+        if names and index >= len(names):
+            found.refuse(number, row["id"], f"action c{index:03d} is not among the {len(names)} class names")
+            continue
+        label = "" if index < 0 else names[index] if names else str(index)
+        found.add(number, _places(spec.folder, row["id"]), row["id"], label)
+    return found, names
+
+
+def _diving48(spec: ListSpec) -> tuple[Found, list[str]]:
+    """[{"vid_name": "x_00001", "label": 0}] and a vocabulary [["Back", "15som", "05Twis", "FREE"], ...]."""
+    names, found = ["-".join(parts) for parts in _json(spec.labels)] if spec.labels else [], Found(spec.path.name)
+    for number, item in enumerate(_json(spec.path), 1):
+        label = _integer(item["label"])
+        if label < 0 or (names and label >= len(names)):
+            found.refuse(number, str(item["vid_name"]), f"label {item['label']} is not in the vocabulary")
+            continue
+        text = names[label] if names else str(label)
+        found.add(number, _places(spec.folder, str(item["vid_name"]), text), str(item["vid_name"]), text)
+    return found, names
+
+
+FORMATS: dict[str, Callable[[ListSpec], tuple[Found, list[str]]]] = {
+    "csv": _csv,
+    "videomae_v2": _videomae_v2,
+    "kinetics": _kinetics,
+    "ssv2": _ssv2,
+    "ucf101": _ucf101,
+    "hmdb51": _hmdb51,
+    "mini_kinetics": _mini_kinetics,
+    "gym99": _gym99,
+    "charades": _charades,
+    "diving48": _diving48,
+}

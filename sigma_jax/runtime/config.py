@@ -1,0 +1,226 @@
+"""Config files: `configs/k400.py:size=S,target=dino` -> a locked ConfigDict, and typed overrides of single values.
+
+A config file is a recipe card: `get_config(arg)` returns an `ml_collections.ConfigDict` of literals (int, float, bool,
+str, None, and tuples of these). Values are changed with `--config.optim.base_lr=3e-4`; the rules for types are those of
+`apply_overrides`.
+"""
+
+import ast
+import difflib
+import importlib.util
+import inspect
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from sigma_jax.runtime.durations import UNITS
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+LITERALS = (int, float, bool, str, type(None))
+
+
+def load_config(spec: str) -> ConfigDict:
+    """Run `get_config(arg)` of the file in `path[:arg]`; the result is locked (no new names).
+
+    A relative path is looked up from the current folder, then from the repository, so that a variant can start with
+    `config = load_config("configs/k400.py:size=S").unlock()`. Raises FileNotFoundError with the nearest file name,
+    TypeError for a value that is not a literal, ValueError for a wrong `arg`.
+    """
+    name, _, arg = spec.partition(":")
+    path = _find_file(name)
+    module_spec = importlib.util.spec_from_file_location(f"sigma_jax_config_{path.stem}", path)
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise ValueError(f"{path} has no get_config(arg) function: a config file must define one")
+    takes_arg = bool(inspect.signature(module.get_config).parameters)
+    if arg and not takes_arg:
+        raise ValueError(f"{path.name} takes no argument after ':', got {arg!r}")
+    config = module.get_config(arg) if takes_arg else module.get_config()
+    for field, value in flatten(config):
+        items = value if isinstance(value, tuple) else (value,)
+        if not all(isinstance(item, LITERALS) for item in items):
+            raise TypeError(f"{path.name}: {field} is {value!r} ({type(value).__name__}), expected a literal")
+    return config.lock()
+
+
+def _find_file(name: str) -> Path:
+    for path in (Path(name), REPOSITORY / name):
+        if path.is_file():
+            return path.resolve()
+    wanted = Path(name)
+    folder = next(
+        (f for f in (wanted.parent, REPOSITORY / wanted.parent) if wanted.parent.name and f.is_dir()),
+        REPOSITORY / "configs",
+    )
+    existing = [f"{folder.name}/{path.name}" for path in sorted(folder.glob("*.py"))]
+    nearest = _nearest(f"{folder.name}/{wanted.stem}.py", existing)
+    raise FileNotFoundError(f"no config file {name!r}; {nearest} (there are: {', '.join(existing) or 'none'})")
+
+
+def _nearest(name: str, valid: list[str]) -> str:
+    found = difflib.get_close_matches(name, valid, n=1, cutoff=0.0)
+    return f"did you mean {found[0]!r}?" if found else "there is nothing to choose from"
+
+
+def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
+    """Turn `size=S,remat=true` into values with the types of `defaults`; for use inside config files.
+
+    A tuple as default lists the allowed choices, the first being the default. Booleans are written true or false.
+    Raises ValueError for an unknown key, a repeated key or a wrong value, naming the nearest valid one.
+    """
+    values = {key: default[0] if isinstance(default, tuple) else default for key, default in defaults.items()}
+    seen = set()
+    for part in filter(None, (arg or "").split(",")):
+        key, equals, text = part.partition("=")
+        if not equals:
+            raise ValueError(f"config argument {part!r}: expected key=value, with keys {', '.join(defaults)}")
+        if key not in defaults:
+            raise ValueError(f"config argument {key!r} is unknown; {_nearest(key, list(defaults))}")
+        if key in seen:
+            raise ValueError(f"config argument {key!r} is given twice")
+        seen.add(key)
+        values[key] = _parse(text, values[key], f"config argument {key}")
+        choices = defaults[key]
+        if isinstance(choices, tuple) and values[key] not in choices:
+            allowed = ", ".join(map(str, choices))
+            nearest = _nearest(text, [str(choice) for choice in choices])
+            raise ValueError(f"config argument {key}: got {text!r}, expected one of {allowed}; {nearest}")
+    return ConfigDict(values).lock()
+
+
+def apply_overrides(config: ConfigDict, overrides: Mapping[str, str]) -> ConfigDict:
+    """Return a locked copy of `config` with values replaced: `{"optim.base_lr": "3e-4"}`.
+
+    The type is that of the value in the config: int takes whole numbers, float any number, bool true or false, str the
+    text as it is, a tuple a comma list (`2,3`) of its own element type. A field that the config file sets to None takes
+    any literal (else the text), and only such a field takes None. A duration may change its unit: `total_steps=20`
+    replaces `total_epochs`. Raises AttributeError for an unknown name (with the nearest one), TypeError for a wrong
+    type, ValueError for one duration in two units.
+    """
+    result = ConfigDict(config.to_dict())
+    given: dict[str, str] = {}
+    for name, text in overrides.items():
+        known = dict(flatten(result))
+        stem, _, unit = name.rpartition("_")
+        others = [f"{stem}_{other}" for other in UNITS if other != unit] if unit in UNITS else []
+        if others and given.setdefault(stem, name) != name:
+            raise ValueError(f"--config.{given[stem]} and --config.{name} set one duration twice: give one of them")
+        replaced = [other for other in others if other in known]
+        if name not in known and not replaced:
+            raise AttributeError(f"--config.{name} is unknown; {_nearest(name, list(known))}")
+        current = known.get(name)
+        if current is None and others and text.lower() != "none":
+            current = 0 if unit == "steps" else 0.0
+        _assign(result, name, _parse(text, current, f"--config.{name}"))
+        for other in replaced:
+            _assign(result, other, None)
+    return result.lock()
+
+
+def _assign(config: ConfigDict, name: str, value: Any) -> None:
+    *parents, leaf = name.split(".")
+    for parent in parents:
+        config = config[parent]
+    with config.unlocked(), config.ignore_type():
+        config[leaf] = value
+
+
+def _parse(text: str, current: Any, where: str, declared: type | None = None) -> Any:
+    """`text` as a value of the type of `current`; raises TypeError with what was got and expected."""
+    if current is None:
+        return None if text.lower() == "none" else _literal(text)
+    if isinstance(current, str):
+        return text
+    if isinstance(current, tuple):
+        inner = text.strip().removeprefix("(").removesuffix(")")
+        parts = [part.strip() for part in inner.split(",") if part.strip()]
+        return tuple(_parse(part, current[0] if current else None, where) for part in parts)
+    value = {"true": True, "false": False}.get(text.lower(), _literal(text))
+    kind = type(current)
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        hint = " (true or false)" if kind is bool else ""
+        raise TypeError(f"{where}: got {text!r} ({type(value).__name__}), expected {kind.__name__}{hint}")
+    return value
+
+
+def _literal(text: str) -> Any:
+    """The Python literal in `text`, or the text itself."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+    return tuple(value) if isinstance(value, list) else value
+
+
+def split_command_line(argv: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Take `--config.x.y=value` and `--config.x.y value` out of `argv`; returns (the rest, {"x.y": "value"}).
+
+    Raises ValueError for an override without a value or given twice.
+    """
+    rest, overrides = [], {}
+    words = iter(argv)
+    for word in words:
+        if word == "--":
+            return [*rest, word, *words], overrides
+        if not word.startswith("--config."):
+            rest.append(word)
+            continue
+        name, equals, value = word.removeprefix("--config.").partition("=")
+        if not equals:
+            value = next(words, None)
+            if value is None or value.startswith("--"):
+                raise ValueError(f"{word} has no value: write {word}=VALUE")
+        if name in overrides:
+            raise ValueError(f"--config.{name} is given twice: {overrides[name]!r} and {value!r}")
+        overrides[name] = value
+    return rest, overrides
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of every leaf, in the order of the config."""
+    for key in config:
+        value = config[key]
+        if isinstance(value, (Mapping, ConfigDict)):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def to_json(config: ConfigDict) -> str:
+    """The resolved config as indented JSON, sorted by name; tuples become lists."""
+    return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
+
+
+def save_config(config: ConfigDict, path: str | Path) -> None:
+    """Write `to_json(config)` to `path`; read it back with `json.loads` and compare with `diff_configs`."""
+    Path(path).write_text(to_json(config))
+
+
+def diff_configs(old: Mapping[str, Any] | ConfigDict, new: Mapping[str, Any] | ConfigDict) -> list[str]:
+    """Readable lines `name: old -> new`, one per differing leaf, sorted by name; either side may come from JSON."""
+    olds, news = ({k: _tupled(v) for k, v in flatten(side)} for side in (old, new))
+    lines = []
+    for name in sorted(olds.keys() | news.keys()):
+        before, after = (repr(side[name]) if name in side else "(absent)" for side in (olds, news))
+        if before != after:
+            lines.append(f"{name}: {before} -> {after}")
+    return lines
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(_tupled(item) for item in value) if isinstance(value, (list, tuple)) else value
+
+
+def load_json(path: str | Path) -> ConfigDict:
+    """The config that `save_config` wrote; lists become tuples."""
+
+    def tupled(tree: dict[str, Any]) -> dict[str, Any]:
+        return {key: tupled(value) if isinstance(value, dict) else _tupled(value) for key, value in tree.items()}
+
+    return ConfigDict(tupled(json.loads(Path(path).read_text()))).lock()

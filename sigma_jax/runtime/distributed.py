@@ -1,0 +1,264 @@
+"""Joining the processes of one run, and leaving it: who the others are, and what to say when they do not come.
+
+One process per host on TPU pods, one per node or per GPU elsewhere. `connect` finds the others by flags
+(--coordinator --num_processes --process_id), or by what Slurm, Open MPI or the TPU runtime put into the environment.
+"""
+
+import json
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from absl import flags, logging
+from jax.experimental import multihost_utils
+
+from sigma_jax.runtime.config import diff_configs
+
+LOST_CODE = 76  # exit status when another process of the run was lost: start the same command again
+ALONE_CODE = 69  # exit status when the processes did not meet: a wrong address, or one that is not back yet
+# How long a process that is done waits for the others: the first one draws the report alone. JAX's clients wait no
+# longer. One that died meanwhile is noticed after `peer_seconds` all the same.
+LEAVE_SECONDS = 300
+# What a step fails with through no fault of the others.
+OWN_FAILURES = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
+
+
+class CannotConnect(RuntimeError):
+    """The processes of the run did not meet."""
+
+
+class Meeting(NamedTuple):
+    """Where processes meet; None where JAX finds out by itself (Slurm, TPU pod)."""
+
+    coordinator: str | None
+    num_processes: int | None
+    process_id: int | None
+
+
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+    """The flags of a command that may run as several processes."""
+    text, number = flags.DEFINE_string, flags.DEFINE_integer
+    text("coordinator", None, "host:port of process 0, in a run of several processes.", flag_values=values)
+    number("num_processes", None, "Number of processes of this run.", flag_values=values)
+    number("process_id", None, "This process's number, from 0.", flag_values=values)
+    when = ["auto", "on", "off"]
+    flags.DEFINE_enum("distributed", "auto", when, "Join the other processes of a job or pod.", flag_values=values)
+    number("connect_seconds", 60, "How long to wait for the others at the start.", lower_bound=1, flag_values=values)
+    number("peer_seconds", 60, "When a silent process counts as lost.", lower_bound=5, flag_values=values)
+
+
+def meeting_from_flags(values: flags.FlagValues = flags.FLAGS) -> Meeting | None:
+    """What flags and environment say; None for a run of one process.
+
+    Raises:
+      ValueError: only some of the three flags, or numbers that cannot be.
+    """
+    given = Meeting(values.coordinator, values.num_processes, values.process_id)
+    if any(part is not None for part in given):
+        missing = [f"--{name}" for name, part in given._asdict().items() if part is None]
+        if missing:
+            raise ValueError(
+                f"{', '.join(missing)} missing: give --coordinator, --num_processes and --process_id together"
+            )
+        if not 0 <= given.process_id < given.num_processes:
+            raise ValueError(
+                f"--process_id={given.process_id} with --num_processes={given.num_processes}: "
+                f"processes are numbered 0 to {given.num_processes - 1}"
+            )
+        host, _, port = given.coordinator.rpartition(":")
+        if not host or not port.isdigit():
+            raise ValueError(f"--coordinator={given.coordinator}: expected host:port, such as node0:12355")
+        return given if given.num_processes > 1 else None
+    if values.distributed == "on" or (values.distributed == "auto" and started_as_many(os.environ)):
+        return Meeting(None, None, None)
+    return None
+
+
+def started_as_many(environment: Mapping[str, str]) -> bool:
+    """Whether a launcher says that this is one of several processes."""
+    counts = [environment.get(name, "1") for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")]
+    in_slurm_step = "SLURM_PROCID" in environment or "OMPI_COMM_WORLD_RANK" in environment
+    hosts = environment.get("TPU_WORKER_HOSTNAMES", "").split(",")
+    return (in_slurm_step and any(n.isdigit() and int(n) > 1 for n in counts)) or len(hosts) > 1
+
+
+def local_devices(meeting: Meeting, environment: Mapping[str, str]) -> list[int] | None:
+    """Which GPUs are this process's: [] for all that it sees, None for JAX's rule (the i-th process of a node has one).
+
+    Left alone, JAX follows that rule wherever it finds Slurm or Open MPI, also with one process per node, and where a
+    process sees only its own GPU.
+    """
+    if environment.get("JAX_LOCAL_DEVICE_IDS"):
+        return None  # the user's own choice
+    per_node = environment.get("SLURM_STEP_TASKS_PER_NODE") or environment.get("OMPI_COMM_WORLD_LOCAL_SIZE", "1")
+    most = max(int(count) for count in re.sub(r"\(x\d+\)", "", per_node).split(","))  # of "8(x3),7"
+    sees_one = environment.get("CUDA_VISIBLE_DEVICES", "").count(",") == 0 and "CUDA_VISIBLE_DEVICES" in environment
+    return [] if meeting.coordinator is not None or most == 1 or sees_one else None
+
+
+def place_in(environment: Mapping[str, str]) -> str:
+    """What the launcher says about this process, for messages; "" where it says nothing."""
+    for index, count in (("SLURM_PROCID", "SLURM_NTASKS"), ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE")):
+        if index in environment:
+            return f"process {environment[index]} of {environment.get(count, '?')}"
+    hosts = [host for host in environment.get("TPU_WORKER_HOSTNAMES", "").split(",") if host]
+    return f"host {environment.get('TPU_WORKER_ID', '?')} of {len(hosts)}" if hosts else ""
+
+
+def connect(meeting: Meeting | None, connect_seconds: int = 60, peer_seconds: int = 60) -> str:
+    """Joins the others before any device is touched; returns the sentence of the pre-flight check.
+
+    Raises:
+      CannotConnect: they did not meet in time; says who waited for whom.
+    """
+    if meeting is not None:
+        if meeting.process_id:
+            _wait_for_coordinator(meeting, connect_seconds)
+        # At its own time limit JAX aborts the process with a stack trace; ours comes first, with a sentence.
+        patience = threading.Timer(connect_seconds, _give_up, (_explain(meeting, connect_seconds, "time is up"),))
+        patience.daemon = True
+        patience.start()
+        try:
+            jax.distributed.initialize(
+                meeting.coordinator,
+                meeting.num_processes,
+                meeting.process_id,
+                local_devices(meeting, os.environ),
+                initialization_timeout=connect_seconds + 30,
+                heartbeat_timeout_seconds=peer_seconds,
+                shutdown_timeout_seconds=LEAVE_SECONDS,
+            )
+        except (RuntimeError, ValueError) as error:
+            raise CannotConnect(_explain(meeting, connect_seconds, error)) from error
+        finally:
+            patience.cancel()
+    return preflight(meeting, connect_seconds)
+
+
+def preflight(meeting: Meeting | None, seconds: float) -> str:
+    """Counts processes and devices, and lets all processes exchange a number.
+
+    Raises:
+      CannotConnect: the counts do not fit together, or the exchange does not end.
+    """
+    processes, local, everywhere = jax.process_count(), jax.local_device_count(), jax.device_count()
+    if meeting is not None and meeting.num_processes not in (None, processes):
+        raise CannotConnect(f"{meeting.num_processes} processes were announced, but {processes} are there")
+    if processes > 1:
+        counts = _within(seconds, lambda: multihost_utils.process_allgather(jax.numpy.int32(local)))
+        if sum(int(n) for n in counts) != everywhere or len({int(n) for n in counts}) > 1:
+            raise CannotConnect(
+                f"processes have {[int(n) for n in counts]} devices, {everywhere} in all: every process must see the "
+                "same number (check CUDA_VISIBLE_DEVICES, or the failed host)"
+            )
+    return (
+        f"{processes} process(es) x {local} local device(s) = {everywhere} device(s), "
+        f"{jax.local_devices()[0].device_kind}; this is process {jax.process_index()} on {socket.gethostname()}"
+    )
+
+
+def check_agreement(mine: Mapping[str, Any]) -> None:
+    """All processes must have been started alike; `mine` is what decides the run here, as JSON holds it.
+
+    Raises:
+      ValueError: in every process, if one differs from the first; that one's message has the differences.
+    """
+    if jax.process_count() == 1:
+        return
+    differing = diff_configs(json.loads(_from_first(json.dumps(mine))), mine)
+    counts = multihost_utils.process_allgather(np.int32(len(differing)))
+    others = [i for i, count in enumerate(counts) if count]
+    if differing:
+        raise ValueError(
+            "process 0 was started with other values (its value -> this one's):\n  " + "\n  ".join(differing) + "\n"
+            "Start the same command on all hosts, with the same data"
+        )
+    if others:
+        time.sleep(2)  # they need this process, their coordinator perhaps, to say why they stop
+        raise ValueError(
+            f"process(es) {others} were started with other values than this one; their logs list them. Start the same "
+            "command on all hosts, with the same data"
+        )
+
+
+def _from_first(text: str) -> str:
+    """Process 0's text."""
+    data = np.frombuffer(text.encode(), np.uint8).astype(np.int32)
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(data.size)))
+    data = np.resize(data, length)  # equal shapes; only process 0's values count
+    return bytes(np.asarray(multihost_utils.broadcast_one_to_all(data), np.uint8)).decode()
+
+
+def _within(seconds: float, function):
+    """`function()` in a thread that is given up after `seconds`."""
+    result: list = []
+    thread = threading.Thread(target=lambda: result.append(function()), daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not result:
+        raise CannotConnect(
+            f"all processes are there, but exchanging one number between them did not work within {seconds:g} s: "
+            "check that the hosts reach each other on all ports (firewall, NCCL_SOCKET_IFNAME)"
+        )
+    return result[0]
+
+
+def _give_up(sentence: str) -> None:
+    logging.error("CannotConnect: %s", sentence)
+    logging.flush()
+    os._exit(ALONE_CODE)
+
+
+def _wait_for_coordinator(meeting: Meeting, seconds: float) -> None:
+    """Until process 0 listens; without this a wrong address looks like a slow one."""
+    host, _, port = meeting.coordinator.rpartition(":")
+    deadline, reason = time.monotonic() + seconds, "no attempt"
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+            return
+        except OSError as error:
+            reason = str(error)
+            time.sleep(0.5)
+    raise CannotConnect(_explain(meeting, seconds, reason))
+
+
+def _explain(meeting: Meeting, seconds: float, reason: Exception | str) -> str:
+    first = str(reason).strip().splitlines()[0][:300] if str(reason).strip() else type(reason).__name__
+    if meeting.coordinator is None:
+        who = f"{place_in(os.environ)} waited".lstrip()
+        return (
+            f"{who} {seconds:g} s for the others ({first}). On a TPU pod start the same command on every host; under "
+            "Slurm start it with srun; elsewhere give --coordinator, --num_processes and --process_id"
+        )
+    if meeting.process_id:
+        return (
+            f"process {meeting.process_id} did not reach process 0 at {meeting.coordinator} within {seconds:g} s "
+            f"({first}): is it running, is the address right, is the port open?"
+        )
+    return (
+        f"process 0 waited {seconds:g} s at {meeting.coordinator} for {meeting.num_processes} processes ({first}): "
+        "one was not started, died, has another --num_processes, or cannot reach this address"
+    )
+
+
+def lost_another(error: jax.errors.JaxRuntimeError) -> bool:
+    """Whether a failed step may be another process's fault: then all start again, and that one's log says why.
+
+    Where no collective is under way, JAX itself ends the process (SIGABRT, status 134) after `peer_seconds`.
+    """
+    return jax.process_count() > 1 and not any(status in str(error) for status in OWN_FAILURES)
+
+
+def leave(code: int) -> None:
+    """Ends a failed process of several at once: an orderly exit would wait for the others, who wait for this one."""
+    if jax.distributed.is_initialized() and code:
+        logging.error("process %d stops with code %d; the others stop when they notice", jax.process_index(), code)
+        logging.flush()
+        os._exit(code)

@@ -1,0 +1,151 @@
+"""Where every array lives: the mesh, and one list of rules from names to partition specs.
+
+Mesh axes: `data` (copies of the parameters) and `fsdp` (parameters and optimizer state split over it). Batches are
+split over both. A rule names the dimensions of an array that `fsdp` may split, best first; the first one it divides is
+taken, otherwise the array stays whole. `tests/goldens/partition_specs_*.txt` lists the outcome for every parameter.
+"""
+
+import functools
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import mesh_utils
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+BATCH_AXES = ("data", "fsdp")
+
+# (pattern of the path's end, dimensions that fsdp may split, counted from the last one). First match wins.
+RULES = (
+    (r"attn/qkv$", (-2, -1)),
+    (r"kernel$", (-2, -1)),
+    (r"prototypes$", (-2, -1)),
+    (r".*", ()),  # biases, norms, tokens, counters: whole everywhere (under 1 % of the bytes)
+)
+
+
+def path_of(key_path: tuple) -> str:
+    """A jax key path as 'a/b/c'."""
+    return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in key_path)
+
+
+def make_mesh(data: int = -1, fsdp: int = 1, devices: list | None = None) -> Mesh:
+    """A mesh of all devices; one of the axes may be -1, 'the rest'.
+
+    Neighbours on `fsdp` are neighbours on the chips' network. With several slices, `data` runs over the slices first
+    (so that only gradients and Sinkhorn's K-vectors cross the data centre network) and `fsdp` stays inside one.
+
+    Raises:
+      ValueError: axes that do not multiply to the device count, or fsdp larger than a slice.
+    """
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
+    if data == -1 and fsdp > 0 and count % fsdp == 0:
+        data = count // fsdp
+    elif fsdp == -1 and data > 0 and count % data == 0:
+        fsdp = count // data
+    if data < 1 or fsdp < 1 or data * fsdp != count:
+        divisors = [n for n in range(1, count + 1) if count % n == 0]
+        wanted = fsdp if fsdp > 0 else count / data if data > 0 else 1
+        nearest = min(divisors, key=lambda n: abs(n - wanted))
+        devices_text = f"{count} device" + "s" * (count > 1)
+        raise ValueError(
+            f"a mesh of data={data} x fsdp={fsdp} does not make {devices_text}: each axis must be one of {divisors}, "
+            f"their product {count} (or -1 for the rest); the nearest is data={count // nearest} x fsdp={nearest}"
+        )
+    return Mesh(_arrange(devices, data, fsdp), BATCH_AXES, axis_types=(jax.sharding.AxisType.Auto,) * 2)
+
+
+def count_slices(devices: Iterable[Any]) -> int:
+    """Slices (parts joined by the data centre network only) that devices belong to; 1 where they do not say."""
+    return len({getattr(device, "slice_index", 0) for device in devices})
+
+
+def _arrange(devices: list, data: int, fsdp: int) -> np.ndarray:
+    """Devices as [data, fsdp], by their place on the network."""
+    slices = count_slices(devices)
+    if slices > 1:
+        if data % slices:
+            raise ValueError(
+                f"{slices} slices and a mesh of data={data} x fsdp={fsdp}: fsdp must stay inside a slice of "
+                f"{len(devices) // slices} devices, so data must be a multiple of {slices}"
+            )
+        return mesh_utils.create_hybrid_device_mesh((data // slices, fsdp), (slices, 1), devices)
+    if devices[0].platform == "tpu":
+        return mesh_utils.create_device_mesh((data, fsdp), devices, allow_split_physical_axes=True)
+    return np.asarray(devices).reshape(data, fsdp)
+
+
+def partition_spec(path: str, shape: tuple[int, ...], fsdp: int) -> P:
+    """The partition spec of a parameter (or its moments) by its path and shape."""
+    if re.search(r"(^|/)memory/(pred|proj)$", path):
+        return P(None, BATCH_AXES)  # a queue of batches' tokens, split as the batches are
+    dimensions = next(found for pattern, found in RULES if re.search(pattern, path))
+    for dimension in dimensions:
+        if fsdp > 1 and len(shape) >= -dimension and shape[dimension] % fsdp == 0:
+            spec: list[str | None] = [None] * len(shape)
+            spec[dimension] = "fsdp"
+            return P(*spec)
+    return P()
+
+
+def state_shardings(mesh: Mesh, abstract: Any) -> Any:
+    """NamedShardings of a tree of shapes, leaf by leaf from RULES; nothing is allocated."""
+
+    def sharding(path, leaf):
+        return NamedSharding(mesh, partition_spec(path_of(path), leaf.shape, mesh.shape["fsdp"]))
+
+    return jax.tree_util.tree_map_with_path(sharding, abstract)
+
+
+def bytes_per_device(abstract: Any) -> int:
+    """Bytes of one device's part of a tree of shapes with shardings."""
+    return sum(
+        int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * np.dtype(leaf.dtype).itemsize
+        for leaf in jax.tree.leaves(abstract)
+    )
+
+
+def describe_specs(params: Any, fsdp: int) -> list[str]:
+    """One line per parameter: path, shape, partition spec; the text of the goldens."""
+    lines = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        spec = partition_spec(path_of(path), leaf.shape, fsdp)
+        where = ", ".join(str(axis) for axis in spec) or "whole"
+        lines.append(f"{path_of(path):44s} {str(list(leaf.shape)):20s} {where}")
+    return lines
+
+
+def whole(mesh: Mesh) -> NamedSharding:
+    """A copy on every device."""
+    return NamedSharding(mesh, P())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Batches: leading axis over all devices."""
+    return NamedSharding(mesh, P(BATCH_AXES))
+
+
+def with_shardings(abstract: Any, shardings: Any) -> Any:
+    """Shapes with their shardings attached: what restore and ahead-of-time compilation ask for."""
+    return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, shardings)
+
+
+def traced_on(mesh: Mesh, function: Callable) -> Callable:
+    """`function`, to be jitted, with `mesh` as its context: attention kernels split their clips over all its axes."""
+
+    @functools.wraps(function)  # its name is what profiles and plans show
+    def on_mesh(*args, **kwargs):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*args, **kwargs)
+
+    return on_mesh
+
+
+def shard_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """This process's rows of a batch become global arrays split over all devices."""
+    sharding = batch_sharding(mesh)
+    return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}

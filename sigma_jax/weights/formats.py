@@ -1,0 +1,122 @@
+"""Every format of weights: which one a path holds, read it, write it."""
+
+import json
+import zipfile
+from pathlib import Path
+
+from etils import epath
+
+from sigma_jax.checkpoints.manager import CheckpointError, find_checkpoint
+from sigma_jax.weights import huggingface, orbax_weights, published
+from sigma_jax.weights.inferred_sizes import agreed
+from sigma_jax.weights.pth_reader import read_pth
+from sigma_jax.weights.pth_writer import write_pth
+from sigma_jax.weights.weights_file import UnreadableWeights, Weights, read_npz, write_npz
+
+FORMATS = ("npz", "orbax", "pth", "hf")
+
+
+def detect_format(path: str | Path) -> str:
+    """'npz' (ours), 'orbax' (a run folder or checkpoint), 'pth' (PyTorch) or 'hf' (Hugging Face folder or file).
+
+    Raises:
+      FileNotFoundError: there is nothing. UnreadableWeights: what is there instead, and what was expected.
+    """
+    place = epath.Path(path).expanduser()
+    if not place.exists():
+        raise FileNotFoundError(f"no weights at {path}: expected a file or folder in one of {', '.join(FORMATS)}")
+    if place.is_dir():
+        return _folder_format(place)
+    with place.open("rb") as file:
+        start = file.read(512)
+    if start[:2] == b"PK":
+        if not zipfile.is_zipfile(place):
+            raise UnreadableWeights(f"{path} is truncated: it begins as a zip and has no end; copy it again")
+        with zipfile.ZipFile(place) as archive:
+            names = archive.namelist()
+        return "npz" if all(name.endswith(".npy") for name in names) else "pth"
+    if start.lstrip()[:1] == b"<":
+        text = " ".join(start[:60].decode("utf-8", "replace").split())
+        raise UnreadableWeights(f"{path} is a web page ({text}...), not weights: the download needs another address")
+    if start[8:9] == b"{" and b"\x00" in start[:8]:
+        return "hf"
+    if start[:1] == b"\x80":
+        return "pth"
+    what = "empty" if not start else f"unknown (it begins with {start[:8]!r})"
+    raise UnreadableWeights(
+        f"{path} is {what}: expected .npz, .pth, .safetensors, a run folder or a Hugging Face folder"
+    )
+
+
+def _folder_format(place: epath.Path) -> str:
+    names = sorted(inner.name for inner in place.iterdir())
+    if not names:
+        raise UnreadableWeights(f"{place} is an empty folder: expected a run folder or a Hugging Face folder")
+    try:
+        find_checkpoint(place)
+        return "orbax"
+    except CheckpointError as error:  # a run folder has a config.json too
+        if huggingface.CONFIG in names:
+            return "hf"
+        raise UnreadableWeights(
+            f"{place} holds neither a checkpoint of ours ({error}) nor {huggingface.CONFIG} with safetensors"
+        ) from error
+
+
+def read_weights(
+    path: str | Path,
+    *,
+    form: str | None = None,
+    num_heads: int | None = None,
+    decoder_num_heads: int | None = None,
+) -> Weights:
+    """Weights from a path in any format.
+
+    Args:
+      form: one of FORMATS, None to detect.
+      num_heads, decoder_num_heads: where the file does not record them and width / 64 does not tell.
+
+    Raises:
+      FileNotFoundError, UnreadableWeights, WeightsMismatch, CheckpointError: each names the path.
+    """
+    form = form or detect_format(path)
+    heads = {"num_heads": num_heads, "decoder_num_heads": decoder_num_heads}
+    if form == "npz":
+        return _checked(read_npz(path), heads)
+    if form == "orbax":
+        return orbax_weights.read_run(path, heads)
+    if form == "hf":
+        return huggingface.read_folder(path, heads)
+    if form == "pth":
+        return published.weights_of(published.state_dict_of(read_pth(path), str(path)), str(path), heads)
+    raise ValueError(f"format {form!r} is unknown: choose one of {', '.join(FORMATS)}")
+
+
+def write_weights(path: str | Path, weights: Weights, form: str) -> list[str]:
+    """Writes weights in a format; returns notes on what could not be taken along.
+
+    npz: a file. orbax: a run folder that `--init` and evaluation read. pth: the authors' names. hf: a folder for
+    `from_pretrained`.
+    """
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    if form == "npz":
+        write_npz(path, weights)
+    elif form == "orbax":
+        orbax_weights.write_run(path, weights)
+    elif form == "pth":
+        write_pth(path, published.published_arrays(weights))
+    elif form == "hf":
+        return huggingface.write_folder(path, weights)
+    else:
+        raise ValueError(f"format {form!r} is unknown: choose one of {', '.join(FORMATS)}")
+    return []
+
+
+def _checked(weights: Weights, heads: dict[str, int | None]) -> Weights:
+    agreed(weights.sizes, heads, weights.source)
+    return weights
+
+
+def describe(weights: Weights) -> str:
+    """One line: kind and sizes."""
+    return f"{weights.kind} {json.dumps(weights.sizes)}"

@@ -1,0 +1,234 @@
+"""From weights to a model that runs: the module that their sizes describe, checked strictly, and its features.
+
+Letters: B clips, F frames, y x pixels, N tubes, T patch tokens, D width.
+"""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from einops import rearrange
+
+from sigma_jax.data import augment, sampling
+from sigma_jax.models.classifier import VideoClassifier
+from sigma_jax.models.dino import DinoVit
+from sigma_jax.models.encoder import Encoder
+from sigma_jax.models.pretrain import Compute, PretrainModel
+from sigma_jax.models.sizes import TeacherSize, VideoSize
+from sigma_jax.models.transformer import LayerNorm
+from sigma_jax.ops.tubes import TubeGrid
+from sigma_jax.weights.formats import read_weights
+from sigma_jax.weights.load_report import LoadReport
+from sigma_jax.weights.loading import fit, say
+from sigma_jax.weights.torch_weights import unflatten
+from sigma_jax.weights.weights_file import Weights
+
+FLOAT32 = Compute()
+FRAME_STRIDE = 4  # of the published Kinetics recipe; what preprocess takes by default
+
+
+def video_size(sizes: dict[str, Any]) -> VideoSize:
+    """Sizes of a video model; without a decoder its numbers are 0 and 1."""
+    return VideoSize(
+        sizes["width"],
+        sizes["depth"],
+        sizes["num_heads"],
+        sizes.get("decoder_width", 0),
+        sizes.get("decoder_num_heads", 1),
+        sizes.get("decoder_depth", 0),
+    )
+
+
+def teacher_size(sizes: dict[str, Any]) -> TeacherSize:
+    """Sizes of a teacher, the layout of its position table included."""
+    return TeacherSize(**sizes | {"position_grid": tuple(sizes["position_grid"])})
+
+
+def module_of(weights: Weights, grid: TubeGrid | None = None, compute: Compute = FLOAT32) -> nn.Module:
+    """The Flax module whose parameters `weights` are.
+
+    Args:
+      grid: of a video model; None for the frames and size it was trained on (16 and 224 where the file does not say).
+    """
+    sizes = weights.sizes
+    if weights.kind == "teacher":
+        return DinoVit(teacher_size(sizes), dtype=compute.dtype, backend=compute.backend)
+    grid = grid or grid_of(sizes, sizes["num_frames"], sizes["image_size"])
+    size, positions = video_size(sizes), sizes["positions"]
+    if weights.kind == "classifier":
+        return VideoClassifier(grid, size, sizes["num_classes"], positions=positions, compute=compute)
+    if weights.kind == "encoder":
+        return EncoderAlone(grid, size, positions, sizes["final_norm"], compute)
+    return PretrainModel(
+        grid,
+        size,
+        sizes["target_width"],
+        num_prototypes=sizes["num_prototypes"],
+        projection_widths=sizes["projection_widths"],
+        positions=positions,
+        compute=compute,
+    )
+
+
+class EncoderAlone(nn.Module):
+    """An encoder under the name that it has in every video model."""
+
+    grid: TubeGrid
+    size: VideoSize
+    positions: str = "sincos_1d"
+    final_norm: bool = True
+    compute: Compute = Compute()
+
+    @nn.compact
+    def __call__(self, video: jax.Array) -> jax.Array:
+        """video [B F y x 3] (uint8, or float in [0, 1]) -> latents [B N D]."""
+        encoder = Encoder(
+            self.grid,
+            self.size.width,
+            self.size.depth,
+            self.size.num_heads,
+            positions=self.positions,
+            final_norm=self.final_norm,
+            dtype=self.compute.dtype,
+            backend=self.compute.backend,
+            name="encoder",
+        )
+        return encoder(video)
+
+
+def grid_of(sizes: dict[str, Any], num_frames: int, image_size: int | tuple[int, int]) -> TubeGrid:
+    """The tube grid of a clip of any size; half of it hidden where something must be."""
+    return TubeGrid(num_frames, image_size, tuple(sizes["tube_size"]), 0.5)
+
+
+def abstract_params(module: nn.Module, weights: Weights) -> dict:
+    """Shapes of the module's parameters; nothing is allocated."""
+    if weights.kind == "teacher":
+        side = weights.sizes["patch_size"]
+        inputs = (jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32),)
+    else:
+        grid = module.grid
+        inputs = (jax.ShapeDtypeStruct((1, grid.num_frames, *grid.image_shape, 3), jnp.float32),)
+        if weights.kind == "pretrain":
+            counts = (grid.num_visible, grid.num_masked)
+            inputs += tuple(jax.ShapeDtypeStruct((1, count), jnp.int32) for count in counts)
+    return jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
+
+
+def check(weights: Weights) -> LoadReport:
+    """Proves that `weights` are all of the parameters of the model their sizes describe, and nothing else.
+
+    Raises:
+      WeightsMismatch: the four lists of what is not.
+    """
+    return fit(weights, abstract_params(module_of(weights), weights))[1]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pretrained:
+    """A model with its weights: `module` and `params` for Flax, `features` for everybody else."""
+
+    module: nn.Module
+    params: dict
+    weights: Weights
+    report: LoadReport
+    compute: Compute = Compute()
+
+    @property
+    def width(self) -> int:
+        """Length D of a feature."""
+        return self.weights.sizes["width"]
+
+    def preprocess(self, frames: np.ndarray, num_frames: int | None = None, stride: int = FRAME_STRIDE) -> np.ndarray:
+        """One video, uint8 [F y x 3], any length and size -> the clip the weights were trained for, uint8 [1 F y x 3].
+
+        Takes `num_frames` (None: those of training) around the middle, `stride` apart, scales the short side to the
+        training size and cuts the centre. Pixels stay 0..255: the model standardises them itself.
+        """
+        frames = np.asarray(frames)
+        if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
+            raise ValueError(f"a video is {frames.dtype} {frames.shape}, expected uint8 [F y x 3]")
+        sizes = self.weights.sizes
+        side = sizes.get("image_size", 224)
+        wanted = sampling.center_indices(len(frames), num_frames or sizes.get("num_frames", 16), stride)
+        return augment.center_crop_resize(frames[wanted], side if isinstance(side, int) else min(side))[None]
+
+    def features(self, video: jax.Array | np.ndarray, *, pool: bool = True) -> jax.Array:
+        """video [B F y x 3] (uint8 0..255, or float in [0, 1]) -> features [B D], or every token [B n D], fp32.
+
+        F, y and x may be any multiples of the tube: sin-cos positions are computed for them, a teacher's learned table
+        is resized. Pooled: the mean over tubes (classifier: then its norm); a teacher's mean cls token over frames.
+        Tokens: latents of the tubes, in order time, row, column; a teacher's patches likewise.
+
+        Raises:
+          ValueError: no such axes, or frames that are no whole number of tubes.
+        """
+        if np.ndim(video) != 5 or video.shape[-1] != 3:
+            raise ValueError(f"video has shape {np.shape(video)}, expected [B F y x 3] with colours last")
+        shape = tuple(int(n) for n in video.shape[1:4])
+        if self.weights.kind != "teacher":
+            grid_of(self.weights.sizes, shape[0], shape[1:])
+        self._say_new_grid(shape)
+        return self._function(shape, pool)(self.params, video)
+
+    def _say_new_grid(self, shape: tuple[int, int, int]) -> None:
+        sizes = self.weights.sizes
+        if self.weights.kind == "teacher":
+            old, new = sizes["position_grid"], tuple(n // sizes["patch_size"] for n in shape[1:])
+            what = "the learned position table is resized"
+        else:
+            old, new = self.module.grid.shape, grid_of(sizes, shape[0], shape[1:]).shape
+            what = "sin-cos positions are computed anew"
+        if tuple(old) != new:
+            logging.log_first_n(logging.INFO, "positions: grid %s, weights %s: %s", 1, new, tuple(old), what)
+
+    @functools.lru_cache(maxsize=8)  # noqa: B019  one model lives as long as the program
+    def _function(self, shape: tuple[int, int, int], pool: bool):
+        if self.weights.kind == "teacher":
+            return jax.jit(functools.partial(_teacher_features, self.module, pool))
+        sizes = self.weights.sizes
+        grid = grid_of(sizes, shape[0], shape[1:])
+        final_norm = self.weights.kind == "pretrain" or sizes.get("final_norm", False)
+        encoder = EncoderAlone(grid, video_size(sizes), sizes["positions"], final_norm, self.compute)
+        return jax.jit(functools.partial(_video_features, encoder, pool))
+
+
+def _video_features(encoder: EncoderAlone, pool: bool, params: dict, video: jax.Array) -> jax.Array:
+    latents = encoder.apply({"params": {"encoder": params["encoder"]}}, video).astype(jnp.float32)
+    if not pool:
+        return latents
+    pooled = jnp.mean(latents, axis=1)
+    return LayerNorm().apply({"params": params["norm"]}, pooled) if "norm" in params else pooled
+
+
+def _teacher_features(teacher: DinoVit, pool: bool, params: dict, video: jax.Array) -> jax.Array:
+    tokens = teacher.apply({"params": params}, rearrange(video, "B F y x c -> (B F) y x c"))
+    if pool:
+        return jnp.mean(rearrange(tokens[:, 0], "(B F) D -> B F D", B=len(video)), axis=1)
+    patches = tokens[:, 1 + teacher.size.num_registers :]
+    return rearrange(patches, "(B F) T D -> B (F T) D", B=len(video))
+
+
+def load(
+    path: str | Path,
+    *,
+    num_heads: int | None = None,
+    decoder_num_heads: int | None = None,
+    compute: Compute = FLOAT32,
+) -> Pretrained:
+    """A model from a file or folder in any format (weights/formats.py); all of its parameters, or an error.
+
+    Raises:
+      FileNotFoundError, ValueError: each says what was found and what was expected.
+    """
+    weights = read_weights(path, num_heads=num_heads, decoder_num_heads=decoder_num_heads)
+    module = module_of(weights, compute=compute)
+    loaded, report = fit(weights, abstract_params(module, weights))
+    say(report)
+    return Pretrained(module, jax.tree.map(jnp.asarray, unflatten(loaded)), weights, report, compute)

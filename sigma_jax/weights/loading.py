@@ -1,0 +1,129 @@
+"""The one strict loader: weights into a model's parameters, all of them or an error that says which not."""
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+from sigma_jax.weights.load_report import LoadReport
+from sigma_jax.weights.torch_weights import WeightsMismatch, flatten, torch_names
+from sigma_jax.weights.weights_file import Weights
+
+LOGGER = logging.getLogger("absl")
+LISTED = 12  # names per list in a message
+
+
+def fit(
+    weights: Weights, wanted: dict, *, allow_missing: Iterable[str] = (), allow_unexpected: Iterable[str] = ()
+) -> tuple[dict[str, np.ndarray], LoadReport]:
+    """The arrays of `weights` that a model asks for.
+
+    Args:
+      wanted: the model's parameters or their shapes, nested dicts.
+      allow_missing: names ('head', 'decoder/blocks') of parts that the file need not hold, or may hold in another
+        shape; the model keeps its own values there.
+      allow_unexpected: names of parts of the file that the model has no use for.
+
+    Returns:
+      path -> float32 array, and the report.
+
+    Raises:
+      WeightsMismatch: the four lists of what does not fit, or arrays that are not finite.
+    """
+    found, target = flatten(weights.params), flatten(wanted)
+    known = sorted({path.split("/")[0] for path in target})
+    for name in allow_missing:
+        if not any(_covers(name, path) for path in target):
+            raise WeightsMismatch(f"--allow_missing={name}: the model has no such part, only {', '.join(known)}, ...")
+    missing = sorted(target.keys() - found.keys())
+    unexpected = sorted(found.keys() - target.keys())
+    both = sorted(found.keys() & target.keys())
+    other_shape = [path for path in both if tuple(found[path].shape) != tuple(target[path].shape)]
+    names = torch_names(weights.kind)
+
+    def called(path: str) -> str:
+        return f"{path} ({names[path]})" if path in names and names[path] != path.replace("/", ".") else path
+
+    def shapes(path: str) -> str:
+        return f"{called(path)}: file {tuple(found[path].shape)}, model {tuple(target[path].shape)}"
+
+    refused = {
+        "missing": [called(path) for path in missing if not _covered(path, allow_missing)],
+        "unexpected": [called(path) for path in unexpected if not _covered(path, allow_unexpected)],
+        "other shape": [shapes(path) for path in other_shape if not _covered(path, allow_missing)],
+        "not finite": [called(path) for path in both if not np.isfinite(found[path]).all()],
+    }
+    loaded = {path: found[path] for path in both if path not in other_shape}
+    if any(refused.values()):
+        lines = [f"  {what}: {_listed(paths)}" for what, paths in refused.items() if paths]
+        raise WeightsMismatch(
+            f"{weights.source} does not fit the model: {len(loaded)} of {len(target)} arrays fit.\n"
+            + "\n".join(lines)
+            + "\n  Name what may be absent with --allow_missing=PART,... and what need not be used with "
+            "--allow_unexpected=PART,..."
+        )
+    report = LoadReport(
+        source=weights.source,
+        loaded=tuple(sorted(loaded)),
+        missing=tuple(missing),
+        unexpected=tuple(unexpected),
+        other_shape=tuple(map(shapes, other_shape)),
+        num_loaded=sum(array.size for array in loaded.values()),
+        num_total=sum(int(np.prod(leaf.shape)) for leaf in target.values()),
+        digest=weights.digest(),
+        notes=weights.notes,
+    )
+    return loaded, report
+
+
+def load_into(
+    weights: Weights, fresh: dict, *, allow_missing: Iterable[str] = (), allow_unexpected: Iterable[str] = ()
+) -> tuple[dict, LoadReport]:
+    """`fresh` (nested dicts of arrays, jax or numpy) with the arrays of `weights` in their places.
+
+    jax.Arrays keep type and sharding; what may be missing keeps its value. Arguments and errors as `fit`.
+    """
+    loaded, report = fit(weights, fresh, allow_missing=allow_missing, allow_unexpected=allow_unexpected)
+    return _replaced(fresh, lambda path, leaf: _like(loaded[path], leaf) if path in loaded else leaf), report
+
+
+def say(report: LoadReport) -> None:
+    """Logs the report."""
+    for line in report.lines():
+        LOGGER.info("weights: %s", line)
+
+
+def names_in(text: str | None) -> tuple[str, ...]:
+    """'head,decoder/blocks' -> its names."""
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+
+
+def _replaced(tree: dict, leaf_of: Callable[[str, Any], Any], prefix: str = "") -> dict:
+    return {
+        name: _replaced(value, leaf_of, f"{prefix}{name}/")
+        if isinstance(value, dict)
+        else leaf_of(prefix + name, value)
+        for name, value in tree.items()
+    }
+
+
+def _like(array: np.ndarray, leaf: Any) -> Any:
+    if isinstance(leaf, jax.Array):
+        array = np.ascontiguousarray(array, leaf.dtype)
+        return jax.make_array_from_callback(array.shape, leaf.sharding, lambda index: array[index])
+    return array
+
+
+def _covers(name: str, path: str) -> bool:
+    return path == name or path.startswith(f"{name}/")
+
+
+def _covered(path: str, allowed: Iterable[str]) -> bool:
+    return any(_covers(name, path) for name in allowed)
+
+
+def _listed(paths: list[str]) -> str:
+    more = f", and {len(paths) - LISTED} more" if len(paths) > LISTED else ""
+    return ", ".join(paths[:LISTED]) + more

@@ -1,0 +1,233 @@
+"""Names and layouts of the authors' PyTorch weights <-> our parameter trees, on numpy arrays.
+
+Letters: D width, P numbers in a tube or patch, L blocks. A torch Linear is [out, in], ours [in, out]; a torch patch
+convolution is [D, 3, (pt,) ph, pw], ours [P, D] with the channel fastest; our blocks are stacked along L.
+Kinds of file: 'pretrain' (SIGMA, VideoMAE), 'classifier' (finetuned), 'encoder' (a video encoder alone), 'teacher'
+(DINO, DINOv2 in timm's layout).
+"""
+
+import dataclasses
+import re
+from typing import Any
+
+import numpy as np
+
+from sigma_jax.weights.mapped_file import drop_pages
+
+KINDS = ("pretrain", "classifier", "encoder", "teacher")
+
+
+class WeightsMismatch(ValueError):
+    """Names or shapes that do not fit, listed in the message."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """One array: our path ('/'-separated), torch's name ('{i}' = block), and how the layout changes."""
+
+    path: str
+    torch_name: str
+    layout: str = "same"  # same | linear | conv | row
+
+
+def _layer(path: str, name: str) -> list[Leaf]:
+    return [Leaf(f"{path}/kernel", f"{name}.weight", "linear"), Leaf(f"{path}/bias", f"{name}.bias")]
+
+
+def _norm(path: str, name: str) -> list[Leaf]:
+    return [Leaf(f"{path}/scale", f"{name}.weight"), Leaf(f"{path}/bias", f"{name}.bias")]
+
+
+def _embed(path: str, name: str) -> list[Leaf]:
+    return [Leaf(f"{path}/kernel", f"{name}.weight", "conv"), Leaf(f"{path}/bias", f"{name}.bias")]
+
+
+def _blocks(path: str, name: str) -> list[Leaf]:
+    inner = [
+        *_norm("norm1", "norm1"),
+        Leaf("attn/qkv", "attn.qkv.weight", "linear"),
+        Leaf("attn/q_bias", "attn.q_bias"),
+        Leaf("attn/v_bias", "attn.v_bias"),
+        Leaf("attn/qkv_bias", "attn.qkv.bias"),
+        *_layer("attn/proj", "attn.proj"),
+        *_norm("norm2", "norm2"),
+        *_layer("mlp/fc1", "mlp.fc1"),
+        *_layer("mlp/fc2", "mlp.fc2"),
+        Leaf("scale1", "ls1.gamma"),
+        Leaf("scale2", "ls2.gamma"),
+    ]
+    return [Leaf(f"{path}/{leaf.path}", f"{name}.{{i}}.{leaf.torch_name}", leaf.layout) for leaf in inner]
+
+
+def leaves_of(kind: str) -> list[Leaf]:
+    """Every array that a kind of file may hold."""
+    if kind == "pretrain":
+        return [
+            Leaf("prototypes", "prototypes"),
+            Leaf("decoder/mask_token", "mask_token"),
+            *_embed("encoder/embed", "encoder.patch_embed.proj"),
+            *_blocks("encoder/blocks", "encoder.blocks"),
+            *_norm("encoder/norm", "encoder.norm"),
+            Leaf("decoder/embed/kernel", "encoder_to_decoder.weight", "linear"),
+            *_blocks("decoder/blocks", "decoder.blocks"),
+            *_norm("decoder/norm", "decoder.norm"),
+            *_layer("decoder/head", "decoder.head"),
+            *(leaf for i in range(8) for leaf in _layer(f"projection/fc{i + 1}", f"head.{2 * i}")),
+        ]
+    if kind == "classifier":
+        return [
+            *_embed("encoder/embed", "patch_embed.proj"),
+            *_blocks("encoder/blocks", "blocks"),
+            *_norm("norm", "fc_norm"),
+            *_layer("head", "head"),
+        ]
+    if kind == "encoder":
+        return [
+            *_embed("encoder/embed", "patch_embed.proj"),
+            *_blocks("encoder/blocks", "blocks"),
+            *_norm("encoder/norm", "norm"),
+        ]
+    if kind == "teacher":
+        return [
+            Leaf("cls", "cls_token", "row"),
+            Leaf("positions", "pos_embed", "row"),
+            Leaf("registers", "reg_token", "row"),
+            *_embed("embed", "patch_embed.proj"),
+            *_blocks("blocks", "blocks"),
+            *_norm("norm", "norm"),
+        ]
+    raise ValueError(f"kind {kind!r} is unknown: choose one of {KINDS}")
+
+
+def _to_ours(array: np.ndarray, layout: str) -> np.ndarray:
+    if layout == "linear":
+        return array.T
+    if layout == "row":
+        return array[0]
+    if layout == "conv":  # [D 3 (pt) ph pw] -> [(pt) ph pw 3 D] -> [P D]
+        return np.moveaxis(array, (0, 1), (-1, -2)).reshape(-1, array.shape[0])
+    return array
+
+
+def _to_torch(array: np.ndarray, layout: str, patch: tuple[int, ...]) -> np.ndarray:
+    if layout == "linear":
+        return array.T
+    if layout == "row":
+        return array[None]
+    if layout == "conv":
+        return np.moveaxis(array.reshape(*patch, 3, array.shape[-1]), (-1, -2), (0, 1))
+    return array
+
+
+def _find(name: str, leaves: dict[str, Leaf]) -> tuple[Leaf | None, int | None]:
+    """The leaf that a torch name means, and the number of its block."""
+    block = re.search(r"(?<=blocks\.)\d+(?=\.)", name)
+    if block is None:
+        return leaves.get(name), None
+    return leaves.get(f"{name[: block.start()]}{{i}}{name[block.end() :]}"), int(block[0])
+
+
+def from_torch(arrays: dict[str, np.ndarray], kind: str, dtype: np.dtype | type | None = None) -> dict:
+    """torch name -> array becomes our nested tree of new arrays; every array must find its place.
+
+    Arrays of a mapped file leave memory as soon as they are copied, so that a file is never in memory twice.
+
+    Args:
+      dtype: of the new arrays, None for that of the old ones.
+
+    Raises:
+      WeightsMismatch: names we do not know, or blocks of which some miss an array or differ in shape; all are listed.
+    """
+    leaves = {leaf.torch_name: leaf for leaf in leaves_of(kind)}
+    single, stacks, unknown, flawed = {}, {}, [], []
+    for name, array in arrays.items():
+        leaf, block = _find(name, leaves)
+        if leaf is None:
+            unknown.append(name)
+        elif leaf.layout in ("linear", "conv", "row") and np.ndim(array) < 2:
+            flawed.append(f"{name} has shape {np.shape(array)}, expected at least two axes")
+        elif block is not None:
+            stacks.setdefault(leaf, {})[block] = np.asarray(array)
+        else:
+            single[leaf] = np.asarray(array)
+    for leaf, layers in stacks.items():
+        stem = leaf.path.split("/blocks/")[0]
+        depth = 1 + max(max(layers) for other, layers in stacks.items() if other.path.split("/blocks/")[0] == stem)
+        flawed += [f"{leaf.torch_name.format(i=i)} is missing" for i in range(depth) if i not in layers]
+        first = layers[min(layers)].shape
+        flawed += [
+            f"{leaf.torch_name.format(i=i)} has another shape than in block {min(layers)}"
+            for i in sorted(layers)
+            if layers[i].shape != first
+        ]
+    if unknown or flawed:
+        listed = f"names that a {kind!r} file does not have: {', '.join(sorted(unknown)) or 'none'}"
+        raise WeightsMismatch("\n  ".join([listed, *flawed]))
+    flat = {leaf.path: _stacked([array], leaf.layout, dtype)[0] for leaf, array in single.items()}
+    for leaf, layers in stacks.items():
+        flat[leaf.path] = _stacked([layers[i] for i in range(len(layers))], leaf.layout, dtype)
+    return unflatten(flat)
+
+
+def _stacked(layers: list[np.ndarray], layout: str, dtype: np.dtype | type | None) -> np.ndarray:
+    """New array [L ...] of layers in our layout; each leaves memory, if it is a mapped file's, once it is copied."""
+    shape = _to_ours(layers[0], layout).shape
+    out = np.empty((len(layers), *shape), dtype or layers[0].dtype)
+    for i, layer in enumerate(layers):
+        out[i, ...] = _to_ours(layer, layout)
+        drop_pages(layer)
+    return out
+
+
+def to_torch(tree: dict, kind: str, patch: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Our nested tree -> torch name: array, the inverse of `from_torch`.
+
+    Args:
+      patch: (pt, ph, pw) of a video model, (ph, pw) of a teacher: our [P D] kernel does not tell.
+
+    Raises:
+      WeightsMismatch: a parameter that a file of this kind does not have.
+    """
+    flat = flatten(tree)
+    leaves = {leaf.path: leaf for leaf in leaves_of(kind)}
+    unknown = sorted(flat.keys() - leaves.keys())
+    if unknown:
+        raise WeightsMismatch(f"a {kind!r} file has no place for {', '.join(unknown)}")
+    arrays = {}
+    for path, leaf in leaves.items():
+        if path not in flat:
+            continue
+        if "{i}" in leaf.torch_name:
+            for i, layer in enumerate(flat[path]):
+                arrays[leaf.torch_name.format(i=i)] = _to_torch(layer, leaf.layout, patch)
+        else:
+            arrays[leaf.torch_name] = _to_torch(flat[path], leaf.layout, patch)
+    return arrays
+
+
+def torch_names(kind: str) -> dict[str, str]:
+    """Our path -> the authors' name ('{i}' = block), for messages."""
+    return {leaf.path: leaf.torch_name for leaf in leaves_of(kind)}
+
+
+def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts become 'a/b/c' -> leaf."""
+    flat = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}/")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def unflatten(flat: dict[str, np.ndarray]) -> dict:
+    """'a/b/c' -> array becomes nested dicts."""
+    tree: dict = {}
+    for path, array in flat.items():
+        *parents, last = path.split("/")
+        node = tree
+        for part in parents:
+            node = node.setdefault(part, {})
+        node[last] = array
+    return tree

@@ -1,0 +1,276 @@
+"""Several processes: flags, pre-flight, equality with one process, one killed, checkpoints across process counts."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from sigma_jax.runtime import distributed
+from tests.train import runs
+
+
+def flag_values(**given):
+    return SimpleNamespace(
+        **{"coordinator": None, "num_processes": None, "process_id": None, "distributed": "off"} | given
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        return s.getsockname()[1]
+
+
+def test_flags_that_cannot_be_are_errors():
+    meeting = distributed.meeting_from_flags
+    assert meeting(flag_values()) is None
+    assert meeting(flag_values(coordinator="a:1", num_processes=1, process_id=0)) is None
+    assert meeting(flag_values(coordinator="a:1", num_processes=2, process_id=1)).process_id == 1
+    assert meeting(flag_values(distributed="on")) == (None, None, None)
+    with pytest.raises(ValueError, match="--process_id missing"):
+        meeting(flag_values(coordinator="a:1", num_processes=2))
+    with pytest.raises(ValueError, match="--process_id=2 with --num_processes=2.*numbered 0 to 1"):
+        meeting(flag_values(coordinator="a:1", num_processes=2, process_id=2))
+    with pytest.raises(ValueError, match="expected host:port"):
+        meeting(flag_values(coordinator="node0", num_processes=2, process_id=1))
+
+
+def test_launchers_are_recognised():
+    assert distributed.started_as_many({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"})
+    assert distributed.started_as_many({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"})
+    assert distributed.started_as_many({"TPU_WORKER_HOSTNAMES": "a,b"})
+    for single in (
+        {},
+        {"SLURM_NTASKS": "4"},
+        {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"},
+        {"TPU_WORKER_HOSTNAMES": "a"},
+    ):
+        assert not distributed.started_as_many(single)
+
+
+def test_a_process_takes_all_gpus_of_its_node_or_its_own():
+    """JAX's own rule under Slurm is one GPU per process, whatever the number of processes on a node."""
+    found = distributed.Meeting(None, None, None)
+
+    def under_slurm(per_node: str, **more):
+        return distributed.local_devices(found, {"SLURM_STEP_TASKS_PER_NODE": per_node, "SLURM_LOCALID": "0", **more})
+
+    assert under_slurm("1(x4)") == [] and under_slurm("1") == []
+    assert under_slurm("8(x4)") is under_slurm("1(x3),2") is None
+    assert under_slurm("8(x4)", CUDA_VISIBLE_DEVICES="0,1,2,3,4,5,6,7") is None
+    assert under_slurm("8(x4)", CUDA_VISIBLE_DEVICES="3") == []
+    assert under_slurm("1(x4)", JAX_LOCAL_DEVICE_IDS="0,1") is None
+    assert distributed.local_devices(found, {"OMPI_COMM_WORLD_LOCAL_SIZE": "8"}) is None
+    assert distributed.local_devices(found, {"TPU_WORKER_HOSTNAMES": "a,b"}) == []
+    given = distributed.Meeting("node0:12355", 4, 0)
+    assert distributed.local_devices(given, {"SLURM_STEP_TASKS_PER_NODE": "8(x4)"}) == []
+
+
+CONNECT = """
+import sys
+from sigma_jax.runtime import distributed as d
+print(d.connect(d.Meeting(None, None, None), connect_seconds=int(sys.argv[1])))
+"""
+
+
+def slurm_step(count: int, nodes: int, seconds: int, started: int) -> list[tuple[int, str, str]]:
+    """(exit status, output, errors) of the first `started` of `count` processes with the variables of an srun here."""
+    with socket.socket() as s:  # JAX takes the port from the job's number
+        job = next(n for n in range(1, 4096) if s.connect_ex(("localhost", 61440 + n)))
+    step = {"SLURM_JOB_ID": str(job), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": str(count)}
+    step |= {"SLURM_STEP_NUM_NODES": str(nodes), "SLURM_STEP_TASKS_PER_NODE": f"{count // nodes}(x{nodes})"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", CONNECT, str(seconds)],
+            env=os.environ | step | {"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i % (count // nodes))}
+            | {"JAX_LOGGING_LEVEL": "INFO"},
+            cwd=runs.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for i in range(started)
+    ]  # fmt: skip
+    said = [process.communicate(timeout=120) for process in processes]
+    return [(process.returncode, *texts) for process, texts in zip(processes, said, strict=True)]
+
+
+@pytest.mark.parametrize("nodes,restricted", [(2, [[], []]), (1, [["0"], ["1"]])])
+def test_processes_of_a_slurm_step_meet(nodes, restricted):
+    ended = slurm_step(count=2, nodes=nodes, seconds=60, started=2)
+    assert [code for code, _, _ in ended] == [0, 0], ended
+    assert all("2 process(es) x" in out for _, out, _ in ended)
+    said = [re.findall(r"initialized with visible devices: (\S+)", errors) for _, _, errors in ended]  # by JAX
+    assert said == restricted, ended
+
+
+def test_a_slurm_process_that_never_arrives_is_named_in_time():
+    ((code, _, errors),) = slurm_step(count=3, nodes=3, seconds=3, started=1)
+    assert code == distributed.ALONE_CODE and "process 0 of 3 waited 3 s for the others (time is up)" in errors
+
+
+def test_wrong_coordinator_is_named_in_time():
+    meeting = distributed.Meeting(f"localhost:{free_port()}", 2, 1)
+    with pytest.raises(
+        distributed.CannotConnect, match=r"process 1 did not reach process 0 at localhost:\d+ within 1 s"
+    ):
+        distributed.connect(meeting, connect_seconds=1)
+
+
+def test_a_host_that_never_arrives_is_named_in_time():
+    code = (
+        "from sigma_jax.train import distributed as d\n"
+        f"d.connect(d.Meeting('localhost:{free_port()}', 2, 0), connect_seconds=3)\n"
+    )
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=runs.ROOT, timeout=120)
+    assert done.returncode == distributed.ALONE_CODE and time.monotonic() - started < 60
+    assert "process 0 waited 3 s" in done.stderr and "for 2 processes" in done.stderr, done.stderr[-2000:]
+
+
+def test_a_process_that_is_done_waits_for_one_that_draws():
+    """Longer than a silent process is waited for: the first one alone writes the report."""
+    code = (
+        "import sys, time\n"
+        "from sigma_jax.train import distributed as d\n"
+        f"d.connect(d.Meeting('localhost:{free_port()}', 2, int(sys.argv[1])), 60, peer_seconds=5)\n"
+        "time.sleep(0 if int(sys.argv[1]) else 15)\n"
+    )
+    command = [sys.executable, "-c", code]
+    processes = [subprocess.Popen([*command, str(i)], cwd=runs.ROOT, stderr=subprocess.PIPE) for i in range(2)]
+    said = [process.communicate(timeout=120)[1][-2000:] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+
+
+PROBE = {
+    "config": "configs/linear_probe.py:dataset=folder,size=tiny",
+    "shrink": (
+        *("model.num_frames=4", "model.image_size=32", "data.short_side=32", "data.num_workers=0", "batch_size=16"),
+        *("data.split=train", "data.val_split=train", "data.test_split=train", "total_steps=1", "optim.warmup_steps=0"),
+        *("evals.num_views=2", "evals.num_crops=1", "evals.batch_size=40"),
+    ),
+}
+
+
+def two_processes(workdir, data, *overrides, second: tuple[str, ...] = (), flags: tuple[str, ...] = (), **config):
+    address = f"--coordinator=localhost:{free_port()}"
+    limits = ("--num_processes=2", "--connect_seconds=60", "--peer_seconds=10")
+    return [
+        runs.start(workdir, data, *more, devices=4, flags=(address, *limits, *flags, f"--process_id={i}"), **config)
+        for i, more in enumerate((overrides, (*overrides, *second)))
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Shards; six steps by one process of eight devices; the first four of them by two processes of four."""
+    folder = tmp_path_factory.mktemp("runs")
+    data = runs.make_data(folder)
+    every = ("checkpoint.save_every_steps=2", "mesh.fsdp=2")
+    code, log = runs.finish(runs.start(folder / "one", data, "total_steps=6", *every, devices=8))
+    assert code == 0, log[-3000:]
+    for _ in range(2):  # a cold compilation on a busy machine can outlast gloo's 30 s; it is cached the second time
+        ended = [runs.finish(process) for process in two_processes(folder / "two", data, "total_steps=6", *every)]
+        if not any("Gloo context initialization failed" in log for _, log in ended):
+            break
+    assert [code for code, _ in ended] == [0, 0], "\n".join(log[-3000:] for _, log in ended)
+    return SimpleNamespace(folder=folder, data=data, logs=[log for _, log in ended], every=every)
+
+
+def test_processes_started_with_other_values_stop_at_once(finished):
+    """Their parameters would drift apart without a sound."""
+    started = two_processes(finished.folder / "other", finished.data, "total_steps=6", second=("optim.base_lr=1",))
+    (first, said), (second, difference) = [runs.finish(process) for process in started]
+    assert (first, second) == (1, 1), said + difference
+    assert "process(es) [1] were started with other values than this one" in said
+    assert "process 0 was started with other values" in difference and "optim.base_lr: 0.004 -> 1.0" in difference
+    assert not (finished.folder / "other" / "metrics.jsonl").exists()
+
+
+def test_two_processes_train_as_one(finished):
+    one, two = runs.losses(finished.folder / "one"), runs.losses(finished.folder / "two")
+    assert list(one) == list(two) == [1, 2, 3, 4, 5, 6]
+    np.testing.assert_allclose(list(two.values()), list(one.values()), rtol=1e-6)
+    assert one[1] != one[6]
+
+
+def test_preflight_is_printed_and_only_the_first_process_writes(finished):
+    for index, log in enumerate(finished.logs):
+        assert "2 process(es) x 4 local device(s) = 8 device(s)" in log and f"this is process {index}" in log
+    assert "step 6/6" in finished.logs[0] and "step 6/6" not in finished.logs[1]
+    rows = (finished.folder / "two" / "metrics.jsonl").read_text().splitlines()
+    assert sorted(json.loads(row)["step"] for row in rows if "loss" in row) == [1, 2, 3, 4, 5, 6], "each step once"
+    assert "report.html" in finished.logs[0] and "report.html" not in finished.logs[1]
+
+
+def test_two_processes_write_the_report(finished):
+    """Prototypes are split over fsdp: each process holds a part of what the first one draws."""
+    one, two = (finished.folder / name for name in ("one", "two"))
+    assert (two / "report.html").stat().st_size > 10_000 and (two / "pictures" / "prototypes.png").is_file()
+    assert (one / "pictures" / "clips.png").read_bytes() == (two / "pictures" / "clips.png").read_bytes()
+
+
+def test_checkpoint_of_two_restores_in_one(finished):
+    """The run of two processes, cut back to step 4, goes on in one process on another mesh with the same batches."""
+    import shutil
+
+    workdir = finished.folder / "moved"
+    shutil.copytree(finished.folder / "two", workdir)
+    shutil.rmtree(workdir / "checkpoints" / "6")
+    moved = [value for value in finished.every if "fsdp" not in value] + ["mesh.fsdp=1", "total_steps=6"]
+    code, log = runs.finish(runs.start(workdir, finished.data, *moved, devices=4))
+    assert code == 0 and "resumed from step 4" in log, log[-3000:]
+    one, again = runs.losses(finished.folder / "one"), runs.losses(workdir)
+    np.testing.assert_allclose([again[5], again[6]], [one[5], one[6]], rtol=1e-6)
+
+
+def test_two_processes_evaluate_as_one(finished):
+    """Each reads its share of 48 videos (no multiple of the batch); every video is scored once, by the same views."""
+    one, two = finished.folder / "probe_one", finished.folder / "probe_two"
+    ended = [runs.finish(runs.start(one, finished.data, devices=8, **PROBE))]
+    ended += [runs.finish(process) for process in two_processes(two, finished.data, **PROBE)]
+    assert [code for code, _ in ended] == [0, 0, 0], "\n".join(log[-3000:] for _, log in ended)
+    results = [json.loads((folder / "eval" / "result.json").read_text()) for folder in (one, two)]
+    assert results[0]["num_videos"] == results[1]["num_videos"] == 48 and results[1]["complete"]
+    scores = [np.load(folder / "eval" / "scores.npz") for folder in (one, two)]
+    for name in ("keys", "labels", "records"):
+        np.testing.assert_array_equal(scores[0][name], scores[1][name])
+    np.testing.assert_allclose(scores[0]["probabilities"], scores[1]["probabilities"], rtol=0, atol=1e-6)
+
+
+def test_when_one_is_killed_the_other_stops(finished):
+    first, second = two_processes(finished.folder / "lost", finished.data, "total_steps=100000", *finished.every)
+    metrics = finished.folder / "lost" / "metrics.jsonl"
+    deadline = time.monotonic() + 200
+    while not metrics.exists() and first.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.5)
+    second.kill()
+    killed = time.monotonic()
+    code, log = runs.finish(first, 120)
+    runs.finish(second)
+    assert code in (distributed.LOST_CODE, -signal.SIGABRT), log[-3000:]  # both are started again
+    assert time.monotonic() - killed < 90
+    assert "another process stopped" in log or "distributed service detected fatal errors" in log, log[-3000:]
+
+
+def test_when_one_is_killed_all_start_again(finished):
+    """Each under launch/keep_running.sh: the coordinator is killed at step 5 or later, and both end the same run."""
+    workdir, metrics = finished.folder / "again", finished.folder / "again" / "metrics.jsonl"
+    under = ("bash", "launch/keep_running.sh", "cpu")
+    hosts = two_processes(workdir, finished.data, "total_steps=30", *finished.every, under=under, flags=("--noreport",))
+    deadline = time.monotonic() + 200
+    while not (metrics.exists() and metrics.read_text().count("\n") >= 5) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    (training,) = Path(f"/proc/{hosts[0].pid}/task/{hosts[0].pid}/children").read_text().split()
+    os.kill(int(training), signal.SIGKILL)
+    ended = [runs.finish(host) for host in hosts]
+    logs = "\n".join(log[-4000:] for _, log in ended)
+    assert [code for code, _ in ended] == [0, 0], logs
+    assert all("starting again" in log and "resumed from step" in log for _, log in ended), logs
+    assert "exit status 137" in ended[0][1] and list(runs.losses(workdir)) == list(range(1, 31)), logs
