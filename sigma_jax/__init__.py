@@ -28,6 +28,6 @@ def load(path, *, num_heads: int | None = None, decoder_num_heads: int | None = 
     `model.module` and `model.params` are the Flax module and its parameters. Heads are width / 64 unless the file or
     the caller says otherwise. Raises FileNotFoundError or ValueError that say what was found and what was expected.
     """
-    from sigma_jax.evals import pretrained  # here, so that importing sigma_jax costs nothing
+    from sigma_jax.weights import frozen  # here, so that importing sigma_jax costs nothing
 
-    return pretrained.load(path, num_heads=num_heads, decoder_num_heads=decoder_num_heads)
+    return frozen.load(path, num_heads=num_heads, decoder_num_heads=decoder_num_heads)

@@ -12,7 +12,7 @@ from sigma_jax.data import augment, clips, decode, metadata, pipeline, records, 
 from sigma_jax.datasets import payload
 from sigma_jax.datasets.payload import Payload
 
-DATA = Path(__file__).parent
+DATA = Path(__file__).parents[1] / "data"
 CLIP = DATA / "clips" / "scene" / "fruit_conveyor.mp4"  # 60 frames of 240 x 426
 INDICES = np.array([40, 3, 17, 17])
 
