@@ -10,7 +10,8 @@ PACKAGE = ROOT / "sigma_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 ORDER = (  # each layer may import those of the lines above its own
-    ("ops", "runtime"),
+    ("runtime",),
+    ("ops",),
     ("data", "checkpoints", "models"),
     ("datasets", "objective", "weights"),
     ("evals",),

@@ -19,13 +19,14 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from sigma_jax.checkpoints.content_hash import changed_leaves, content_hash, named_leaves
 from sigma_jax.checkpoints.storage import absolute, storage_errors
+from sigma_jax.runtime.errors import UserError
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError, ValueError):
     """A checkpoint does not fit the program, is damaged, or is not where it was looked for."""
 
 
-class SaveFailed(RuntimeError):
+class SaveFailed(UserError, RuntimeError):
     """So many saves in a row failed that going on would train without a net."""
 
 

@@ -5,6 +5,8 @@ import sys
 
 from etils import epath
 
+from sigma_jax.runtime.errors import UserError
+
 # What clients of buckets raise beside the errors of Python; a client that is not imported raises nothing.
 CLIENT_ERRORS = (
     ("gcsfs.retry", "HttpError"),
@@ -15,7 +17,7 @@ CLIENT_ERRORS = (
 )
 
 
-class NotWritable(OSError):
+class NotWritable(UserError, OSError):
     """A folder or bucket does not take files."""
 
 

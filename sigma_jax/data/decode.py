@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sigma_jax.data import jpeg_crop, time_limit
+from sigma_jax.runtime.errors import UserError
 
 _STORES_TIMES = {"mp4", "matroska"}  # FFmpeg's names of container formats
 _SKIPS_EXACTLY = {"h264", "hevc"}  # decoders that leave out frames nothing depends on, and change no other
@@ -24,7 +25,7 @@ _local = threading.local()
 ChooseBox = Callable[[int, int], jpeg_crop.Box]  # (height, width) -> the part that is wanted
 
 
-class BadVideo(ValueError):
+class BadVideo(UserError, ValueError):
     """These bytes give no usable video; the message is the reason."""
 
 

@@ -21,6 +21,7 @@ import google_crc32c
 import numpy as np
 
 from sigma_jax.data.schema import Head, Record, decode_record, encode_record, head_size, read_head
+from sigma_jax.runtime.errors import UserError
 
 _SHARD = re.compile(
     r"^(?:(?P<name>.+)[-_.])?(?P<split>(?!rgb[-.]|tfrecords?-)[^-_.]+)(?:\.rgb)?(?:\.tfrecords?)?"
@@ -33,7 +34,7 @@ _FRAME = _HEADER.size + _FOOTER.size
 _PREPARE = "python -m sigma_jax.tools.prepare --videos=FOLDER --out={}"
 
 
-class DataSetError(ValueError):
+class DataSetError(UserError, ValueError):
     """The shards of a data set are missing, incomplete or do not fit together."""
 
 

@@ -27,6 +27,7 @@ from sigma_jax.datasets.writing import (
     write_here,
     write_note,
 )
+from sigma_jax.runtime.errors import UserError
 
 # Shard of a video: (path, fingerprint of its job, how many videos it is made of). What was read of it: (number in the
 # shard, its entry, encoded record or b"", reason why it was refused or empty, warning or empty).
@@ -34,7 +35,7 @@ _Shard = tuple[str, str, int]
 _Read = tuple[int, Entry, bytes, str, str]
 
 
-class PipelineError(RuntimeError):
+class PipelineError(UserError, RuntimeError):
     """Beam is missing or its pipeline failed."""
 
 

@@ -23,12 +23,13 @@ from sigma_jax.data.decode import BadVideo
 from sigma_jax.data.schema import Record
 from sigma_jax.datasets.listing import Entry, Refusal
 from sigma_jax.datasets.payload import MAX_BYTES, Payload, list_images, store, store_images
+from sigma_jax.runtime.errors import UserError
 
 _NOTE = ".done.json"
 _RESERVE = 64 * 2**20  # bytes of the disk left alone
 
 
-class OutOfSpace(OSError):
+class OutOfSpace(UserError, OSError):
     """The disk of the shards is full; finished shards are kept."""
 
 

@@ -19,6 +19,7 @@ from absl import flags, logging
 from jax.experimental import multihost_utils
 
 from sigma_jax.runtime.config import diff_configs
+from sigma_jax.runtime.errors import UserError
 
 LOST_CODE = 76  # exit status when another process of the run was lost: start the same command again
 ALONE_CODE = 69  # exit status when the processes did not meet: a wrong address, or one that is not back yet
@@ -29,7 +30,7 @@ LEAVE_SECONDS = 300
 OWN_FAILURES = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
 
 
-class CannotConnect(RuntimeError):
+class CannotConnect(UserError, RuntimeError):
     """The processes of the run did not meet."""
 
 

@@ -26,6 +26,7 @@ from sigma_jax import __version__
 from sigma_jax.checkpoints.manager import Checkpointer
 from sigma_jax.checkpoints.storage import check_writable
 from sigma_jax.runtime.config import diff_configs, to_json
+from sigma_jax.runtime.errors import UserError
 from sigma_jax.runtime.sharding import path_of, shard_batch, traced_on
 from sigma_jax.train.console import Console, format_metrics
 from sigma_jax.train.flops import mfu, model_flops, peak_flops
@@ -45,15 +46,15 @@ MOVABLE = (
 RESTART_CODE = 75  # exit status after a preemption: start the same command again
 
 
-class Preempted(RuntimeError):
+class Preempted(UserError, RuntimeError):
     """The platform takes the machine back; the state is saved."""
 
 
-class NonFinite(RuntimeError):
+class NonFinite(UserError, RuntimeError):
     """Too many steps in a row without a finite loss and gradient."""
 
 
-class ChangedConfig(ValueError):
+class ChangedConfig(UserError, ValueError):
     """The workdir holds a run with another config."""
 
 

@@ -19,6 +19,7 @@ from sigma_jax.models.transformer import REMAT_POLICIES
 from sigma_jax.ops.attention import check_backend
 from sigma_jax.runtime.compilation import CompiledOnce, quick_compilation
 from sigma_jax.runtime.config import to_json
+from sigma_jax.runtime.errors import UserError
 from sigma_jax.runtime.random import stream
 from sigma_jax.runtime.sharding import make_mesh, state_shardings, traced_on, whole, with_shardings
 from sigma_jax.train.evaluation import Scheduled
@@ -34,7 +35,7 @@ from sigma_jax.train.tasks import Task
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-class NoAccelerator(RuntimeError):
+class NoAccelerator(UserError, RuntimeError):
     """The config asks for an accelerator and there is none."""
 
 

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from sigma_jax.runtime.errors import UserError
 from sigma_jax.weights.mapped_file import drop_pages
 
 KINDS = ("pretrain", "classifier", "encoder", "teacher")
 
 
-class WeightsMismatch(ValueError):
+class WeightsMismatch(UserError, ValueError):
     """Names or shapes that do not fit, listed in the message."""
 
 

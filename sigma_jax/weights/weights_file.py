@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from sigma_jax.runtime.errors import UserError
 from sigma_jax.weights.load_report import content_digest
 from sigma_jax.weights.torch_weights import KINDS, flatten, unflatten
 
@@ -22,7 +23,7 @@ METADATA = "__metadata__"
 FORMAT = "sigma_jax weights 1"
 
 
-class UnreadableWeights(ValueError):
+class UnreadableWeights(UserError, ValueError):
     """A file that is no weights file, is damaged or refused; the message names the file and what to do."""
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend import core as jex_core
 
+from sigma_jax.runtime.errors import UserError
 from sigma_jax.runtime.sharding import bytes_per_device
 from sigma_jax.tools.planning.chips import Chip, collective_seconds
 from sigma_jax.tools.planning.hlo import Collective, Module
@@ -22,7 +23,7 @@ UTILISATION = 0.6
 MANY_CHIPS = 4096
 
 
-class DoesNotFit(RuntimeError):
+class DoesNotFit(UserError, RuntimeError):
     """The compiler says that the step needs more memory than a device has; `needed`, `available` in bytes."""
 
     def __init__(self, needed: float, available: float):

@@ -1,0 +1,139 @@
+"""SIGINT (Ctrl-C) and SIGTERM: what they mean to a command, and to a training that has something to save.
+
+Handlers are installed by context managers and given back when these end: a library never changes the program. Outside
+the main thread nothing is installed, because Python allows it there only.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+GRACE_SECONDS = 4.0  # between a signal and the end of a command that does not come back from a library
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked the command to end; raised in the main thread."""
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.number = number
+
+    @property
+    def status(self) -> int:
+        """The exit status by which shells know this signal: 130 or 143."""
+        return 128 + self.number
+
+    def __str__(self) -> str:
+        return "stopped by Ctrl-C" if self.number == signal.SIGINT else "stopped by SIGTERM"
+
+
+def in_main_thread() -> bool:
+    """Whether handlers can be installed here."""
+    return threading.current_thread() is threading.main_thread()
+
+
+@contextlib.contextmanager
+def handlers(function: Callable[[int, object], None], numbers: tuple[int, ...] = SIGNALS) -> Iterator[None]:
+    """`function` handles these signals inside the block; what handled them before does so again afterwards."""
+    if not in_main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, function) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            # None: it was not installed from Python, and the default is what ends a program
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def stop(number: int, frame: object = None) -> None:
+    """Handler that raises Stopped."""
+    raise Stopped(number)
+
+
+@contextlib.contextmanager
+def ending(say: Callable[[str], None], seconds: float | None = None) -> Iterator[None]:
+    """Inside the block a signal raises Stopped, and ends the process `seconds` later where that did not.
+
+    Python runs handlers between two of its own instructions only: a compilation or a thread pool that is waited for
+    would hold a signal up for minutes. `say` gets the sentence in that case.
+    """
+    if not in_main_thread():
+        yield
+        return
+    watch = _Watch(say, GRACE_SECONDS if seconds is None else seconds)
+    try:
+        with handlers(stop):
+            yield
+    finally:
+        watch.close()
+
+
+class _Watch:
+    """A thread that learns of signals at once, through the file descriptor that Python's C handler writes to."""
+
+    def __init__(self, say: Callable[[str], None], seconds: float):
+        self._say, self._seconds, self._ended = say, seconds, threading.Event()
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+        self._before = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        threading.Thread(target=self._run, daemon=True, name="signals").start()
+
+    def _run(self) -> None:
+        with contextlib.suppress(OSError):
+            while byte := os.read(self._read, 1):
+                number = byte[0]
+                if number in SIGNALS and signal.getsignal(number) is stop and not self._ended.wait(self._seconds):
+                    self._say(str(Stopped(number)))
+                    sys.stdout.flush()
+                    sys.stderr.flush()
+                    os._exit(128 + number)
+
+    def close(self) -> None:
+        self._ended.set()
+        signal.set_wakeup_fd(self._before)
+        os.close(self._write)  # ends the thread; it leaves its end open to the process's end, as nobody waits for it
+
+
+def end_within(status: int, seconds: float | None = None) -> None:
+    """Ends the process with `status` where it has not ended by itself: Python waits for every thread at its end."""
+
+    def end() -> None:
+        time.sleep(GRACE_SECONDS if seconds is None else seconds)
+        os._exit(status)
+
+    threading.Thread(target=end, daemon=True, name="end").start()
+
+
+@contextlib.contextmanager
+def noticing(say: Callable[[str], None]) -> Iterator["Notice"]:
+    """Inside the block a signal does not end the program but is noticed: the owner saves and ends by itself.
+
+    A second Ctrl-C raises Stopped: whoever waits at a terminal can always leave.
+    """
+    notice = Notice(say)
+    with handlers(notice.handle):
+        yield notice
+
+
+class Notice:
+    """Whether a signal came."""
+
+    def __init__(self, say: Callable[[str], None]):
+        self.came = False
+        self._say, self._interrupts = say, 0
+
+    def handle(self, number: int, frame: object = None) -> None:
+        """The handler."""
+        self._interrupts += number == signal.SIGINT
+        if self._interrupts > 1:
+            raise Stopped(number)
+        if not self.came:
+            self._say(f"{'Ctrl-C' if number == signal.SIGINT else 'SIGTERM'}: this step is finished and saved first")
+        self.came = True

@@ -1,0 +1,107 @@
+"""The frame around commands: statuses, sentences, tracebacks that are kept, signals that end what a library holds."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from sigma_jax.runtime import command, signals
+from sigma_jax.runtime.errors import InvalidValue, UserError
+
+
+class Special(UserError, RuntimeError):
+    """An error with a status of its own."""
+
+
+def run(tmp_path, error: BaseException | None = None, **more) -> int:
+    def body(args):
+        if error is not None:
+            raise error
+        return 7
+
+    return command.run_command("tool", lambda argv: SimpleNamespace(workdir=tmp_path), body, [], **more)
+
+
+def test_the_commands_own_status(tmp_path):
+    assert run(tmp_path) == 7
+
+
+@pytest.mark.parametrize(
+    "error,status,told",
+    [
+        (InvalidValue("got 3, expected 4"), 1, "tool: got 3, expected 4\n"),
+        (Special("lost"), 76, "tool: lost\n"),
+        (command.WrongUsage("--a needs --b"), 2, "tool: --a needs --b. --help lists the flags\n"),
+        (OSError(errno.ENOSPC, "No space left on device", "/x/y"), 1, "tool: No space left on device: '/x/y'"),
+        (signals.Stopped(signal.SIGTERM), 143, "tool: stopped by SIGTERM\n"),
+        (KeyboardInterrupt(), 130, "tool: stopped by Ctrl-C\n"),
+        (command.HelpWanted("usage"), 0, ""),
+    ],
+)
+def test_what_is_told_in_one_sentence(error, status, told, tmp_path, capsys):
+    assert run(tmp_path, error, statuses={Special: 76}) == status
+    said = capsys.readouterr().err
+    assert said.startswith(told) and "Traceback" not in said and len(said.splitlines()) <= 1
+
+
+def test_a_fault_keeps_its_traceback_on_the_console_and_in_the_workdir(tmp_path, capsys):
+    for name in ("first", "second"):
+        assert run(tmp_path, KeyError(name)) == 1
+    said, kept = capsys.readouterr().err, (tmp_path / "error-0.txt").read_text()
+    for text in (said, kept):
+        assert text.count("Traceback") == 2 and "KeyError: 'second'" in text and "test_command.py" in text
+    assert said.splitlines()[-1] == f"tool: KeyError: 'second' (traceback: {tmp_path / 'error-0.txt'})"
+
+
+def test_a_fault_without_a_folder_is_no_second_fault(tmp_path, capsys):
+    assert run(tmp_path / "nowhere", ValueError("bug")) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "tool: ValueError: bug"
+
+
+def test_handlers_are_given_back():
+    before = [signal.getsignal(number) for number in signals.SIGNALS]
+    with signals.ending(print), signals.noticing(print) as notice:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert notice.came
+    assert [signal.getsignal(number) for number in signals.SIGNALS] == before
+
+
+def test_a_second_ctrl_c_ends_a_run_that_saves():
+    with signals.ending(print), pytest.raises(signals.Stopped), signals.noticing(print) as notice:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert notice.came
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+HANGS = """
+import sys, threading
+from sigma_jax.runtime import command, signals
+def hang(args):
+    threading.Thread(target=threading.Event().wait).start()  # Python waits for it when the program ends
+    while True:
+        try:
+            print("ready", flush=True)
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            if not swallows:
+                raise
+swallows = sys.argv[1] == "swallows"
+signals.GRACE_SECONDS = 0.2
+command.leave(command.run_command("tool", lambda argv: None, hang, []))
+"""
+
+
+@pytest.mark.parametrize("library", ["swallows", "keeps threads"])
+@pytest.mark.parametrize("number", signals.SIGNALS)
+def test_a_command_ends_although_a_library(library, number):
+    command_line = [sys.executable, "-c", HANGS, library]
+    process = subprocess.Popen(command_line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + number and said.count("\n") == 1 and said.startswith("tool: stopped by")
