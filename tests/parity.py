@@ -2,9 +2,9 @@
 
     python -m tests.parity FILE.npz...
 
-The kind of a file is the prefix of its name (pretrain_, sinkhorn, finetune_cls, schedule, masks, dino_vit, dinov2_vit),
-or, for param_tables.json, parameter names and shapes. Sizes come from the file. Prints the largest deviation of each
-quantity beside its limit; exits 1 if any is over it.
+The kind of a file is the prefix of its name (pretrain_, sinkhorn, finetune_cls, schedule, masks, dino_vit, dinov2_vit;
+of the benchmarks uvos_*, vos_propagation), or, for param_tables.json, parameter names and shapes. Sizes come from the
+file. Prints the largest deviation of each quantity beside its limit; exits 1 if any is over it.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ def compare(name: str, ours, theirs, limit: float) -> Row:
 
 def rows_of(path: str | Path) -> list[Row]:
     """All comparisons that a golden file allows."""
-    from tests import parity_classifier, parity_parts, parity_pretrain
+    from tests import parity_classifier, parity_parts, parity_pretrain, parity_segmentation
 
     path = Path(path)
     if path.suffix == ".json":
@@ -56,7 +56,10 @@ def rows_of(path: str | Path) -> list[Row]:
         "masks": parity_parts.masks,
         "dinov2_vit": parity_parts.teacher,
         "dino_vit": parity_parts.teacher,
+        "vos_propagation": parity_segmentation.vos_propagation,
     }
+    for name in ("match", "batch", "input", "categories", "pca", "upsample", "kmeans", "pipeline"):
+        kinds[f"uvos_{name}"] = getattr(parity_segmentation, f"uvos_{name}")
     for prefix, rows in kinds.items():
         if path.name.startswith(prefix):
             with np.load(path) as arrays:

@@ -8,7 +8,7 @@ import pytest
 from tests import parity
 
 GOLDENS = Path(__file__).parent / "goldens"
-FILES = sorted([*GOLDENS.glob("*.npz"), *GOLDENS.glob("*.json")])
+FILES = sorted([*GOLDENS.rglob("*.npz"), *GOLDENS.glob("*.json")])
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
