@@ -19,7 +19,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from sigma_jax.checkpoints.content_hash import changed_leaves, content_hash, named_leaves
 from sigma_jax.checkpoints.storage import absolute, storage_errors
-from sigma_jax.runtime.errors import UserError
+from sigma_jax.runtime.errors import InvalidValue, UserError
 
 
 class CheckpointError(UserError, ValueError):
@@ -51,7 +51,7 @@ class Checkpointer:
     ):
         for name, value in (("keep_last", keep_last), ("save_every_steps", save_every_steps)):
             if value < 1:
-                raise ValueError(f"{name} is {value}, expected at least 1")
+                raise InvalidValue(f"{name} is {value}, expected at least 1")
         kept = [policies.LatestN(keep_last)] + ([policies.EveryNSteps(keep_every_steps)] if keep_every_steps else [])
         due = [policies.FixedIntervalPolicy(save_every_steps), policies.PreemptionCheckpointingPolicy()]
         options = ocp.CheckpointManagerOptions(

@@ -5,7 +5,13 @@ import logging
 import os
 from pathlib import Path
 
+from sigma_jax.runtime.errors import UserError
+
 _MIN_SEEN = 1000  # clips before the share of bad records means something (or one epoch, if that is less)
+
+
+class TooManyBadRecords(UserError, RuntimeError):
+    """So many records cannot be read that training would not be on this data set."""
 
 
 class BadRecords:
@@ -23,7 +29,7 @@ class BadRecords:
     def add(self, bad: list[dict], num_clips: int, failure: str) -> None:
         """Books one chunk: its unreadable records, its clips and why it could not be filled (empty: it could).
 
-        Raises RuntimeError where it could not be filled or where too many records are unreadable.
+        Raises TooManyBadRecords where it could not be filled or where too many records are unreadable.
         """
         new = {entry["record"]: entry for entry in bad if entry["record"] not in self.found}
         for entry in new.values():
@@ -36,10 +42,10 @@ class BadRecords:
         self.clips += num_clips
         self.failures += len(bad)
         if failure:
-            raise RuntimeError(f"{failure}. {self._where()}")
+            raise TooManyBadRecords(f"{failure}. {self._where()}")
         fraction = self.stats()["bad_fraction"]
         if self.clips >= self.min_seen and fraction > self.max_fraction:
-            raise RuntimeError(
+            raise TooManyBadRecords(
                 f"{fraction:.1%} of the records cannot be read ({len(self.found)} different in {self.clips} clips); "
                 f"max_bad_fraction is {self.max_fraction:.1%}. {self._where()} Copy or prepare the data again."
             )

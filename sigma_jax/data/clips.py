@@ -9,6 +9,7 @@ import numpy as np
 
 from sigma_jax.data import augment, decode, decoders, records, sampling, schema, time_limit
 from sigma_jax.data.decoders import AUTO, Decoding
+from sigma_jax.runtime.errors import InvalidValue
 
 CROPS = ("multi_scale", "center", "none")
 CACHE_BYTES = 2**31  # of decoded videos kept by one reader; videos beyond that are decoded each time
@@ -33,9 +34,9 @@ class ClipSpec:
 
     def __post_init__(self):
         if self.crop not in CROPS:
-            raise ValueError(f"crop {self.crop!r} is unknown, expected one of {CROPS}")
+            raise InvalidValue(f"crop {self.crop!r} is unknown, expected one of {CROPS}")
         if min(self.num_frames, self.frame_stride, self.image_size) < 1:
-            raise ValueError(f"num_frames, frame_stride and image_size must be at least 1, got {self}")
+            raise InvalidValue(f"num_frames, frame_stride and image_size must be at least 1, got {self}")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -139,7 +140,7 @@ class ClipReader:
         if self.spec.crop == "center":
             return augment.center_crop_resize(video, size)
         if video.shape[1:3] != (size, size):
-            raise ValueError(f"crop 'none' expects {size} x {size} videos, got {video.shape[1]} x {video.shape[2]}")
+            raise InvalidValue(f"crop 'none' expects {size} x {size} videos, got {video.shape[1]} x {video.shape[2]}")
         return video
 
     def describe(self, index: int, error: Exception) -> dict:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sigma_jax.data import decode
+from sigma_jax.runtime.errors import InvalidValue
 
 _EXACT = {"h264", "vp8", "vp9"}  # FFmpeg's names; decord loses pictures of HEVC after a seek
 
@@ -33,7 +34,7 @@ class Decoding:
     def __post_init__(self):
         """Raises ValueError for a decoder that is unknown or not installed, and for a negative timeout."""
         if self.timeout < 0:
-            raise ValueError(f"decode_timeout={self.timeout} must be at least 0 seconds (0: no limit)")
+            raise InvalidValue(f"decode_timeout={self.timeout} must be at least 0 seconds (0: no limit)")
         find(self.decoder)
 
 
@@ -58,7 +59,7 @@ def find(decoder: str) -> Callable[[bytes, np.ndarray, int], np.ndarray | None] 
     Raises ValueError that names the known decoders, or how to install this one.
     """
     if decoder not in DECODERS:
-        raise ValueError(f"decoder {decoder!r} is unknown, expected one of {', '.join(DECODERS)}")
+        raise InvalidValue(f"decoder {decoder!r} is unknown, expected one of {', '.join(DECODERS)}")
     read = DECODERS[decoder]
     try:
         if read is not None:
@@ -67,7 +68,7 @@ def find(decoder: str) -> Callable[[bytes, np.ndarray, int], np.ndarray | None] 
                 raise ImportError("it finds no FFmpeg libraries")
     except (ImportError, OSError, RuntimeError) as error:  # torchcodec: FFmpeg or torch do not fit
         reason = str(error).strip().partition("\n")[0]
-        raise ValueError(
+        raise InvalidValue(
             f"decoder {decoder!r} cannot be used ({reason}): pip install {decoder}, or choose another of "
             f"{', '.join(DECODERS)}; auto and pyav need nothing more"
         ) from error

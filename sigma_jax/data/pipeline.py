@@ -24,6 +24,7 @@ from sigma_jax.data.bad_records import BadRecords
 from sigma_jax.data.clips import ClipReader, ClipSpec
 from sigma_jax.data.decoders import AUTO, Decoding
 from sigma_jax.data.slots import Slots, enter_worker
+from sigma_jax.runtime.errors import InvalidValue
 
 _CHUNK_BYTES = 2**25
 _MAX_REPLACEMENTS = 20
@@ -60,7 +61,7 @@ class Layout:
 def make_layout(global_batch: int, process_index: int, process_count: int, spec: Clips) -> Layout:
     """Chunks of at most _CHUNK_BYTES, but at least one clip."""
     if global_batch < 1 or global_batch % process_count:
-        raise ValueError(f"global_batch {global_batch} does not divide over {process_count} processes")
+        raise InvalidValue(f"global_batch {global_batch} does not divide over {process_count} processes")
     rows = global_batch // process_count
     fits = max(_CHUNK_BYTES // math.prod(spec.shape), 1)
     chunk_rows = max(n for n in range(1, rows + 1) if rows % n == 0 and n <= fits)
@@ -338,7 +339,7 @@ def eval_loader(
     `bad_records`; otherwise it is a RuntimeError that names it.
     """
     if crop == "multi_scale":
-        raise ValueError("crop 'multi_scale' is random; evaluation takes 'center' or 'none'")
+        raise InvalidValue("crop 'multi_scale' is random; evaluation takes 'center' or 'none'")
     spec = ClipSpec(num_frames, frame_stride, image_size, crop)
     reader = ClipReader(open_source(data_dir, split), spec, cache_decoded=False, decoding=decoding)
     layout = make_layout(global_batch, process_index, process_count, spec)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sigma_jax.runtime.errors import InvalidValue
+
 
 def pretrain_indices(num_frames_in_video: int, num_frames: int, stride: int, rng: np.random.Generator) -> np.ndarray:
     """Frame numbers int64 [F] of one random clip, as in the published pre-training code.
@@ -34,7 +36,7 @@ def center_indices(num_frames_in_video: int, num_frames: int, stride: int) -> np
 def check_clip(num_frames_in_video: int, num_frames: int, stride: int) -> None:
     """Raises ValueError unless all three are at least 1."""
     if min(num_frames_in_video, num_frames, stride) < 1:
-        raise ValueError(
+        raise InvalidValue(
             f"expected at least one frame, stride and video frame; got num_frames={num_frames}, stride={stride} "
             f"for a video of {num_frames_in_video} frames"
         )
@@ -54,7 +56,7 @@ class FrameSampling:
 
     def __post_init__(self):
         if self.kind not in ("dense", "uniform"):
-            raise ValueError(f"frame sampling {self.kind!r} is unknown, expected 'dense' or 'uniform'")
+            raise InvalidValue(f"frame sampling {self.kind!r} is unknown, expected 'dense' or 'uniform'")
 
     def train(self, num_frames_in_video: int, rng: np.random.Generator) -> np.ndarray:
         """Random frame numbers int64 [F]."""

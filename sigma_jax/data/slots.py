@@ -11,6 +11,8 @@ from multiprocessing.shared_memory import SharedMemory
 
 import numpy as np
 
+from sigma_jax.runtime.errors import UserError
+
 _TAKEN, _CLOSED, _DATA = 0, 1, 64  # bytes of a slot: is it filled; is nobody left to empty it; content
 _SHARED = "/dev/shm"  # where Linux keeps shared memory
 _place = {"worker": 0}  # of this process among the workers
@@ -21,15 +23,19 @@ def enter_worker(worker: int) -> None:
     _place["worker"] = worker
 
 
+class NoSharedMemory(UserError, OSError):
+    """The machine has less than the workers need."""
+
+
 class Slots:
     """`per_worker` slots of `size` bytes for each worker. Pickled copies share the memory."""
 
     def __init__(self, num_workers: int, per_worker: int, size: int):
-        """Raises OSError where the machine has less shared memory than that."""
+        """Raises NoSharedMemory where the machine has less shared memory than that."""
         needed, per_slot = num_workers * per_worker * (_DATA + size), _DATA + size
         free = os.statvfs(_SHARED).f_bavail * os.statvfs(_SHARED).f_frsize if os.path.isdir(_SHARED) else needed
         if free < needed:
-            raise OSError(
+            raise NoSharedMemory(
                 f"{num_workers} data workers need {needed / 2**20:.0f} MiB of shared memory, {_SHARED} has "
                 f"{free / 2**20:.0f} free: give the machine more (docker: --shm-size=8g), or take a smaller batch per "
                 "host, or --config.data.num_workers=0"

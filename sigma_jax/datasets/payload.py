@@ -16,6 +16,7 @@ from PIL import Image
 from sigma_jax.data import augment, jpeg_crop
 from sigma_jax.data.decode import BadVideo, VideoInfo, decode_images, probe
 from sigma_jax.data.schema import Record
+from sigma_jax.runtime.errors import InvalidValue
 
 PAYLOADS = ("video", "video-small", "jpeg")
 MIN_SIDE = 16  # pixels: one tube
@@ -39,9 +40,9 @@ class Payload:
 
     def __post_init__(self):
         if self.kind not in PAYLOADS:
-            raise ValueError(f"payload {self.kind!r} is unknown, expected one of {PAYLOADS}")
+            raise InvalidValue(f"payload {self.kind!r} is unknown, expected one of {PAYLOADS}")
         if self.short_side < MIN_SIDE or not 1 <= self.quality <= 100 or not 0 <= self.crf <= 51:
-            raise ValueError(f"expected short_side >= {MIN_SIDE}, quality in 1..100 and crf in 0..51, got {self}")
+            raise InvalidValue(f"expected short_side >= {MIN_SIDE}, quality in 1..100 and crf in 0..51, got {self}")
 
 
 def store(data: bytes, payload: Payload) -> tuple[Record, VideoInfo]:

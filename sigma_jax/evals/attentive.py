@@ -17,6 +17,7 @@ import optax
 from sigma_jax.evals.features import check_finite, check_labels
 from sigma_jax.evals.knn import accuracy
 from sigma_jax.models.attentive import AttentivePool
+from sigma_jax.runtime.errors import InvalidValue
 
 PEAK_LR, WEIGHT_DECAY, WARMUP = 1e-3, 0.05, 0.1  # AdamW, linear warm-up over this share of the updates, then cosine
 
@@ -54,9 +55,9 @@ def attentive_probe(
     x, y = _checked("train", train, num_classes)
     test_x, test_y = _checked("test", test, num_classes)
     if x.shape[1:] != test_x.shape[1:]:
-        raise ValueError(f"train tokens are {x.shape[1:]}, test tokens {test_x.shape[1:]}; expected the same network")
+        raise InvalidValue(f"train tokens are {x.shape[1:]}, test tokens {test_x.shape[1:]}; expected the same network")
     if x.shape[2] % num_heads:
-        raise ValueError(f"num_heads={num_heads} does not divide the width {x.shape[2]}")
+        raise InvalidValue(f"num_heads={num_heads} does not divide the width {x.shape[2]}")
     batch_size = min(batch_size, len(x))
     steps = epochs * (len(x) // batch_size)
     classifier = AttentiveClassifier(num_classes, num_heads)
@@ -72,7 +73,7 @@ def attentive_probe(
 def _checked(name: str, split, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
     tokens, labels = np.asarray(split[0]), np.asarray(split[1])
     if tokens.ndim != 3:
-        raise ValueError(f"{name} tokens have shape {tokens.shape}; expected [n N D]")
+        raise InvalidValue(f"{name} tokens have shape {tokens.shape}; expected [n N D]")
     check_labels(f"{name} labels", labels, len(tokens), num_classes)
     check_finite(f"{name} tokens", tokens)
     return tokens, labels

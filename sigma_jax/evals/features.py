@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sigma_jax.runtime.errors import InvalidValue
+
 Batch = Mapping[str, np.ndarray]
 FeatureFn = Callable[[np.ndarray], jax.Array]
 
@@ -50,7 +52,7 @@ def extract(feature_fn: FeatureFn, batches: Iterable[Batch]) -> tuple[np.ndarray
     if running is not None:
         collect(*running)
     if not sum(map(len, labels)):
-        raise ValueError("no clips to extract features from: the batches were empty or all padding")
+        raise InvalidValue("no clips to extract features from: the batches were empty or all padding")
     features = np.concatenate(features)
     check_finite("features", features)
     return features, np.concatenate(labels)
@@ -60,7 +62,7 @@ def check_finite(name: str, features: np.ndarray) -> None:
     """Raises ValueError naming how many rows of `features` [n ...] hold a NaN or infinity."""
     broken = ~np.isfinite(features).reshape(len(features), -1).all(axis=1)
     if broken.any():
-        raise ValueError(
+        raise InvalidValue(
             f"{broken.sum()} of {len(features)} rows of {name} are not finite (first: row "
             f"{broken.argmax()}); check the checkpoint and the input video"
         )
@@ -71,7 +73,7 @@ def check_labels(name: str, labels: np.ndarray, num_rows: int, num_classes: int)
     if labels.shape != (num_rows,):
         raise ValueError(f"{name} has shape {labels.shape}; expected ({num_rows},), one label per feature row")
     if num_rows == 0:
-        raise ValueError(f"{name} is empty; check that the split has labelled clips")
+        raise InvalidValue(f"{name} is empty; check that the split has labelled clips")
     if not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"{name} has type {labels.dtype}; expected integers")
     if labels.min() < 0 or labels.max() >= num_classes:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sigma_jax.evals.features import check_finite, check_labels
+from sigma_jax.runtime.errors import InvalidValue
 
 MAX_SIMILARITIES = 2**24  # similarities held at once: 64 MiB of float32
 
@@ -62,14 +63,14 @@ def neighbours(bank, queries, *, k: int, leave_self_out: bool = False) -> Neighb
     """The search alone: labellings of the same clips share it. Args and errors as in knn_scores."""
     bank, queries = np.asarray(bank, np.float32), np.asarray(queries, np.float32)
     if bank.ndim != 2 or queries.ndim != 2 or bank.shape[1] != queries.shape[1]:
-        raise ValueError(f"bank {bank.shape} and queries {queries.shape}; expected [n D] and [m D] with the same D")
+        raise InvalidValue(f"bank {bank.shape} and queries {queries.shape}; expected [n D] and [m D] with the same D")
     if leave_self_out and (bank.shape != queries.shape or len(bank) < 2):
-        raise ValueError(
+        raise InvalidValue(
             f"leave_self_out with bank {bank.shape} and queries {queries.shape}; "
             "it needs the bank itself, of two clips or more, as queries"
         )
     if k < 1:
-        raise ValueError(f"k={k}; it must be positive")
+        raise InvalidValue(f"k={k}; it must be positive")
     check_finite("bank", bank)
     check_finite("queries", queries)
     k = min(k, len(bank) - leave_self_out)
@@ -94,7 +95,7 @@ def _search(bank, queries, k, leave_self_out):
 def votes(found: Neighbours, bank_labels, *, temperature: float = 0.07, num_classes: int) -> np.ndarray:
     """Class scores [m C] from the neighbours' labels. Args and errors as in knn_scores."""
     if temperature <= 0:
-        raise ValueError(f"temperature={temperature}; it must be positive")
+        raise InvalidValue(f"temperature={temperature}; it must be positive")
     bank_labels = np.asarray(bank_labels)
     check_labels("bank_labels", bank_labels, found.bank_size, num_classes)
     weights = np.exp((found.similarities - found.similarities[:, :1]) / np.float32(temperature))
@@ -117,7 +118,7 @@ def accuracy(scores, labels, *, top: int = 1) -> float:
     num_classes = scores.shape[1]
     check_labels("labels", labels, len(scores), num_classes)
     if not 1 <= top <= num_classes:
-        raise ValueError(f"top={top} of {num_classes} classes; expected 1..{num_classes}")
+        raise InvalidValue(f"top={top} of {num_classes} classes; expected 1..{num_classes}")
     own = np.take_along_axis(scores, labels[:, None], axis=1)
     is_ahead = (scores > own) | ((scores == own) & (np.arange(num_classes) < labels[:, None]))
     return 100.0 * float((is_ahead.sum(axis=1) < top).mean())

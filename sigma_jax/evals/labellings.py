@@ -8,6 +8,7 @@ import numpy as np
 from sigma_jax.data.metadata import read_label_map
 from sigma_jax.datasets.synthetic import MOTIONS, SHAPES
 from sigma_jax.evals.protocol import Labelling
+from sigma_jax.runtime.errors import InvalidValue
 
 
 def labellings(data_dir: str | Path) -> dict[str, Labelling]:
@@ -18,7 +19,7 @@ def labellings(data_dir: str | Path) -> dict[str, Labelling]:
     """
     names = read_label_map(Path(data_dir))
     if not names:
-        raise ValueError(f"{data_dir} has no label_map.txt: a probe needs labelled splits (class folders, or a csv)")
+        raise InvalidValue(f"{data_dir} has no label_map.txt: a probe needs labelled splits (class folders, or a csv)")
     whole = Labelling(lambda labels: labels, len(names))
     parts = [name.split("-") for name in names]
     if not all(len(part) == 2 and part[0] in MOTIONS and part[1] in SHAPES for part in parts):

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sigma_jax.runtime.errors import InvalidValue
+
 MERGE_RULE = "softmax per view, arithmetic mean over views"
 Batch = Mapping[str, np.ndarray]
 
@@ -52,12 +54,12 @@ def score_videos(
                 count[record] += 1
     complete = sorted(record for record, views in count.items() if views == num_views)
     if not complete:
-        raise ValueError(f"nothing to measure: of {len(count)} videos in the split none could be read completely")
+        raise InvalidValue(f"nothing to measure: of {len(count)} videos in the split none could be read completely")
     labels = np.asarray([label[record] for record in complete])
     probabilities = np.stack([total[record] / num_views for record in complete])
     num_classes = probabilities.shape[1]
     if labels.min() < 0 or labels.max() >= num_classes:
-        raise ValueError(
+        raise InvalidValue(
             f"labels span {labels.min()}..{labels.max()}, the head has {num_classes} classes: is this the data set "
             "(and the label map) it was trained on?"
         )

@@ -13,6 +13,7 @@ from sigma_jax.models.pretrain import Compute
 from sigma_jax.models.sizes import VideoSize
 from sigma_jax.models.transformer import LayerNorm
 from sigma_jax.ops.tubes import TubeGrid
+from sigma_jax.runtime.errors import InvalidValue
 
 
 def finetune_init(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
@@ -84,6 +85,6 @@ class VideoClassifier(nn.Module):
         if self.pooling == "mean":
             return jnp.mean(latents.astype(jnp.float32), axis=1)
         if self.pooling != "attentive":
-            raise ValueError(f"pooling {self.pooling!r} is unknown: choose mean or attentive")
+            raise InvalidValue(f"pooling {self.pooling!r} is unknown: choose mean or attentive")
         compute = self.compute
         return AttentivePool(self.size.num_heads, finetune_init, compute.dtype, compute.backend, name="pool")(latents)

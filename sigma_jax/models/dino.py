@@ -12,6 +12,7 @@ from sigma_jax.models.sizes import TeacherSize
 from sigma_jax.models.transformer import Block, LayerNorm, TorchDense, init_stack, run_stack
 from sigma_jax.ops.posembed import resize_positions
 from sigma_jax.ops.tubes import standardize_tubes
+from sigma_jax.runtime.errors import InvalidValue
 
 
 class DinoVit(nn.Module):
@@ -33,7 +34,9 @@ class DinoVit(nn.Module):
         """
         size, patch = self.size, self.size.patch_size
         if images.shape[1] % patch or images.shape[2] % patch:
-            raise ValueError(f"images of {images.shape[1]}x{images.shape[2]} are no multiple of the teacher's {patch}")
+            raise InvalidValue(
+                f"images of {images.shape[1]}x{images.shape[2]} are no multiple of the teacher's {patch}"
+            )
         grid = (images.shape[1] // patch, images.shape[2] // patch)
         patches = rearrange(images, "n (h ph) (w pw) c -> n (h w) (ph pw c)", ph=patch, pw=patch)
         patches = jax.lax.optimization_barrier(patches)  # moved as bytes: XLA would standardise first and move fp32

@@ -15,6 +15,7 @@ from sigma_jax.models.projection import ProjectionNetwork
 from sigma_jax.models.sizes import VideoSize
 from sigma_jax.models.transformer import REMAT_POLICIES
 from sigma_jax.ops.tubes import TubeGrid
+from sigma_jax.runtime.errors import InvalidValue
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +59,7 @@ class PretrainModel(nn.Module):
         )
         if self.projection_widths:
             if self.projection_widths[-1] != self.target_width:
-                raise ValueError(
+                raise InvalidValue(
                     f"the projection network ends at width {self.projection_widths[-1]}, but predictions have "
                     f"{self.target_width}: they must agree"
                 )

@@ -6,6 +6,8 @@ goldens/param_tables.json). tiny: the demo and the tests (toy scale, 2x8x8 tubes
 
 import dataclasses
 
+from sigma_jax.runtime.errors import InvalidValue
+
 
 @dataclasses.dataclass(frozen=True)
 class VideoSize:
@@ -55,5 +57,5 @@ TEACHER_SIZES = {
 def lookup(table: dict, name: str, what: str):
     """An entry of one of the tables above; an unknown name lists the known ones."""
     if name not in table:
-        raise ValueError(f"{what} {name!r} is unknown: choose one of {', '.join(table)}")
+        raise InvalidValue(f"{what} {name!r} is unknown: choose one of {', '.join(table)}")
     return table[name]

@@ -15,6 +15,7 @@ from sigma_jax.ops.activations import gelu
 from sigma_jax.ops.attention import SAVED_NAME, attend
 from sigma_jax.ops.normalization import layer_norm
 from sigma_jax.ops.placement import split_clips, whole
+from sigma_jax.runtime.errors import InvalidValue
 
 LAYER_NORM_EPSILON = 1e-6
 _policies = jax.checkpoint_policies
@@ -194,7 +195,7 @@ def run_stack(
       x after all blocks, [B N D] or [B num_outputs D], and the collected outputs or None.
     """
     if remat not in REMAT_POLICIES:
-        raise ValueError(f"remat {remat!r} is unknown: choose one of {tuple(REMAT_POLICIES)}")
+        raise InvalidValue(f"remat {remat!r} is unknown: choose one of {tuple(REMAT_POLICIES)}")
     depth = jax.tree.leaves(params)[0].shape[0]
     drops = None
     if drop is not None:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from sigma_jax.ops.tubes import PIXEL_MEAN, PIXEL_STD
+from sigma_jax.runtime.errors import InvalidValue
 
 ERASE_TRIES = 100
 ERASE_AREA = (0.02, 1 / 3)  # of the frame
@@ -90,7 +91,7 @@ def mix(key: jax.Array, video: jax.Array, targets: jax.Array, settings: MixSetti
       ValueError: an odd number of clips, whose middle one has no partner.
     """
     if len(video) % 2:
-        raise ValueError(f"mixup and cutmix pair clips, but a micro-batch has {len(video)}: make the batch size even")
+        raise InvalidValue(f"mixup and cutmix pair clips, but a micro-batch has {len(video)}: make the batch size even")
     coin, beta_mix, beta_cut, row, column = jax.random.split(key, 5)
     size = video.shape[2:4]
     is_cutmix = jax.random.bernoulli(coin, settings.cutmix_share)

@@ -28,6 +28,7 @@ from sigma_jax.models.prototypes import cosine_scores
 from sigma_jax.objective.cross_entropy import hard_cross_entropy, soft_cross_entropy
 from sigma_jax.objective.feature_queue import Queue, is_active, push, queue_specs
 from sigma_jax.ops.sinkhorn import Sweeps, hard_assignments, prototype_scalings, soft_assignments
+from sigma_jax.runtime.errors import InvalidValue
 
 ASSIGNMENT_KINDS = ("hard", "soft")
 
@@ -61,7 +62,7 @@ def symmetric_loss(
       loss, fp32 scalar, and metrics (see `_metrics`).
     """
     if assignments not in ASSIGNMENT_KINDS:
-        raise ValueError(f"assignments {assignments!r} are unknown: choose one of {ASSIGNMENT_KINDS}")
+        raise InvalidValue(f"assignments {assignments!r} are unknown: choose one of {ASSIGNMENT_KINDS}")
     sinkhorn = partial(prototype_scalings, epsilon=epsilon, num_iters=num_iters, axis_names=axis_names, sweeps=sweeps)
 
     # 1) Score: prototypes learn from the proj side only.

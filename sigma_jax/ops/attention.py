@@ -17,6 +17,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 from sigma_jax.ops import tpu_attention
+from sigma_jax.runtime.errors import InvalidValue
 
 BACKENDS = ("auto", "xla", "cudnn", "pallas", "lean")
 NEEDS = {"cudnn": ("gpu", "a GPU"), "pallas": ("tpu", "a TPU")}
@@ -32,9 +33,9 @@ def check_backend(backend: str, platform: str | None = None) -> str:
     """
     platform = platform or jax.default_backend()
     if backend not in BACKENDS:
-        raise ValueError(f"attention backend {backend!r} is unknown: choose one of {BACKENDS}")
+        raise InvalidValue(f"attention backend {backend!r} is unknown: choose one of {BACKENDS}")
     if backend in NEEDS and platform != NEEDS[backend][0]:
-        raise ValueError(
+        raise InvalidValue(
             f"attention backend {backend!r} needs {NEEDS[backend][1]}, but this is {platform!r}: "
             "choose 'auto', 'xla' or 'lean'"
         )

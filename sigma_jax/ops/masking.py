@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sigma_jax.ops.tubes import TubeGrid
+from sigma_jax.runtime.errors import InvalidValue
 
 MASK_KINDS = ("tube", "random")
 
@@ -24,7 +25,7 @@ def sample_mask(key: jax.Array, batch_size: int, grid: TubeGrid, kind: str = "tu
       visible_idx [B V], masked_idx [B M], int32, ascending.
     """
     if kind not in MASK_KINDS:
-        raise ValueError(f"mask kind {kind!r} is unknown: choose one of {MASK_KINDS}")
+        raise InvalidValue(f"mask kind {kind!r} is unknown: choose one of {MASK_KINDS}")
     steps = 1 if kind == "tube" else grid.num_steps
     order = jnp.argsort(jax.random.uniform(key, (batch_size, steps, grid.tubes_per_step)), axis=-1)
     masked = jnp.sort(order[..., : grid.masked_per_step], axis=-1)

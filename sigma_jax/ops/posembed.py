@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sigma_jax.runtime.errors import InvalidValue
+
 POSITION_KINDS = ("sincos_1d", "sincos_3d")
 
 
@@ -29,7 +31,7 @@ def position_table(kind: str, grid_shape: tuple[int, int, int], dim: int) -> np.
     if kind == "sincos_1d":
         return _sincos(np.arange(t * h * w, dtype=np.float64), dim).astype(np.float32)
     if kind != "sincos_3d":
-        raise ValueError(f"positions {kind!r} are unknown: choose one of {POSITION_KINDS}")
+        raise InvalidValue(f"positions {kind!r} are unknown: choose one of {POSITION_KINDS}")
     row_dim = dim // 3 // 2 * 2
     time_dim = dim - 2 * row_dim
     axes = np.meshgrid(np.arange(t), np.arange(h), np.arange(w), indexing="ij")

@@ -28,6 +28,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from sigma_jax.ops import row_blocks
+from sigma_jax.runtime.errors import InvalidValue
 
 # exp(1/epsilon) and products of two such numbers must stay inside fp32: 2 / 0.025 = 80 < ln(3e38) = 88.
 PLAIN_EPSILON = 0.025
@@ -47,7 +48,7 @@ class Sweeps:
 
     def __post_init__(self):
         if self.dtype not in SWEEP_DTYPES:
-            raise ValueError(f"sweep dtype {self.dtype!r} is unknown: choose one of auto, {', '.join(SWEEP_DTYPES)}")
+            raise InvalidValue(f"sweep dtype {self.dtype!r} is unknown: choose one of auto, {', '.join(SWEEP_DTYPES)}")
 
 
 def platform_sweeps(platform: str, dtype: str = "auto") -> Sweeps:
@@ -79,7 +80,7 @@ def prototype_scalings(
       marginal_error: scalar, largest relative deviation of a prototype's share from 1/K before the last sweep.
     """
     if epsilon <= 0 or num_iters < 1:
-        raise ValueError(f"Sinkhorn needs epsilon > 0 and num_iters >= 1, got epsilon={epsilon}, {num_iters=}")
+        raise InvalidValue(f"Sinkhorn needs epsilon > 0 and num_iters >= 1, got epsilon={epsilon}, {num_iters=}")
     scores = lax.stop_gradient(scores)
     total = scores.shape[0] * _device_count(axis_names)
 

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
+from sigma_jax.runtime.errors import InvalidValue
+
 PIXEL_MEAN = (0.485, 0.456, 0.406)  # ImageNet, of pixels in [0, 1]
 PIXEL_STD = (0.229, 0.224, 0.225)
 
@@ -31,14 +33,18 @@ class TubeGrid:
     def __post_init__(self):
         pt, ph, pw = self.tube_size
         if self.num_frames < 1 or self.num_frames % pt:
-            raise ValueError(f"num_frames={self.num_frames} is no multiple of the tube length {pt}: choose one that is")
+            raise InvalidValue(
+                f"num_frames={self.num_frames} is no multiple of the tube length {pt}: choose one that is"
+            )
         height, width = self.image_shape
         if height < 1 or width < 1 or height % ph or width % pw:
-            raise ValueError(f"image_size={self.image_size} is no multiple of the tube's {ph}x{pw}: choose one that is")
+            raise InvalidValue(
+                f"image_size={self.image_size} is no multiple of the tube's {ph}x{pw}: choose one that is"
+            )
         if not 0 < self.mask_ratio < 1:
-            raise ValueError(f"mask_ratio={self.mask_ratio} must lie inside (0, 1), e.g. 0.9")
+            raise InvalidValue(f"mask_ratio={self.mask_ratio} must lie inside (0, 1), e.g. 0.9")
         if not 0 < self.masked_per_step < self.tubes_per_step:
-            raise ValueError(
+            raise InvalidValue(
                 f"mask_ratio={self.mask_ratio} hides {self.masked_per_step} of {self.tubes_per_step} tubes per time "
                 "step: at least one must be hidden and one visible"
             )

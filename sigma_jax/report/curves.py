@@ -10,6 +10,7 @@ import numpy as np
 from absl import logging
 
 from sigma_jax.report import style
+from sigma_jax.runtime.errors import InvalidValue
 
 
 class Panel(NamedTuple):
@@ -70,7 +71,7 @@ def read_metrics(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     if num_broken:
         logging.warning("%s: skipped %d lines that are no JSON object with a step", path, num_broken)
     if not series:
-        raise ValueError(f'{path} holds no metrics; expected lines such as {{"step": 10, "loss": 4.85}}')
+        raise InvalidValue(f'{path} holds no metrics; expected lines such as {{"step": 10, "loss": 4.85}}')
     return {
         name: (np.array(sorted(points)), np.array([points[step] for step in sorted(points)]))
         for name, points in series.items()
@@ -89,7 +90,7 @@ def write_curves(path: Path, metrics_path: Path) -> Path:
     metrics = read_metrics(metrics_path)
     panels = [(panel, names) for panel, names in _assign(metrics).items() if names]
     if not panels:
-        raise ValueError(f"{metrics_path} holds {sorted(metrics)}; none of them belongs to a panel")
+        raise InvalidValue(f"{metrics_path} holds {sorted(metrics)}; none of them belongs to a panel")
     last_step = max(steps[-1] for steps, _ in metrics.values())
     columns = min(COLUMNS, len(panels))
     rows = -(-len(panels) // columns)

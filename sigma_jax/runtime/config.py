@@ -17,6 +17,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from sigma_jax.runtime.durations import UNITS
+from sigma_jax.runtime.errors import InvalidType, InvalidValue, NotThere, UnknownName
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LITERALS = (int, float, bool, str, type(None))
@@ -35,15 +36,15 @@ def load_config(spec: str) -> ConfigDict:
     module = importlib.util.module_from_spec(module_spec)
     module_spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
-        raise ValueError(f"{path} has no get_config(arg) function: a config file must define one")
+        raise InvalidValue(f"{path} has no get_config(arg) function: a config file must define one")
     takes_arg = bool(inspect.signature(module.get_config).parameters)
     if arg and not takes_arg:
-        raise ValueError(f"{path.name} takes no argument after ':', got {arg!r}")
+        raise InvalidValue(f"{path.name} takes no argument after ':', got {arg!r}")
     config = module.get_config(arg) if takes_arg else module.get_config()
     for field, value in flatten(config):
         items = value if isinstance(value, tuple) else (value,)
         if not all(isinstance(item, LITERALS) for item in items):
-            raise TypeError(f"{path.name}: {field} is {value!r} ({type(value).__name__}), expected a literal")
+            raise InvalidType(f"{path.name}: {field} is {value!r} ({type(value).__name__}), expected a literal")
     return config.lock()
 
 
@@ -58,7 +59,7 @@ def _find_file(name: str) -> Path:
     )
     existing = [f"{folder.name}/{path.name}" for path in sorted(folder.glob("*.py"))]
     nearest = _nearest(f"{folder.name}/{wanted.stem}.py", existing)
-    raise FileNotFoundError(f"no config file {name!r}; {nearest} (there are: {', '.join(existing) or 'none'})")
+    raise NotThere(f"no config file {name!r}; {nearest} (there are: {', '.join(existing) or 'none'})")
 
 
 def _nearest(name: str, valid: list[str]) -> str:
@@ -77,18 +78,18 @@ def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
     for part in filter(None, (arg or "").split(",")):
         key, equals, text = part.partition("=")
         if not equals:
-            raise ValueError(f"config argument {part!r}: expected key=value, with keys {', '.join(defaults)}")
+            raise InvalidValue(f"config argument {part!r}: expected key=value, with keys {', '.join(defaults)}")
         if key not in defaults:
-            raise ValueError(f"config argument {key!r} is unknown; {_nearest(key, list(defaults))}")
+            raise InvalidValue(f"config argument {key!r} is unknown; {_nearest(key, list(defaults))}")
         if key in seen:
-            raise ValueError(f"config argument {key!r} is given twice")
+            raise InvalidValue(f"config argument {key!r} is given twice")
         seen.add(key)
         values[key] = _parse(text, values[key], f"config argument {key}")
         choices = defaults[key]
         if isinstance(choices, tuple) and values[key] not in choices:
             allowed = ", ".join(map(str, choices))
             nearest = _nearest(text, [str(choice) for choice in choices])
-            raise ValueError(f"config argument {key}: got {text!r}, expected one of {allowed}; {nearest}")
+            raise InvalidValue(f"config argument {key}: got {text!r}, expected one of {allowed}; {nearest}")
     return ConfigDict(values).lock()
 
 
@@ -108,10 +109,10 @@ def apply_overrides(config: ConfigDict, overrides: Mapping[str, str]) -> ConfigD
         stem, _, unit = name.rpartition("_")
         others = [f"{stem}_{other}" for other in UNITS if other != unit] if unit in UNITS else []
         if others and given.setdefault(stem, name) != name:
-            raise ValueError(f"--config.{given[stem]} and --config.{name} set one duration twice: give one of them")
+            raise InvalidValue(f"--config.{given[stem]} and --config.{name} set one duration twice: give one of them")
         replaced = [other for other in others if other in known]
         if name not in known and not replaced:
-            raise AttributeError(f"--config.{name} is unknown; {_nearest(name, list(known))}")
+            raise UnknownName(f"--config.{name} is unknown; {_nearest(name, list(known))}")
         current = known.get(name)
         if current is None and others and text.lower() != "none":
             current = 0 if unit == "steps" else 0.0
@@ -145,7 +146,7 @@ def _parse(text: str, current: Any, where: str, declared: type | None = None) ->
         return float(value)
     if type(value) is not kind:
         hint = " (true or false)" if kind is bool else ""
-        raise TypeError(f"{where}: got {text!r} ({type(value).__name__}), expected {kind.__name__}{hint}")
+        raise InvalidType(f"{where}: got {text!r} ({type(value).__name__}), expected {kind.__name__}{hint}")
     return value
 
 
@@ -175,9 +176,9 @@ def split_command_line(argv: list[str]) -> tuple[list[str], dict[str, str]]:
         if not equals:
             value = next(words, None)
             if value is None or value.startswith("--"):
-                raise ValueError(f"{word} has no value: write {word}=VALUE")
+                raise InvalidValue(f"{word} has no value: write {word}=VALUE")
         if name in overrides:
-            raise ValueError(f"--config.{name} is given twice: {overrides[name]!r} and {value!r}")
+            raise InvalidValue(f"--config.{name} is given twice: {overrides[name]!r} and {value!r}")
         overrides[name] = value
     return rest, overrides
 

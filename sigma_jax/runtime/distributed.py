@@ -19,7 +19,7 @@ from absl import flags, logging
 from jax.experimental import multihost_utils
 
 from sigma_jax.runtime.config import diff_configs
-from sigma_jax.runtime.errors import UserError
+from sigma_jax.runtime.errors import InvalidValue, UserError
 
 LOST_CODE = 76  # exit status when another process of the run was lost: start the same command again
 ALONE_CODE = 69  # exit status when the processes did not meet: a wrong address, or one that is not back yet
@@ -64,17 +64,17 @@ def meeting_from_flags(values: flags.FlagValues = flags.FLAGS) -> Meeting | None
     if any(part is not None for part in given):
         missing = [f"--{name}" for name, part in given._asdict().items() if part is None]
         if missing:
-            raise ValueError(
+            raise InvalidValue(
                 f"{', '.join(missing)} missing: give --coordinator, --num_processes and --process_id together"
             )
         if not 0 <= given.process_id < given.num_processes:
-            raise ValueError(
+            raise InvalidValue(
                 f"--process_id={given.process_id} with --num_processes={given.num_processes}: "
                 f"processes are numbered 0 to {given.num_processes - 1}"
             )
         host, _, port = given.coordinator.rpartition(":")
         if not host or not port.isdigit():
-            raise ValueError(f"--coordinator={given.coordinator}: expected host:port, such as node0:12355")
+            raise InvalidValue(f"--coordinator={given.coordinator}: expected host:port, such as node0:12355")
         return given if given.num_processes > 1 else None
     if values.distributed == "on" or (values.distributed == "auto" and started_as_many(os.environ)):
         return Meeting(None, None, None)
@@ -176,13 +176,13 @@ def check_agreement(mine: Mapping[str, Any]) -> None:
     counts = multihost_utils.process_allgather(np.int32(len(differing)))
     others = [i for i, count in enumerate(counts) if count]
     if differing:
-        raise ValueError(
+        raise InvalidValue(
             "process 0 was started with other values (its value -> this one's):\n  " + "\n  ".join(differing) + "\n"
             "Start the same command on all hosts, with the same data"
         )
     if others:
         time.sleep(2)  # they need this process, their coordinator perhaps, to say why they stop
-        raise ValueError(
+        raise InvalidValue(
             f"process(es) {others} were started with other values than this one; their logs list them. Start the same "
             "command on all hosts, with the same data"
         )

@@ -22,5 +22,9 @@ class UnknownName(UserError, AttributeError):
     """A setting that does not exist; the message names the nearest one."""
 
 
+class Failed(UserError, RuntimeError):
+    """What another program, process or machine was asked for did not work; the message says where to look."""
+
+
 class NotThere(UserError, FileNotFoundError):
     """A file or folder that a flag names and that does not exist, or is not what it should be."""

@@ -16,6 +16,8 @@ from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from sigma_jax.runtime.errors import InvalidValue
+
 BATCH_AXES = ("data", "fsdp")
 
 # (pattern of the path's end, dimensions that fsdp may split, counted from the last one). First match wins.
@@ -52,7 +54,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: list | None = None) -> Mes
         wanted = fsdp if fsdp > 0 else count / data if data > 0 else 1
         nearest = min(divisors, key=lambda n: abs(n - wanted))
         devices_text = f"{count} device" + "s" * (count > 1)
-        raise ValueError(
+        raise InvalidValue(
             f"a mesh of data={data} x fsdp={fsdp} does not make {devices_text}: each axis must be one of {divisors}, "
             f"their product {count} (or -1 for the rest); the nearest is data={count // nearest} x fsdp={nearest}"
         )
@@ -69,7 +71,7 @@ def _arrange(devices: list, data: int, fsdp: int) -> np.ndarray:
     slices = count_slices(devices)
     if slices > 1:
         if data % slices:
-            raise ValueError(
+            raise InvalidValue(
                 f"{slices} slices and a mesh of data={data} x fsdp={fsdp}: fsdp must stay inside a slice of "
                 f"{len(devices) // slices} devices, so data must be a multiple of {slices}"
             )

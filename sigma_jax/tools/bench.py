@@ -20,6 +20,7 @@ import jax
 from absl import flags
 
 from sigma_jax.runtime import config as configs
+from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.tools import bench_data
 from sigma_jax.tools.benchmarks import peers
 from sigma_jax.tools.benchmarks.options import OPTIONS
@@ -54,7 +55,7 @@ def main(argv: list[str]) -> int:
         rest, overrides = configs.split_command_line([argv[0], *argv[2:]])
         unexpected = OPTIONS(rest)[1:]
         if unexpected:
-            raise ValueError(f"got {unexpected[0]!r} after the mode: only flags may follow it, --name=value")
+            raise InvalidValue(f"got {unexpected[0]!r} after the mode: only flags may follow it, --name=value")
         if OPTIONS.vs:
             return peers.alternate(argv[1:], OPTIONS.vs, OPTIONS.rounds, OPTIONS.json)
         if OPTIONS.platform:

@@ -15,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.weights.formats import FORMATS, describe, detect_format, read_weights, write_weights
 from sigma_jax.weights.frozen import check
 from sigma_jax.weights.weights_file import Weights
@@ -71,7 +72,7 @@ def convert(args: argparse.Namespace) -> None:
     del weights  # one copy in memory at a time
     back = read_weights(args.out, form=args.to, **counts)
     if not notes and args.to != "pth" and back.digest() != report.digest:
-        raise ValueError(f"{args.out} does not read back as it was written: the disk or this program is broken")
+        raise InvalidValue(f"{args.out} does not read back as it was written: the disk or this program is broken")
     seconds = time.perf_counter() - start
     print(f"{args.out}: {args.to}, {_size(Path(args.out)):,} bytes, content {back.digest()}, {seconds:.1f} s")
 
@@ -82,7 +83,7 @@ def with_clip(weights: Weights, form: str, num_frames: int | None, image_size: i
     if not given:
         return weights
     if form != "pth" or weights.kind == "teacher":
-        raise ValueError(
+        raise InvalidValue(
             f"{weights.source} says {weights.sizes}: --num_frames and --image_size are for video .pth files"
         )
     return dataclasses.replace(weights, sizes=weights.sizes | given)

@@ -29,6 +29,7 @@ from sigma_jax.evals.protocol import FrozenFeatures, FrozenTokens
 from sigma_jax.report.comparison import write_comparison
 from sigma_jax.report.page import Picture, RunPage, write_page
 from sigma_jax.runtime.config import REPOSITORY, load_config, load_json
+from sigma_jax.runtime.errors import Failed, InvalidValue
 from sigma_jax.runtime.sharding import make_mesh
 from sigma_jax.tools.probe import measure, random_encoder, trained_encoder
 from sigma_jax.train.monitor import BATCH_PER_DEVICE, all_latents, central_clips, mean_latents
@@ -67,7 +68,7 @@ def train(arm: Arm, seed: int, folder: Path, data_dir: Path, steps: int) -> None
     with open(folder / "log.txt", "a") as log:
         status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
     if status:
-        raise RuntimeError(f"{shlex.join(command)} ended with status {status}: see {folder / 'log.txt'}")
+        raise Failed(f"{shlex.join(command)} ended with status {status}: see {folder / 'log.txt'}")
 
 
 def cached(path: Path, asked: dict, compute) -> Numbers:
@@ -79,7 +80,7 @@ def cached(path: Path, asked: dict, compute) -> Numbers:
     if path.is_file():
         kept = json.loads(path.read_text())
         if kept["asked"] != asked:
-            raise ValueError(f"{path} was measured for {kept['asked']}, now asked for {asked}: use another --workdir")
+            raise InvalidValue(f"{path} was measured for {kept['asked']}, now asked for {asked}: use another --workdir")
         return kept["numbers"]
     numbers = compute()
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -27,6 +27,7 @@ from tqdm import tqdm
 from sigma_jax.data.augment import center_crop_resize
 from sigma_jax.data.decode import BadVideo, decode_frames, probe
 from sigma_jax.datasets.listing import Entry, list_folder
+from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.runtime.logs import start_logging
 from sigma_jax.weights.frozen import FRAME_STRIDE, Pretrained, load
 
@@ -96,10 +97,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def extract(args: argparse.Namespace) -> tuple[int, int]:
     """Writes the features of every video that has none yet; (videos with features, videos without)."""
     if not args.videos.is_dir():
-        raise ValueError(f"--videos={args.videos} is no folder")
+        raise InvalidValue(f"--videos={args.videos} is no folder")
     entries, _ = list_folder(args.videos)
     if not entries:
-        raise ValueError(f"--videos={args.videos}: no video files in it")
+        raise InvalidValue(f"--videos={args.videos}: no video files in it")
     model = load(args.init, num_heads=args.num_heads)
     settings = settings_of(model, args)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -142,7 +143,7 @@ def claim(out: Path, settings: Settings, source: str) -> None:
             f"{name}: {found.get(name)} there, {wanted[name]} now" for name in wanted if found.get(name) != wanted[name]
         ]
         if differing:
-            raise ValueError(f"{out} holds features made otherwise ({'; '.join(differing)}): choose another --out")
+            raise InvalidValue(f"{out} holds features made otherwise ({'; '.join(differing)}): choose another --out")
     path.write_text(json.dumps({"settings": wanted, "weights": source}, indent=2) + "\n")
 
 

@@ -8,6 +8,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+from sigma_jax.runtime.errors import InvalidValue
+
 NEEDED = ("name", "published", "method", "data", "inside", "place", "licence")
 OPTIONAL = {"epochs": "", "bytes": "not checked", "sha256": "not checked", "numbers": "", "command": ""}
 OURS = ("bytes", "sha256", "command")
@@ -56,12 +58,12 @@ def checked(entry: dict) -> dict:
     missing = [field for field in NEEDED if not entry.get(field)]
     unknown = sorted(entry.keys() - set(NEEDED) - OPTIONAL.keys())
     if missing or unknown:
-        raise ValueError(f"{name}: missing {missing or 'nothing'}, unknown {unknown or 'nothing'}")
+        raise InvalidValue(f"{name}: missing {missing or 'nothing'}, unknown {unknown or 'nothing'}")
     if entry["published"] not in ("us", "others"):
-        raise ValueError(f"{name}: published={entry['published']!r}, expected 'us' or 'others'")
+        raise InvalidValue(f"{name}: published={entry['published']!r}, expected 'us' or 'others'")
     lacking = [field for field in OURS if not entry.get(field)]
     if entry["published"] == "us" and lacking:
-        raise ValueError(f"{name}: a file of ours needs {', '.join(lacking)}")
+        raise InvalidValue(f"{name}: a file of ours needs {', '.join(lacking)}")
     return OPTIONAL | entry
 
 

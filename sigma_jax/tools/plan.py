@@ -23,6 +23,7 @@ from absl import flags
 from sigma_jax.datasets.specs import SPECS
 from sigma_jax.runtime import config as configs
 from sigma_jax.runtime.compilation import use_compilation_cache
+from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.runtime.sharding import make_mesh
 from sigma_jax.tools.planning import text
 from sigma_jax.tools.planning.chips import find_chip
@@ -73,7 +74,7 @@ def plan(overrides: dict[str, str]) -> dict[str, Any]:
     devices = topology_devices(FLAGS.topology, FLAGS.slices) if FLAGS.topology else jax.devices()
     chip = find_chip(devices[0].device_kind)
     if FLAGS.topology and chip is not None and len(devices) > chip.slice_size * FLAGS.slices:
-        raise ValueError(
+        raise InvalidValue(
             f"{FLAGS.topology} has {len(devices) // FLAGS.slices} chips, a slice of {chip.name} {chip.slice_size} at "
             f"most: take {nearest_topology(FLAGS.topology)} with --slices={-(-len(devices) // chip.slice_size)}"
         )

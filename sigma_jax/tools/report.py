@@ -21,6 +21,7 @@ from sigma_jax.ops.tubes import TubeGrid
 from sigma_jax.report.clips import write_animation, write_clips
 from sigma_jax.report.page import Picture
 from sigma_jax.runtime.config import load_json
+from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.runtime.logs import start_logging
 from sigma_jax.train.loop import open_checkpoints
 from sigma_jax.train.report import write_report
@@ -49,7 +50,7 @@ def video_pictures(folder: Path, videos: Path) -> list[Picture]:
             continue
         clips.append(center_crop_resize(frames, PUBLISHED.image_shape[0]))
     if not clips:
-        raise ValueError(f"no readable video below {videos}: pass a folder that holds some")
+        raise InvalidValue(f"no readable video below {videos}: pass a folder that holds some")
     video = np.stack(clips)
     _, masked_idx = sample_mask(jax.random.key(0), len(video), PUBLISHED)
     mask = np.asarray(mask_of(masked_idx, PUBLISHED.num_tubes))

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
+from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.runtime.random import stream
 from sigma_jax.runtime.sharding import batch_sharding, whole, with_shardings
 from sigma_jax.train.initial_weights import cast_frozen
@@ -56,7 +57,7 @@ def abstract_batch(program: Program) -> dict[str, jax.ShapeDtypeStruct]:
       ValueError: a task that takes more than clips.
     """
     if program.task.batch_keys != ("video",):
-        raise ValueError(
+        raise InvalidValue(
             f"task {program.config.task!r} takes {program.task.batch_keys}; only pre-training can be planned"
         )
     model = program.config.model
@@ -74,7 +75,7 @@ def topology_devices(name: str, num_slices: int = 1) -> list[Any]:
 
     Raises:
       ValueError: an unknown topology, with the nearest known one.
-      ModuleNotFoundError: libtpu is not installed.
+      InvalidValue: libtpu is not installed.
     """
     # What libtpu would otherwise ask a TPU machine for (stderr noise apart, the values do not matter).
     for variable, value in (
@@ -88,14 +89,14 @@ def topology_devices(name: str, num_slices: int = 1) -> list[Any]:
     try:
         import libtpu  # noqa: F401
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError('--topology needs the libtpu package: pip install -e ".[tpu]"') from error
+        raise InvalidValue('--topology needs the libtpu package: pip install -e ".[tpu]"') from error
     options: dict[str, Any] = {"num_slices": num_slices} if num_slices > 1 else {}
     if name.startswith("v4"):
         options["chip_config_name"] = "megacore"  # both cores of a chip as one device, as on a real v4
     try:
         return list(topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices)
     except (RuntimeError, ValueError) as error:
-        raise ValueError(
+        raise InvalidValue(
             f"unknown topology {name!r} ({str(error).splitlines()[0][:200]}): the nearest is "
             f"{nearest_topology(name)!r}; write GENERATION:SHAPE in chips, such as v4:4x4x4, v5e:16x16, v5p:8x8x8"
         ) from error

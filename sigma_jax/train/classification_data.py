@@ -11,6 +11,7 @@ from sigma_jax.data.labelled import LabelledSpec, Workers, train_loader, view_lo
 from sigma_jax.data.pipeline import Loader
 from sigma_jax.data.sampling import FrameSampling
 from sigma_jax.datasets.classes import check_known, read_classes
+from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.train.decoding import decoding_of
 
 
@@ -24,7 +25,7 @@ def resolve_classes(config: ConfigDict, data_dir: str) -> ConfigDict:
     classes = read_classes(data_dir, config.data.split)
     check_known(config.data.name, classes)
     if config.data.num_classes not in (None, classes.num_classes):
-        raise ValueError(f"data.num_classes={config.data.num_classes}, but {data_dir} has {classes.num_classes}")
+        raise InvalidValue(f"data.num_classes={config.data.num_classes}, but {data_dir} has {classes.num_classes}")
     resolved = ConfigDict(config.to_dict())
     resolved.data.num_classes, resolved.data.label_hash = classes.num_classes, classes.label_hash
     return resolved.lock()

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from absl import logging
 
 from sigma_jax.checkpoints.manager import CheckpointError, find_checkpoint, read_meta
+from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.runtime.sharding import make_mesh, state_shardings
 from sigma_jax.train.classification_tests import Bench
 from sigma_jax.train.initial_weights import heads_of
@@ -29,10 +30,12 @@ def evaluate(config: Any, workdir: Path, data_dir: str, init: str) -> dict[str, 
     """
     kind = kind_of(config)
     if kind.test is None:
-        raise ValueError(f"task {config.task!r} has no test: evaluate a finetuned or probed model, or use tools.probe")
+        raise InvalidValue(
+            f"task {config.task!r} has no test: evaluate a finetuned or probed model, or use tools.probe"
+        )
     folder = find_checkpoint(init) if Path(init).is_dir() else None
     if folder is not None and Path(str(folder)) in (workdir.resolve(), *workdir.resolve().parents):
-        raise ValueError(f"--workdir={workdir} lies in the checkpoint {folder}, which is only read: choose another")
+        raise InvalidValue(f"--workdir={workdir} lies in the checkpoint {folder}, which is only read: choose another")
     config = kind.resolve(config, data_dir)
     if folder is not None:
         check_fits(config, read_meta(folder).get("config", {}), str(folder))

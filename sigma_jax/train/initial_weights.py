@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from absl import logging
 
 from sigma_jax.models.sizes import TEACHER_SIZES, TeacherSize
+from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.runtime.random import stream
 from sigma_jax.train.state import TrainState
 from sigma_jax.weights.formats import read_weights
@@ -80,7 +81,7 @@ def init_from(path: str | None, allow_missing: str = "", allow_unexpected: str =
     if path:
         return InitFrom(path, names_in(allow_missing), names_in(allow_unexpected))
     if allow_missing or allow_unexpected:
-        raise ValueError("--allow_missing and --allow_unexpected say what --init may lack or waste: give --init=PATH")
+        raise InvalidValue("--allow_missing and --allow_unexpected say what --init may lack or waste: give --init=PATH")
     return None
 
 
@@ -92,13 +93,13 @@ def with_teacher(task: Any, path: str | None, random: bool, seed: int) -> tuple[
     """
     if getattr(task, "source", None) != "features":
         if path or random:
-            raise ValueError("this task has no teacher: drop --teacher, or pre-train with target=dino or feature")
+            raise InvalidValue("this task has no teacher: drop --teacher, or pre-train with target=dino or feature")
         return task, {}
     if path:
         return load_teacher(task, path)
     name = next((name for name, size in TEACHER_SIZES.items() if size == task.teacher), "")
     if not random:
-        raise ValueError(
+        raise InvalidValue(
             f"target={task.target!r} needs the weights of its teacher {name}: {how_to_get(name)} "
             "(or --random_teacher for a smoke test; target=mlp needs none)"
         )

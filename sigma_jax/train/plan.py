@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from sigma_jax.runtime.durations import resolve_duration
+from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.train.schedule import scaled_lr
 
 
@@ -118,11 +119,11 @@ def split_batch(batch_size: int, num_devices: int, max_per_device: int) -> tuple
       ValueError: a batch that does not divide over the devices; names the nearest ones that do.
     """
     if max_per_device < 1:
-        raise ValueError(f"max_batch_per_device={max_per_device}: at least 1 clip must fit")
+        raise InvalidValue(f"max_batch_per_device={max_per_device}: at least 1 clip must fit")
     if batch_size < 1 or batch_size % num_devices:
         below = batch_size // num_devices * num_devices
         nearest = [n for n in (below, below + num_devices) if n > 0]
-        raise ValueError(
+        raise InvalidValue(
             f"batch_size={batch_size} does not divide over {num_devices} devices: use one of {nearest}, "
             "or another number of devices"
         )

@@ -11,6 +11,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from sigma_jax.runtime.errors import InvalidValue
+
 
 def cosine_with_warmup(
     base_value: float,
@@ -56,9 +58,9 @@ def _curve(xp, step, base_value, final_value, lengths, start_value):
 
 def _check_lengths(total_steps: int, warmup_steps: int) -> None:
     if total_steps < 1:
-        raise ValueError(f"total_steps is {total_steps}, expected at least 1: set total_epochs or total_steps higher")
+        raise InvalidValue(f"total_steps is {total_steps}, expected at least 1: set total_epochs or total_steps higher")
     if not 0 <= warmup_steps < total_steps:
-        raise ValueError(
+        raise InvalidValue(
             f"warmup_steps is {warmup_steps}, expected 0 to {total_steps - 1} (total_steps is {total_steps}): "
             "shorten the warm-up (warmup_epochs, warmup_steps or warmup_percent) or train longer"
         )

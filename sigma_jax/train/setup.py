@@ -19,7 +19,7 @@ from sigma_jax.models.transformer import REMAT_POLICIES
 from sigma_jax.ops.attention import check_backend
 from sigma_jax.runtime.compilation import CompiledOnce, quick_compilation
 from sigma_jax.runtime.config import to_json
-from sigma_jax.runtime.errors import UserError
+from sigma_jax.runtime.errors import InvalidValue, UserError
 from sigma_jax.runtime.random import stream
 from sigma_jax.runtime.sharding import make_mesh, state_shardings, traced_on, whole, with_shardings
 from sigma_jax.train.evaluation import Scheduled
@@ -82,10 +82,12 @@ def build_compute(config: Any, platform: str | None = None) -> Compute:
     platform = platform or jax.default_backend()
     name = config.dtype if config.dtype != "auto" else ("float32" if platform == "cpu" else "bfloat16")
     if name not in DTYPES:
-        raise ValueError(f"compute.dtype {config.dtype!r} is unknown: choose one of auto, {', '.join(DTYPES)}")
+        raise InvalidValue(f"compute.dtype {config.dtype!r} is unknown: choose one of auto, {', '.join(DTYPES)}")
     remat = config.remat if config.remat != "auto" else ("cheap" if platform == "cpu" else "none")
     if remat not in REMAT_POLICIES:
-        raise ValueError(f"compute.remat {config.remat!r} is unknown: choose one of auto, {', '.join(REMAT_POLICIES)}")
+        raise InvalidValue(
+            f"compute.remat {config.remat!r} is unknown: choose one of auto, {', '.join(REMAT_POLICIES)}"
+        )
     return Compute(DTYPES[name], check_backend(config.attention, platform), remat, config.unroll)
 
 
@@ -182,7 +184,7 @@ def fresh_state(task: Task, optimizer: optax.GradientTransformation, seed: int, 
 def open_data(config: Any, data_dir: str, workdir: Path) -> Loader:
     """The training input of this process."""
     if config.batch_size % jax.process_count():
-        raise ValueError(
+        raise InvalidValue(
             f"batch_size={config.batch_size} does not divide over {jax.process_count()} processes: "
             "every process must read the same number of clips"
         )

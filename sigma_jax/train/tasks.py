@@ -22,6 +22,7 @@ from sigma_jax.objective.targets import feature_targets, pixel_targets, teacher_
 from sigma_jax.ops.masking import sample_mask
 from sigma_jax.ops.sinkhorn import Sweeps, platform_sweeps
 from sigma_jax.ops.tubes import TubeGrid
+from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.runtime.random import stream
 from sigma_jax.runtime.sharding import BATCH_AXES
 
@@ -79,9 +80,11 @@ class SigmaSettings:
 
     def __post_init__(self):
         if self.queue_batches < 0 or self.queue_start < 0:
-            raise ValueError(f"queue_batches={self.queue_batches}, queue_start={self.queue_start}: expected 0 or more")
+            raise InvalidValue(
+                f"queue_batches={self.queue_batches}, queue_start={self.queue_start}: expected 0 or more"
+            )
         if self.num_prototypes < 2:
-            raise ValueError(f"num_prototypes={self.num_prototypes}: at least 2 are needed to tell anything apart")
+            raise InvalidValue(f"num_prototypes={self.num_prototypes}: at least 2 are needed to tell anything apart")
 
 
 # Numbers kept for the backward pass per token and unit of width in one block, without remat: norms, qkv, attention
@@ -236,7 +239,7 @@ def pretrain_task(config: Any, mesh: Mesh, compute: Compute) -> PretrainTask:
     model, objective = config.model, config.objective
     lookup(TARGETS, objective.target, "target")
     if objective.queue_batches and TARGETS[objective.target][1] != "sigma":
-        raise ValueError(
+        raise InvalidValue(
             f"objective.queue_batches={objective.queue_batches}: target {objective.target!r} has no Sinkhorn; use 0"
         )
     needs_teacher = TARGETS[objective.target][0] == "features"

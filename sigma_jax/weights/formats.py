@@ -7,6 +7,7 @@ from pathlib import Path
 from etils import epath
 
 from sigma_jax.checkpoints.manager import CheckpointError, find_checkpoint
+from sigma_jax.runtime.errors import InvalidValue, NotThere
 from sigma_jax.weights import huggingface, orbax_weights, published
 from sigma_jax.weights.inferred_sizes import agreed
 from sigma_jax.weights.pth_reader import read_pth
@@ -24,7 +25,7 @@ def detect_format(path: str | Path) -> str:
     """
     place = epath.Path(path).expanduser()
     if not place.exists():
-        raise FileNotFoundError(f"no weights at {path}: expected a file or folder in one of {', '.join(FORMATS)}")
+        raise NotThere(f"no weights at {path}: expected a file or folder in one of {', '.join(FORMATS)}")
     if place.is_dir():
         return _folder_format(place)
     with place.open("rb") as file:
@@ -89,7 +90,7 @@ def read_weights(
         return huggingface.read_folder(path, heads)
     if form == "pth":
         return published.weights_of(published.state_dict_of(read_pth(path), str(path)), str(path), heads)
-    raise ValueError(f"format {form!r} is unknown: choose one of {', '.join(FORMATS)}")
+    raise InvalidValue(f"format {form!r} is unknown: choose one of {', '.join(FORMATS)}")
 
 
 def write_weights(path: str | Path, weights: Weights, form: str) -> list[str]:
@@ -108,7 +109,7 @@ def write_weights(path: str | Path, weights: Weights, form: str) -> list[str]:
     elif form == "hf":
         return huggingface.write_folder(path, weights)
     else:
-        raise ValueError(f"format {form!r} is unknown: choose one of {', '.join(FORMATS)}")
+        raise InvalidValue(f"format {form!r} is unknown: choose one of {', '.join(FORMATS)}")
     return []
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sigma_jax.runtime.errors import UserError
+from sigma_jax.runtime.errors import InvalidValue, UserError
 from sigma_jax.weights.mapped_file import drop_pages
 
 KINDS = ("pretrain", "classifier", "encoder", "teacher")
@@ -97,7 +97,7 @@ def leaves_of(kind: str) -> list[Leaf]:
             *_blocks("blocks", "blocks"),
             *_norm("norm", "norm"),
         ]
-    raise ValueError(f"kind {kind!r} is unknown: choose one of {KINDS}")
+    raise InvalidValue(f"kind {kind!r} is unknown: choose one of {KINDS}")
 
 
 def _to_ours(array: np.ndarray, layout: str) -> np.ndarray:

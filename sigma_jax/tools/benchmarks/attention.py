@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from absl import flags
 
 from sigma_jax.ops.attention import attend, check_backend
+from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.tools.benchmarks import timing
 from sigma_jax.tools.benchmarks.options import OPTIONS
 from sigma_jax.train.flops import mfu
@@ -24,7 +25,9 @@ flags.DEFINE_string("backend", "auto", "Attention backend.", flag_values=OPTIONS
 def measure(overrides: dict[str, str]) -> dict[str, Any]:
     """The row of --shape; `overrides` must be empty."""
     if overrides or len(OPTIONS.shape) != 4 or not all(n.isdigit() for n in OPTIONS.shape):
-        raise ValueError(f"attention takes --shape=B,N,H,d and no --config values, got {OPTIONS.shape} and {overrides}")
+        raise InvalidValue(
+            f"attention takes --shape=B,N,H,d and no --config values, got {OPTIONS.shape} and {overrides}"
+        )
     shape = tuple(int(n) for n in OPTIONS.shape)
     backend = check_backend(OPTIONS.backend)
     dtype = OPTIONS.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")

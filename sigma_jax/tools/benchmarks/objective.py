@@ -12,6 +12,7 @@ from absl import flags
 from sigma_jax.models.prototypes import unit_rows
 from sigma_jax.objective.cross_entropy import hard_cross_entropy
 from sigma_jax.ops.sinkhorn import hard_assignments, platform_sweeps, prototype_scalings
+from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.tools.benchmarks import timing
 from sigma_jax.tools.benchmarks.options import OPTIONS
 
@@ -34,7 +35,7 @@ def sample_scores(key: jax.Array, tokens: int, prototypes: int, width: int = 256
 def measure(overrides: dict[str, str]) -> dict[str, Any]:
     """The row of --tokens x --prototypes scores; `overrides` must be empty."""
     if overrides:
-        raise ValueError(f"objective takes no --config values, got {overrides}")
+        raise InvalidValue(f"objective takes no --config values, got {overrides}")
     shape = (OPTIONS.tokens, OPTIONS.prototypes)
     scores = jax.jit(sample_scores, static_argnums=(1, 2))(jax.random.key(0), *shape)
     labels = jax.random.randint(jax.random.key(1), shape[:1], 0, shape[1])
