@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Compiler flags per platform, in one place. Sourced: . launch/xla_flags.sh; set_xla_flags tpu|gpu|cpu
 # Flags already in XLA_FLAGS or LIBTPU_INIT_ARGS stay and come last, so yours win. None of them changes results beyond
-# rounding. They are other projects' published settings, not measured here: time your own step with and without
-# (SIGMA_XLA_FLAGS=off leaves them out).
+# rounding. They are other projects' published settings. On one H100 they change nothing (launch/BENCHMARKS.md), elsewhere
+# they are not measured: time your own step with and without (SIGMA_XLA_FLAGS=off leaves them out).
 
 set_xla_flags() {
   [ "${SIGMA_XLA_FLAGS:-on}" = off ] && return 0
