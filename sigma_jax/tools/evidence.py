@@ -28,7 +28,8 @@ from sigma_jax.evals.labellings import labellings
 from sigma_jax.evals.protocol import FrozenFeatures, FrozenTokens
 from sigma_jax.report.comparison import write_comparison
 from sigma_jax.report.page import Picture, RunPage, write_page
-from sigma_jax.runtime.config import REPOSITORY, load_config, load_json
+from sigma_jax.runtime.checkout import commit
+from sigma_jax.runtime.config import load_config, load_json
 from sigma_jax.runtime.errors import Failed, InvalidValue
 from sigma_jax.runtime.sharding import make_mesh
 from sigma_jax.tools.probe import measure, random_encoder, trained_encoder
@@ -175,15 +176,6 @@ def markdown(shown: list[dict[str, str]], found: list[str], note: str) -> str:
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     lines += ["| " + " | ".join(row.values()) + " |" for row in shown]
     return "\n".join([*lines, "", note, "", *(f"- {line}" for line in found)]) + "\n"
-
-
-def commit() -> str:
-    """The checkout's commit, or 'unknown' outside one."""
-    try:
-        asked = ["git", "-C", str(REPOSITORY), "rev-parse", "--short", "HEAD"]
-        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,0 +1,111 @@
+"""Is my curve normal? Lays a run over reference runs of the same experiment.
+
+    python -m sigma_jax.tools.compare runs/demo [launch/reference/demo]
+    python -m sigma_jax.tools.compare --make=launch/reference/demo RUN RUN RUN     (a reference of your own runs)
+
+RUN is the folder of a run, finished or not. Without a reference the one in launch/reference that fits the run's config
+is taken. The band spans the reference's seeds, widened by their own spread; a curve that stays outside for three log
+lines has left it. Prints where and what it may mean, and draws RUN/pictures/compare.png.
+
+Exit status: 0 inside every band; 3 some curve left its band; 1 nothing can be compared; 2 wrong flags.
+"""
+
+import argparse
+import datetime
+from pathlib import Path
+
+from sigma_jax.report.reference import (
+    Reference,
+    departures,
+    differences,
+    read_curves,
+    read_reference,
+    write_bands,
+    write_reference,
+)
+from sigma_jax.runtime.checkout import commit
+from sigma_jax.runtime.command import leave, run_command
+from sigma_jax.runtime.config import REPOSITORY, load_json
+from sigma_jax.runtime.errors import InvalidValue, NotThere
+
+SHIPPED = REPOSITORY / "launch" / "reference"
+DEPARTED = 3
+
+
+def find_reference(config: dict) -> Reference:
+    """The shipped reference whose experiment is the run's.
+
+    Raises:
+      InvalidValue: none is; says what is there.
+    """
+    folders = sorted(path.parent for path in SHIPPED.glob("*/reference.json"))
+    reasons = []
+    for folder in folders:
+        reference = read_reference(folder)
+        try:
+            differences(config, reference)
+        except InvalidValue as error:
+            reasons.append(str(error))
+        else:
+            return reference
+    raise InvalidValue(
+        f"no reference in {SHIPPED} is of this run's experiment: "
+        + ("; ".join(reasons) or "there is none at all")
+        + ". Make one of runs that went well: --make=FOLDER RUN RUN RUN"
+    )
+
+
+def compare(run: Path, reference_folder: Path | None) -> int:
+    """Prints the comparison and draws it; returns the exit status."""
+    if not (run / "config.json").is_file():
+        raise NotThere(f"{run} is no folder of a run: expected config.json and metrics.jsonl in it")
+    config = load_json(run / "config.json").to_dict()
+    reference = read_reference(reference_folder) if reference_folder else find_reference(config)
+    changed = differences(config, reference)
+    curves = read_curves(run / "metrics.jsonl")
+    found = departures(curves, reference)
+    last = max(int(steps[-1]) for steps, _ in curves.values())
+    print(
+        f"{run} against the reference {reference.name} ({len(reference.seeds)} seeds, {reference.origin}), "
+        f"up to step {last}"
+    )
+    for line in changed:
+        print(f"  another setting than the reference: {line}")
+    for departure in found:
+        print(f"  {departure.sentence()}")
+    picture = write_bands(run / "pictures" / "compare.png", curves, reference)
+    verdict = f"{len(found)} curves left their band" if found else "normal: every curve stays inside its band"
+    print(f"{verdict} (picture: {picture})")
+    return DEPARTED if found else 0
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run, then maybe a reference")
+    parser.add_argument("--make", type=Path, metavar="FOLDER", help="write a reference of these runs instead")
+    args = parser.parse_args(argv)
+    if args.make is None and len(args.runs) > 2:
+        parser.error(f"got {len(args.runs)} folders: expected a run and at most one reference, or --make=FOLDER")
+    return args
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compares, or makes a reference."""
+    if args.make is None:
+        return compare(args.runs[0], args.runs[1] if len(args.runs) > 1 else None)
+    for folder in args.runs:
+        if not (folder / "config.json").is_file():
+            raise NotThere(f"{folder} is no folder of a run: expected config.json and metrics.jsonl in it")
+    command = (args.runs[0] / "command.txt").read_text().strip()
+    write_reference(args.make, args.runs, {"commit": commit(), "date": str(datetime.date.today()), "command": command})
+    print(f"{args.make}: a reference of {len(args.runs)} runs")
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run_command("compare", parse, run, argv)
+
+
+if __name__ == "__main__":
+    leave(main())
