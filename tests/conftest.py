@@ -25,10 +25,8 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # programs that several tests
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
-from absl import flags  # noqa: E402
 
 jax.config.update("jax_default_matmul_precision", "highest")
-flags.FLAGS.mark_as_parsed()  # grain's worker processes read absl flags
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,11 @@ from sigma_jax.runtime.errors import UserError
 _MIN_SEEN = 1000  # clips before the share of bad records means something (or one epoch, if that is less)
 
 
+def file_name(process: int) -> str:
+    """Name of the list of one process: no two write to the same file."""
+    return f"bad_records-{process}.jsonl" if process else "bad_records.jsonl"
+
+
 class TooManyBadRecords(UserError, RuntimeError):
     """So many records cannot be read that training would not be on this data set."""
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from sigma_jax.data import augment, decode, decoders, records, sampling, schema, time_limit
 from sigma_jax.data.decoders import AUTO, Decoding
+from sigma_jax.data.source import Source
 from sigma_jax.runtime.errors import InvalidValue
 
 CROPS = ("multi_scale", "center", "none")
@@ -42,6 +43,22 @@ class ClipSpec:
     def shape(self) -> tuple[int, ...]:
         return self.num_frames, self.image_size, self.image_size, 3
 
+    @property
+    def is_random(self) -> bool:
+        return self.crop == "multi_scale"
+
+    @property
+    def num_test_views(self) -> int:
+        return 1
+
+    def make_reader(self, source: Source, cache_decoded: bool, decoding: Decoding) -> "ClipReader":
+        """What cuts these clips out of the videos of `source`; DataSetError where it holds images."""
+        if source.stills:
+            raise records.DataSetError(
+                f"{source.data_dir} holds images, one a record: these clips are cut out of videos"
+            )
+        return ClipReader(source, self, cache_decoded, decoding)
+
 
 def decode_record(
     record: schema.Record,
@@ -67,7 +84,7 @@ def decode_record(
 class ClipReader:
     """Reads one clip of one record. Runs in worker processes and threads."""
 
-    def __init__(self, source: records.RecordSource, spec: ClipSpec, cache_decoded: bool, decoding: Decoding = AUTO):
+    def __init__(self, source: Source, spec: ClipSpec, cache_decoded: bool, decoding: Decoding = AUTO):
         self.source, self.spec, self.decoding = source, spec, decoding
         self._cache, self._cache_room = {} if cache_decoded else None, CACHE_BYTES
         self._too_slow = set()  # numbers of records that took too long: not tried again
@@ -145,8 +162,7 @@ class ClipReader:
 
     def describe(self, index: int, error: Exception) -> dict:
         """One line of bad_records.jsonl."""
-        shard, number = self.source.locate(index)
-        name = self.source.shards[shard].name
+        name, number = self.source.describe(index)
         where = {"record": index, "key": self.key(index), "shard": name, "record_in_shard": number}
         return where | {"reason": str(error)}
 

@@ -3,30 +3,17 @@
 Test views are numbered view * num_crops + crop.
 """
 
-import math
-import os
 import threading
 from dataclasses import dataclass
 
 import numpy as np
 
 from sigma_jax.data import decode, records
-from sigma_jax.data.bad_records import BadRecords
 from sigma_jax.data.clips import Clip, ClipReader
 from sigma_jax.data.decoders import AUTO, Decoding
 from sigma_jax.data.finetune_augment import TrainAugment, ViewCrop
-from sigma_jax.data.pipeline import EvalChunks, Loader, ShuffledChunks, endless_loader, make_layout, open_source
 from sigma_jax.data.sampling import FrameSampling
-from sigma_jax.data.stills import StillSource, open_stills
-
-
-@dataclass(frozen=True)
-class Workers:
-    """Who reads: processes of this host (0: threads of this process), and this host among all."""
-
-    num_workers: int = 0
-    process_index: int = 0
-    process_count: int = 1
+from sigma_jax.data.source import Source
 
 
 @dataclass(frozen=True)
@@ -49,13 +36,21 @@ class LabelledSpec:
         """Views of one video, temporal times spatial."""
         return self.num_views * self.crops.num_crops
 
+    @property
+    def is_random(self) -> bool:
+        return False
+
+    def make_reader(self, source: Source, cache_decoded: bool, decoding: Decoding) -> "LabelledReader":
+        """What cuts these clips out of the videos or images of `source`."""
+        return LabelledReader(source, self, cache_decoded, decoding)
+
 
 class LabelledReader(ClipReader):
     """Reads training copies (with rng) or test views (without) of one record. A still is a video of one frame."""
 
     def __init__(
         self,
-        source: records.RecordSource | StillSource,
+        source: Source,
         spec: LabelledSpec,
         cache_decoded: bool = False,
         decoding: Decoding = AUTO,
@@ -76,7 +71,7 @@ class LabelledReader(ClipReader):
         if not 0 <= record.label < spec.num_classes:
             raise records.DataSetError(
                 f"{record.key} has label {record.label}, expected 0..{spec.num_classes - 1}: every video of "
-                f"{self.source.shards[0].parent} needs a class of its label map"
+                f"{self.source.data_dir} needs a class of its label map"
             )
         if rng is None:
             view, crop = divmod(number, spec.crops.num_crops)
@@ -91,7 +86,7 @@ class LabelledReader(ClipReader):
         return Clip(np.broadcast_to(video, spec.shape), record.label, record.key)
 
     def _frames(self, index, record, num_frames, decoded, frames) -> np.ndarray:
-        if isinstance(self.source, StillSource):
+        if self.source.stills:
             return decode.decode_image(record.video)[None]
         if decoded is not None:
             return decoded[frames]
@@ -106,56 +101,3 @@ class LabelledReader(ClipReader):
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state, _latest=threading.local())
-
-
-def open_labelled(data_dir: str | os.PathLike, split: str) -> records.RecordSource | StillSource:
-    """Record shards of `tools.prepare`, or still images (stills.py). Raises DataSetError where neither is in order."""
-    return open_stills(data_dir, split) or open_source(data_dir, split)
-
-
-def train_loader(
-    data_dir: str | os.PathLike,
-    spec: LabelledSpec,
-    *,
-    split: str = "train",
-    global_batch: int,
-    repeats: int = 1,
-    seed: int,
-    workers: Workers = Workers(),
-    cache_decoded: bool = False,
-    max_bad_fraction: float = 0.01,
-    bad_records_path: str | os.PathLike | None = None,
-    decoding: Decoding = AUTO,
-) -> Loader:
-    """Endless shuffled labelled clips; an unreadable video is replaced, as published, and counted.
-
-    Args:
-      spec: what is cut out of a video.
-      global_batch: videos per step over all processes; a batch holds global_batch * repeats clips.
-      repeats: how often the same frames are augmented (repeated augmentation); copies are neighbours in the batch.
-      seed: decides order, frames and augmentation.
-      cache_decoded, max_bad_fraction, bad_records_path, decoding: as in pretrain_loader.
-    """
-    reader = LabelledReader(open_labelled(data_dir, split), spec, cache_decoded, decoding)
-    layout = make_layout(global_batch * repeats, workers.process_index, workers.process_count, spec)
-    bad = BadRecords(max_bad_fraction, bad_records_path, len(reader.source))
-    return endless_loader(ShuffledChunks(reader, layout, seed, repeats), num_workers=workers.num_workers, bad=bad)
-
-
-def view_loader(
-    data_dir: str | os.PathLike,
-    spec: LabelledSpec,
-    *,
-    split: str = "val",
-    global_batch: int,
-    workers: Workers = Workers(),
-    decoding: Decoding = AUTO,
-) -> Loader:
-    """One pass over all test views of a split, in order; padding and unreadable videos (listed) have weight 0."""
-    reader = LabelledReader(open_labelled(data_dir, split), spec, decoding=decoding)
-    layout = make_layout(global_batch, workers.process_index, workers.process_count, spec)
-    views = spec.num_test_views
-    chunks = EvalChunks(reader, layout, allow_incomplete=True, views=views)
-    num_batches = math.ceil(len(reader.source) * views / global_batch)
-    bad = BadRecords(max_fraction=1.0, path=None, num_records=len(reader.source))
-    return Loader(chunks, num_batches=num_batches, num_workers=workers.num_workers, bad=bad)

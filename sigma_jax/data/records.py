@@ -107,6 +107,11 @@ def _match(file_name: str) -> re.Match | None:
     return _OURS.match(file_name) or _SHARD.match(file_name)
 
 
+def has_shards(data_dir: str | Path) -> bool:
+    """Whether a folder holds shards of any split."""
+    return os.path.isdir(data_dir) and any(map(_match, os.listdir(data_dir)))
+
+
 def find_splits(data_dir: str | Path) -> list[str]:
     """Names of all splits; raises DataSetError where there is no folder or no shard."""
     data_dir = Path(data_dir)
@@ -127,7 +132,9 @@ def find_shards(data_dir: str | Path, split: str) -> list[Path]:
         raise DataSetError(f"data_dir {data_dir} does not exist or is no folder. {again}")
     matches = [m for m in map(_match, sorted(os.listdir(data_dir))) if m]
     if not matches:
-        raise DataSetError(f"{data_dir} holds no shards (name-split-00000-of-00001.tfrecord). {again}")
+        raise DataSetError(
+            f"{data_dir} holds no shards (name-split-00000-of-00001.tfrecord) and no images ({split}/CLASS/*). {again}"
+        )
     of_split = [m for m in matches if m["split"] == split]
     if not of_split:
         raise DataSetError(f"{data_dir} has no split {split!r}, only {sorted({m['split'] for m in matches})}. {again}")
@@ -250,14 +257,16 @@ class _StoredFrames(Sequence):
 
 
 class RecordSource:
-    """Random access to all records of a split: `len(source)`, `source[i] -> Record`. Thread-safe, picklable."""
+    """Random access to all records of a split; a source.Source."""
+
+    stills = False
 
     def __init__(self, data_dir: str | Path, split: str, decode: Callable[[bytes], Record] = decode_record):
         """Raises DataSetError where the shards or their index are not in order (see find_shards).
 
         `decode` turns a payload into a Record; ValueError where it cannot.
         """
-        self.data_dir, self.split = Path(data_dir), split
+        self.data_dir, self.split, self.classes = Path(data_dir), split, ()
         self.shards = find_shards(data_dir, split)
         self._sizes, counts, self._offsets = _load_index(self.shards)
         self._ends = np.cumsum(counts)  # global number of the record behind each shard
@@ -289,6 +298,11 @@ class RecordSource:
             return self._decode(payload)
         except ValueError as error:
             raise BadRecord(self.shards[shard].name, number, str(error)) from error
+
+    def describe(self, index: int) -> tuple[str, int]:
+        """(name of the shard, number within it) of a record."""
+        shard, number = self.locate(index)
+        return self.shards[shard].name, number
 
     @property
     def offsets(self) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Image data sets as still clips: a folder of class folders, or what tensorflow-datasets has prepared.
+"""Image data sets as sources of still clips: a folder of class folders, or what tensorflow-datasets has prepared.
 
 DATA/train/<class>/<image>, DATA/val/<class>/<image>        (ImageNet's layout)
 tfds/<name>/<config or version>/...array_record             (--data_dir names the folder of the version)
@@ -8,38 +8,22 @@ import os
 from pathlib import Path
 
 from sigma_jax.data.metadata import read_label_map
-from sigma_jax.data.records import DataSetError, Record
-from sigma_jax.data.tfds_sets import holds_stills
+from sigma_jax.data.records import BadRecord, DataSetError, Record
 
 _SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 
 
-class StillSource:
-    """Random access to labelled images: `len(source)`, `source[i] -> Record` with one frame."""
-
-    class_names: list[str]
-    shards: list[Path]
-
-    def __len__(self) -> int:
-        raise NotImplementedError
-
-    def __getitem__(self, index: int) -> Record:
-        raise NotImplementedError
-
-    def locate(self, index: int) -> tuple[int, int]:
-        """(shard number, record number within it), for reports of unreadable records."""
-        return 0, index
-
-
-class ImageFolder(StillSource):
+class ImageFolder:
     """`data_dir/split/<class>/<image>`; classes are numbered by the label map, or else by name."""
+
+    stills = True
 
     def __init__(self, data_dir: str | os.PathLike, split: str):
         folder = Path(data_dir, split)
-        self.shards = [folder]
+        self.data_dir, self.split, self.shards = Path(data_dir), split, [folder]
         found = sorted(path for path in folder.glob("*/*") if path.suffix.lower() in _SUFFIXES)
-        self.class_names = read_label_map(Path(data_dir)) or sorted({path.parent.name for path in found})
-        number = {name: i for i, name in enumerate(self.class_names)}
+        self.classes = read_label_map(self.data_dir) or sorted({path.parent.name for path in found})
+        number = {name: i for i, name in enumerate(self.classes)}
         unknown = sorted({path.parent.name for path in found} - number.keys())
         if not found or unknown:
             raise DataSetError(
@@ -53,11 +37,23 @@ class ImageFolder(StillSource):
     def __getitem__(self, index: int) -> Record:
         path, label = self._items[index]
         key = path.relative_to(self.shards[0]).as_posix()
-        return Record(path.read_bytes(), key, label, path.parent.name, num_frames=1)
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise BadRecord(*self.describe(index), str(error)) from error
+        return Record(data, key, label, path.parent.name, num_frames=1)
+
+    read_whole = __getitem__
+
+    def describe(self, index: int) -> tuple[str, int]:
+        """(name of the folder, number of the image)."""
+        return self.shards[0].name, index
 
 
-class TfdsImages(StillSource):
+class TfdsImages:
     """A prepared tensorflow-datasets folder with features `image` and `label`, in array_record files."""
+
+    stills = True
 
     def __init__(self, data_dir: str | os.PathLike, split: str):
         import tensorflow_datasets as tfds  # half a second: only for these data sets
@@ -73,23 +69,27 @@ class TfdsImages(StillSource):
                 f"{data_dir} is not stored as array_record, which random access needs: prepare it again with "
                 "tfds.builder(NAME, file_format='array_record').download_and_prepare()"
             ) from error
-        self.class_names = list(builder.info.features["label"].names)
-        self.shards = [Path(data_dir)]
+        self.data_dir, self.split, self.shards = Path(data_dir), split, [Path(data_dir)]
+        self.classes = list(builder.info.features["label"].names)
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> Record:
-        row = self._rows[index]
+        try:
+            row = self._rows[index]
+        except (ValueError, RuntimeError) as error:  # array_record reports damage as either
+            raise BadRecord(*self.describe(index), str(error)) from error
         label = int(row["label"])
-        return Record(row["image"], str(index), label, self.class_names[label], num_frames=1)
+        return Record(row["image"], str(index), label, self.classes[label], num_frames=1)
+
+    read_whole = __getitem__
+
+    def describe(self, index: int) -> tuple[str, int]:
+        """(name of the folder, number of the image)."""
+        return self.shards[0].name, index
 
 
-def open_stills(data_dir: str | os.PathLike, split: str) -> StillSource | None:
-    """The images in a folder, None where it holds something else."""
-    data_dir = Path(data_dir)
-    if next(data_dir.glob("*.array_record*"), None) and holds_stills(data_dir):
-        return TfdsImages(data_dir, split)
-    if next((path for path in data_dir.glob("*/*/*") if path.suffix.lower() in _SUFFIXES), None):
-        return ImageFolder(data_dir, split)
-    return None
+def has_images(data_dir: Path, split: str) -> bool:
+    """Whether `data_dir/split` holds images in class folders."""
+    return any(path.suffix.lower() in _SUFFIXES for path in (data_dir / split).glob("*/*"))

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sigma_jax.data.metadata import read_json
+from sigma_jax.data.metadata import read_json, read_label_map
 from sigma_jax.data.records import BadRecord, DataSetError
 from sigma_jax.data.schema import Record, parse_features
 
@@ -198,12 +198,15 @@ def num_classes(data_dir: Path) -> int:
 
 
 class ArrayRecords:
-    """Random access to the array_record files of one split: `len(source)`, `source[i] -> Record`. Picklable."""
+    """Random access to the array_record files of one split; a source.Source."""
 
-    def __init__(self, shards: list[Path], read: FeatureReader):
+    stills = False
+
+    def __init__(self, shards: list[Path], split: str, read: FeatureReader):
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-        self.data_dir, self.shards, self.read = shards[0].parent, shards, read
+        self.data_dir, self.split, self.shards, self._read = shards[0].parent, split, shards, read
+        self.classes = read_label_map(self.data_dir) or list(read.class_names)
         self._ends = np.cumsum([len(ArrayRecordDataSource(str(path))) for path in shards])
         self._source = ArrayRecordDataSource([str(path) for path in shards])
 
@@ -214,9 +217,16 @@ class ArrayRecords:
         """Record number `index`; raises BadRecord where it is damaged or no video, IndexError outside."""
         shard, number = self.locate(index)
         try:
-            return self.read(self._source[index])
+            return self._read(self._source[index])
         except (ValueError, RuntimeError) as error:  # array_record reports damage as either
             raise BadRecord(self.shards[shard].name, number, str(error)) from error
+
+    read_whole = __getitem__  # array_record checks everything that it reads
+
+    def describe(self, index: int) -> tuple[str, int]:
+        """(name of the file, number within it) of a record."""
+        shard, number = self.locate(index)
+        return self.shards[shard].name, number
 
     def locate(self, index: int) -> tuple[int, int]:
         """(shard number, record number within it) of a record."""
@@ -236,16 +246,14 @@ def _array_record_files(folder: Path) -> list[re.Match]:
     return [m for m in map(named.fullmatch, sorted(os.listdir(folder)) if folder.is_dir() else []) if m]
 
 
-def open_array_records(data_dir: str | os.PathLike, split: str) -> ArrayRecords | None:
-    """The split, None where `data_dir` holds no array_record files.
+def open_array_records(data_dir: str | os.PathLike, split: str) -> ArrayRecords:
+    """The split of a folder that holds array_record files.
 
     Raises:
       DataSetError: no such split, shards are missing, or no features.json that tells the video.
     """
     folder = Path(data_dir)
     found = _array_record_files(folder)
-    if not found:
-        return None
     mine = [m for m in found if m["split"] == split]
     if not mine:
         raise DataSetError(f"{folder} has no split {split!r}, only {sorted({m['split'] for m in found})}")
@@ -255,6 +263,6 @@ def open_array_records(data_dir: str | os.PathLike, split: str) -> ArrayRecords 
     if read is None:
         raise DataSetError(f"{folder} has no features.json of tensorflow-datasets, which says what the records hold")
     try:
-        return ArrayRecords([folder / m.string for m in mine], read)
+        return ArrayRecords([folder / m.string for m in mine], split, read)
     except (ValueError, RuntimeError) as error:
         raise DataSetError(f"{folder}: its array_record files of {split!r} do not open: {error}") from error

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from sigma_jax.data import tfds_sets
 from sigma_jax.data.metadata import read_json, read_label_map
 from sigma_jax.data.records import DataSetError
-from sigma_jax.data.stills import open_stills
+from sigma_jax.data.source import open_source
 from sigma_jax.datasets.specs import LABEL_HASHES, NOT_SHIPPED, SPECS
 
 
@@ -30,8 +29,7 @@ def read_classes(data_dir: str | os.PathLike, split: str = "train") -> Classes:
     """
     names = read_label_map(Path(data_dir))
     if not names:
-        stills = open_stills(data_dir, split)
-        names = stills.class_names if stills else tfds_sets.class_names(Path(data_dir))
+        names = open_source(data_dir, split).classes
     if names:
         return Classes(len(names), tuple(names), label_hash(names))
     report = read_json(Path(data_dir, "prepare_report.json"))

@@ -33,7 +33,7 @@ def score_videos(
     """Runs a classifier over all views.
 
     Args:
-      batches: this process's part of video, label, record, view, weight, key (data/labelled.view_loader).
+      batches: this process's part of video, label, record, view, weight, key (data/loader.py, OnePass).
       logits_fn: batch -> the same rows of all processes, with `logits` [B C] for `video`.
       num_views: views per video.
 

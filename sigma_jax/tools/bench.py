@@ -51,7 +51,6 @@ def main(argv: list[str]) -> int:
         return 2
     mode = importlib.import_module(MODES[argv[1]])
     try:
-        flags.FLAGS.mark_as_parsed()  # grain reads the global ones
         rest, overrides = configs.split_command_line([argv[0], *argv[2:]])
         unexpected = OPTIONS(rest)[1:]
         if unexpected:

@@ -29,10 +29,10 @@ from PIL import Image
 from sigma_jax.data import augment, metadata, sampling
 from sigma_jax.data.clips import ClipReader, ClipSpec
 from sigma_jax.data.decoders import DECODERS, Decoding
-from sigma_jax.data.pipeline import open_source, pretrain_loader
+from sigma_jax.data.loader import LoaderSpec, Shuffled, Workers, open_loader
 from sigma_jax.data.records import DataSetError, RecordSource, scan_offsets
 from sigma_jax.data.schema import Record
-from sigma_jax.data.tfds_sets import ArrayRecords
+from sigma_jax.data.source import Source, open_source
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -103,7 +103,7 @@ def _in_turn(peer, ours, count: int, clips: int) -> tuple[tuple[float, float, in
     return (wall, cpu, done), cpu / sum(pair[1][1] for pair in pairs)
 
 
-def _index_rate(source: RecordSource | ArrayRecords) -> dict[str, float]:
+def _index_rate(source: Source) -> dict[str, float]:
     """Records and MB of shards a second while offsets are found; empty for array_record, which needs no index."""
     if not isinstance(source, RecordSource):
         return {}
@@ -165,17 +165,9 @@ def _read_loader(args: argparse.Namespace, workers: int, memory: list[float]) ->
 def _run_loader(args: argparse.Namespace, workers: int, batches: int, memory: list[float]) -> tuple[float, float, int]:
     """(wall seconds of `batches`, processor seconds of everything, clips counted), after two batches of warm-up."""
     cpu = _cpu_seconds()
-    loader = pretrain_loader(
-        args.data_dir,
-        split=args.split,
-        num_frames=args.num_frames,
-        frame_stride=args.frame_stride,
-        image_size=args.image_size,
-        global_batch=args.batch,
-        seed=0,
-        num_workers=workers,
-        decoding=args.decoding,
-    )
+    clips = ClipSpec(args.num_frames, args.frame_stride, args.image_size, "multi_scale")
+    spec = LoaderSpec(args.data_dir, args.split, clips, Shuffled(0), args.batch, Workers(workers), args.decoding)
+    loader = open_loader(spec)
     try:
         next(loader), next(loader)
         wall = time.perf_counter()

@@ -25,7 +25,7 @@ from absl import flags
 
 from sigma_jax.checkpoints import storage
 from sigma_jax.data.clips import ClipSpec
-from sigma_jax.data.pipeline import make_layout, slot_sizes
+from sigma_jax.data.loader import make_layout, slot_sizes
 from sigma_jax.data.records import DataSetError, find_shards
 from sigma_jax.runtime import config as configs
 from sigma_jax.runtime import distributed

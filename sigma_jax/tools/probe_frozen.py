@@ -14,9 +14,11 @@ from pathlib import Path
 import jax.numpy as jnp
 
 from sigma_jax.checkpoints.manager import CheckpointError
-from sigma_jax.data.labelled import LabelledSpec, open_labelled, view_loader
+from sigma_jax.data.labelled import LabelledSpec
+from sigma_jax.data.loader import LoaderSpec, OnePass, open_loader
 from sigma_jax.data.records import DataSetError
 from sigma_jax.data.sampling import FrameSampling
+from sigma_jax.data.source import open_source
 from sigma_jax.datasets.classes import read_classes
 from sigma_jax.evals.feature_cache import cached_features, split_identity
 from sigma_jax.evals.knn import accuracy, knn_scores
@@ -63,11 +65,11 @@ def probe(args: argparse.Namespace) -> int:
 
     def features(split: str):
         view = {"spec": repr(spec), "dtype": str(jnp.dtype(dtype))}
-        source = split_identity(open_labelled(args.data_dir, split))
+        source = split_identity(open_source(args.data_dir, split))
         made_of = {"weights": model.weights.digest(), "view": view, "split": split, "data": source}
 
         def batches():
-            return view_loader(args.data_dir, spec, split=split, global_batch=args.batch_size)
+            return open_loader(LoaderSpec(args.data_dir, split, spec, OnePass(True), args.batch_size))
 
         return cached_features(args.cache, made_of, model.features, batches)
 

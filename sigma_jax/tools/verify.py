@@ -28,8 +28,8 @@ from tqdm import tqdm
 from sigma_jax.data import metadata, records, tfds_sets, time_limit
 from sigma_jax.data.clips import decode_record
 from sigma_jax.data.decode import BadVideo, probe
-from sigma_jax.data.pipeline import open_source
 from sigma_jax.data.schema import Record
+from sigma_jax.data.source import open_source
 from sigma_jax.datasets.classes import check_names, label_hash
 from sigma_jax.datasets.listing import printable
 from sigma_jax.datasets.specs import SPECS, expected_videos
@@ -111,14 +111,11 @@ def verify_split(args: argparse.Namespace, split: str) -> tuple[bool, int]:
     return not problems, missing
 
 
-def check_record(
-    source: records.RecordSource | tfds_sets.ArrayRecords, num_classes: int, decoded: set[int], index: int
-) -> tuple:
+def check_record(source: Source, num_classes: int, decoded: set[int], index: int) -> tuple:
     """(key, label, what is wrong or empty) of one record."""
-    shard, number = source.locate(index)
-    place = f"{source.shards[shard].name}, record {number}"
+    place = "{}, record {}".format(*source.describe(index))
     try:
-        record = source.read_whole(index) if isinstance(source, records.RecordSource) else source[index]
+        record = source.read_whole(index)
     except records.BadRecord as error:
         return "", -1, str(error)
     if record.label < -1 or (num_classes and record.label >= num_classes):
@@ -127,12 +124,7 @@ def check_record(
             record.label,
             f"{place} ({record.key}): label {record.label}, there are {num_classes} classes",
         )
-    if (
-        record.frames
-        and isinstance(source, records.RecordSource)
-        and source[index].frames is not None
-        and tuple(source[index].frames) != tuple(record.frames)
-    ):
+    if tuple(source[index].frames) != tuple(record.frames):
         return record.key, record.label, f"{place} ({record.key}): its table of frames leads to other frames"
     if index in decoded:
         try:
@@ -177,7 +169,7 @@ def _check_in_worker(index: int) -> tuple:
     return _check(index)
 
 
-def _index_problems(source: records.RecordSource | tfds_sets.ArrayRecords) -> list[str]:
+def _index_problems(source: Source) -> list[str]:
     """The index against the shards; array_record files hold their own."""
     problems = []
     if not isinstance(source, records.RecordSource):

@@ -7,8 +7,8 @@ import jax
 from ml_collections import ConfigDict
 
 from sigma_jax.data.finetune_augment import RandAugment, TrainAugment, ViewCrop
-from sigma_jax.data.labelled import LabelledSpec, Workers, train_loader, view_loader
-from sigma_jax.data.pipeline import Loader
+from sigma_jax.data.labelled import LabelledSpec
+from sigma_jax.data.loader import Loader, LoaderSpec, OnePass, Shuffled, Workers, open_loader
 from sigma_jax.data.sampling import FrameSampling
 from sigma_jax.datasets.classes import check_known, read_classes
 from sigma_jax.runtime.errors import InvalidValue
@@ -55,29 +55,22 @@ def workers_of(config: Any) -> Workers:
 
 def open_training_data(config: Any, data_dir: str, workdir: Path) -> Loader:
     """Endless shuffled labelled clips."""
-    return train_loader(
+    data = config.data
+    spec = LoaderSpec(
         data_dir,
+        data.split,
         build_spec(config),
-        split=config.data.split,
-        global_batch=config.batch_size,
-        repeats=config.data.repeats,
-        seed=config.seed,
-        workers=workers_of(config),
-        cache_decoded=config.data.cache_decoded,
-        max_bad_fraction=config.data.max_bad_fraction,
-        bad_records_path=workdir / "bad_records.jsonl",
-        decoding=decoding_of(config),
+        Shuffled(config.seed, data.repeats, data.max_bad_fraction, workdir),
+        config.batch_size * data.repeats,
+        workers_of(config),
+        decoding_of(config),
+        data.cache_decoded,
     )
+    return open_loader(spec)
 
 
 def open_views(config: Any, data_dir: str, split: str, views: tuple[int, int], num_devices: int) -> Loader:
     """One pass over the (temporal views, crops) of a split; the batch is rounded up to fill the devices."""
     batch = -(-config.evals.batch_size // num_devices) * num_devices
-    return view_loader(
-        data_dir,
-        build_spec(config, *views),
-        split=split,
-        global_batch=batch,
-        workers=workers_of(config),
-        decoding=decoding_of(config),
-    )
+    order, clips = OnePass(allow_incomplete=True), build_spec(config, *views)
+    return open_loader(LoaderSpec(data_dir, split, clips, order, batch, workers_of(config), decoding_of(config)))

@@ -16,7 +16,8 @@ from absl import logging
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from sigma_jax.data.pipeline import Loader, eval_loader
+from sigma_jax.data.clips import ClipSpec
+from sigma_jax.data.loader import Loader, LoaderSpec, OnePass, open_loader
 from sigma_jax.data.records import DataSetError
 from sigma_jax.evals.labellings import labellings
 from sigma_jax.evals.protocol import FrozenFeatures
@@ -49,16 +50,9 @@ def _encoder(task: PretrainTask, pool: Callable[[jax.Array], jax.Array]) -> Call
 
 def central_clips(config: Any, data_dir: str, split: str, batch_size: int) -> Loader:
     """One pass over a split as the model of `config` sees it; every process reads all of it."""
-    return eval_loader(
-        data_dir,
-        split=split,
-        num_frames=config.model.num_frames,
-        frame_stride=config.data.frame_stride,
-        image_size=config.model.image_size,
-        global_batch=batch_size,
-        crop="none" if config.data.crop == "none" else "center",
-        decoding=decoding_of(config),
-    )
+    crop = "none" if config.data.crop == "none" else "center"
+    clips = ClipSpec(config.model.num_frames, config.data.frame_stride, config.model.image_size, crop)
+    return open_loader(LoaderSpec(data_dir, split, clips, OnePass(), batch_size, decoding=decoding_of(config)))
 
 
 def knn_monitor(run: Any) -> tuple[Scheduled, ...]:

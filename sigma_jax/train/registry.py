@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from sigma_jax.data.pipeline import Loader, pretrain_loader
+from sigma_jax.data.clips import ClipSpec
+from sigma_jax.data.loader import Loader, LoaderSpec, Shuffled, Workers, open_loader
 from sigma_jax.models.pretrain import Compute
 from sigma_jax.models.sizes import lookup
 from sigma_jax.train.classification_data import open_training_data, resolve_classes
@@ -34,30 +35,20 @@ def kind_of(config: Any) -> Kind:
     return lookup(KINDS, config.task, "task")
 
 
-def bad_records_name(process: int) -> str:
-    """File in the workdir where a process names what it could not read."""
-    return f"bad_records-{process}.jsonl" if process else "bad_records.jsonl"
-
-
 def open_pretrain_data(config: Any, data_dir: str, workdir: Path) -> Loader:
     """Endless random clips without labels."""
-    return pretrain_loader(
+    data = config.data
+    spec = LoaderSpec(
         data_dir,
-        split=config.data.split,
-        num_frames=config.model.num_frames,
-        frame_stride=config.data.frame_stride,
-        image_size=config.model.image_size,
-        global_batch=config.batch_size,
-        seed=config.seed,
-        num_workers=config.data.num_workers,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        crop=config.data.crop,
-        max_bad_fraction=config.data.max_bad_fraction,
-        bad_records_path=workdir / bad_records_name(jax.process_index()),
-        cache_decoded=config.data.cache_decoded,
-        decoding=decoding_of(config),
+        data.split,
+        ClipSpec(config.model.num_frames, data.frame_stride, config.model.image_size, data.crop),
+        Shuffled(config.seed, max_bad_fraction=data.max_bad_fraction, bad_records_dir=workdir),
+        config.batch_size,
+        Workers(data.num_workers, jax.process_index(), jax.process_count()),
+        decoding_of(config),
+        data.cache_decoded,
     )
+    return open_loader(spec)
 
 
 CLASSIFY = Kind(classification_task, open_training_data, build_measurements, resolve_classes, build_test)

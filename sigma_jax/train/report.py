@@ -12,7 +12,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from sigma_jax.data.pipeline import pretrain_loader
+from sigma_jax.data.clips import ClipSpec
+from sigma_jax.data.loader import LoaderSpec, Shuffled, open_loader
 from sigma_jax.models.prototypes import constrain, cosine_scores
 from sigma_jax.ops.masking import mask_of, sample_mask
 from sigma_jax.report.clips import write_animation, write_clips
@@ -96,18 +97,10 @@ def _results(workdir: Path) -> list[dict[str, Any]]:
 def _sample(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """video [B F y x 3] of a few random records, and their masks as visible_idx and masked_idx."""
     config = run.config
-    loader = pretrain_loader(
-        run.data_dir,
-        split=config.data.split,
-        num_frames=config.model.num_frames,
-        frame_stride=config.data.frame_stride,
-        image_size=config.model.image_size,
-        global_batch=min(NUM_CLIPS, run.plan.num_records),
-        seed=config.seed,
-        crop=config.data.crop,
-        max_bad_fraction=1.0,
-        decoding=decoding_of(config),
-    )
+    clips = ClipSpec(config.model.num_frames, config.data.frame_stride, config.model.image_size, config.data.crop)
+    order, batch = Shuffled(config.seed, max_bad_fraction=1.0), min(NUM_CLIPS, run.plan.num_records)
+    spec = LoaderSpec(run.data_dir, config.data.split, clips, order, batch, decoding=decoding_of(config))
+    loader = open_loader(spec)
     video = next(loader)["video"]
     loader.close()
     visible_idx, masked_idx = sample_mask(stream(config.seed, "report"), len(video), run.task.grid, run.task.mask_kind)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sigma_jax.data.pipeline import Loader
+from sigma_jax.data.loader import Loader
 from sigma_jax.models.pretrain import Compute
 from sigma_jax.models.transformer import REMAT_POLICIES
 from sigma_jax.ops.attention import check_backend

@@ -11,8 +11,9 @@ import pytest
 import simplejpeg
 from tensorflow_datasets.proto import tf_example_pb2
 
-from sigma_jax.data import pipeline, records
+from sigma_jax.data import records
 from sigma_jax.datasets import synthetic
+from tests.data.loaders import training
 
 NAMES = ("train-{:05d}-of-00002", "hmdb51-train.tfrecord-{:05d}-of-00002", "k400_train.rgb.tfrecord-{:05d}-of-00002")
 
@@ -54,7 +55,7 @@ def test_dmvr_shards_train_as_they_are(tmp_path, clips, pattern):
     assert [record.label for record in found] == [0, 2, 4, 1, 3]
     assert (found[1].key, found[1].label_name, found[1].num_frames) == ("video 2", "class 2", 8)
     settings = {"num_frames": 4, "frame_stride": 2, "image_size": 32, "crop": "none", "global_batch": 5, "seed": 0}
-    loader = pipeline.pretrain_loader(tmp_path, **settings)
+    loader = training(tmp_path, **settings)
     batch = next(loader)
     loader.close()
     order = np.argsort(batch["label"])
@@ -107,7 +108,7 @@ def test_shards_written_by_tfds_train_as_they_are(tmp_path, clips):
         payloads.append(example.SerializeToString())
     _write(tmp_path, "bridge_dataset-train.tfrecord-{:05d}-of-00002", payloads)
     settings = {"num_frames": 4, "frame_stride": 2, "image_size": 32, "crop": "none", "global_batch": 5, "seed": 0}
-    loader = pipeline.pretrain_loader(tmp_path, **settings)
+    loader = training(tmp_path, **settings)
     batch = next(loader)
     loader.close()
     order = np.argsort(batch["label"])

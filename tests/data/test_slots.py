@@ -9,10 +9,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from sigma_jax.data import pipeline, records, slots
+from sigma_jax.data import loader, records, slots
+from tests.data.loaders import measuring, training
 
 CLIP = Path(__file__).parent / "clips" / "sign" / "milk.webm"
-SETTINGS = {"num_frames": 3, "frame_stride": 2, "image_size": 32, "split": "train"}
+SETTINGS = {"num_frames": 3, "frame_stride": 2, "image_size": 32}
 
 
 @pytest.fixture
@@ -24,9 +25,9 @@ def shards(tmp_path):
 
 
 def test_slots_carry_no_old_rows(shards, monkeypatch):
-    monkeypatch.setattr(pipeline, "_CHUNK_BYTES", 2 * 3 * 32 * 32 * 3)  # chunks of two clips
+    monkeypatch.setattr(loader, "_CHUNK_BYTES", 2 * 3 * 32 * 32 * 3)  # chunks of two clips
     here, through = (
-        pipeline.eval_loader(shards, global_batch=4, num_workers=n, allow_incomplete=True, **SETTINGS) for n in (0, 1)
+        measuring(shards, global_batch=4, num_workers=n, allow_incomplete=True, **SETTINGS) for n in (0, 1)
     )
     for expected, batch in zip(here, through, strict=True):
         for name in expected:
@@ -38,8 +39,7 @@ def test_slots_carry_no_old_rows(shards, monkeypatch):
 
 def test_more_chunks_than_slots_and_an_early_end(shards):
     here, through = (
-        pipeline.pretrain_loader(shards, global_batch=2, num_workers=n, seed=0, max_bad_fraction=1.0, **SETTINGS)
-        for n in (0, 1)
+        training(shards, global_batch=2, num_workers=n, seed=0, max_bad_fraction=1.0, **SETTINGS) for n in (0, 1)
     )
     kept = [next(through) for _ in range(12)]  # what was handed out is not written to again
     for batch in kept:

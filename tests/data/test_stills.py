@@ -7,10 +7,14 @@ import pytest
 from PIL import Image
 
 from sigma_jax.data.finetune_augment import ViewCrop
-from sigma_jax.data.labelled import LabelledSpec, open_labelled, train_loader, view_loader
+from sigma_jax.data.labelled import LabelledSpec
+from sigma_jax.data.loader import LoaderSpec, OnePass, Shuffled, open_loader
 from sigma_jax.data.records import DataSetError
 from sigma_jax.data.sampling import FrameSampling
+from sigma_jax.data.source import open_source
 from sigma_jax.datasets.classes import read_classes
+from tests.data.conftest import NUM_CLIPS
+from tests.data.loaders import training
 
 SPEC = LabelledSpec(FrameSampling("dense", 4, 4), 16, 2, crops=ViewCrop(short_side=20))
 
@@ -28,8 +32,12 @@ def images(tmp_path):
     return tmp_path
 
 
+def _views(folder, batch, split="val"):
+    return open_loader(LoaderSpec(folder, split, SPEC, OnePass(allow_incomplete=True), batch))
+
+
 def test_views_of_images(images):
-    batches = list(view_loader(images, SPEC, global_batch=3))
+    batches = list(_views(images, 3))
     labels = np.concatenate([batch["label"] for batch in batches])
     weights = np.concatenate([batch["weight"] for batch in batches])
     assert labels[weights > 0].tolist() == [0, 0, 1, 1] and weights.tolist() == [1, 1, 1, 1, 0, 0]
@@ -42,7 +50,7 @@ def test_views_of_images(images):
 
 
 def test_training_on_images(images):
-    loader = train_loader(images, SPEC, global_batch=4, seed=1)
+    loader = open_loader(LoaderSpec(images, "train", SPEC, Shuffled(seed=1), 4))
     batch = next(loader)
     loader.close()
     assert batch["video"].shape == (4, 4, 16, 16, 3) and (batch["video"] == batch["video"][:, :1]).all()
@@ -53,19 +61,38 @@ def test_classes_are_the_folders_or_the_label_map(images):
     assert read_classes(images).names == ("ant", "cat")
     (images / "label_map.txt").write_text("cat\nant\n")
     assert read_classes(images).names == ("cat", "ant")
-    assert open_labelled(images, "val")[0].label == 1
+    assert open_source(images, "val")[0].label == 1
     (images / "label_map.txt").write_text("cat\n")
     with pytest.raises(DataSetError, match=r"without a line in label_map.txt: \['ant'\]"):
-        open_labelled(images, "val")
+        open_source(images, "val")
 
 
 def test_empty_split_and_unreadable_image(images):
     (images / "val" / "ant" / "0.png").write_bytes(b"no image")
-    loader = view_loader(images, SPEC, global_batch=4)
+    loader = _views(images, 4)
     assert next(loader)["weight"].tolist() == [0, 1, 1, 1]
     assert "not readable as an image" in loader.bad_records[0]["reason"] and loader.bad_records[0]["key"] == "ant/0.png"
-    with pytest.raises(DataSetError, match="holds 0 images"):
-        open_labelled(images, "test")
+    with pytest.raises(DataSetError, match=r"holds no shards .* and no images \(test/CLASS"):
+        open_source(images, "test")
+
+
+def test_pictures_of_a_run_do_not_make_its_data_an_image_folder(images, shards):
+    """Neither in a folder below the shards, nor one that is named like their split."""
+    for folder in (shards / "run" / "pictures", shards / "train" / "epoch"):
+        folder.mkdir(parents=True)
+        (folder / "clip.png").write_bytes((images / "val" / "ant" / "1.png").read_bytes())
+    source = open_source(shards, "train")
+    assert not source.stills and len(source) == NUM_CLIPS
+    assert open_source(images, "val").stills
+    (images / "runs" / "a" / "b").mkdir(parents=True)
+    (images / "runs" / "a" / "b" / "clip.png").write_bytes(b"")
+    with pytest.raises(DataSetError, match="no images"):
+        open_source(images / "runs", "train")
+
+
+def test_images_are_no_videos(images):
+    with pytest.raises(DataSetError, match="holds images, one a record"):
+        training(images, global_batch=2)
 
 
 @pytest.fixture
@@ -98,11 +125,11 @@ def tfds_folder(tmp_path):
 
 
 def test_images_of_tensorflow_datasets(tfds_folder):
-    source = open_labelled(tfds_folder, "train")
+    source = open_source(tfds_folder, "train")
     assert len(source) == 5 and read_classes(tfds_folder).names == ("b", "a")
-    (batch,) = view_loader(tfds_folder, SPEC, split="train", global_batch=5)
+    (batch,) = _views(tfds_folder, 5, "train")
     value = batch["video"][:, 0, 0, 0, 0]
     assert sorted(value.tolist()) == [0, 10, 20, 30, 40]
     assert batch["label"].tolist() == [(v // 10) % 2 for v in value.tolist()]
     with pytest.raises(DataSetError, match="no split 'val', only"):
-        open_labelled(tfds_folder, "val")
+        open_source(tfds_folder, "val")

@@ -14,12 +14,15 @@ import simplejpeg
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
-from sigma_jax.data import labelled, pipeline, records, tfds_sets
+from sigma_jax.data import labelled, records, tfds_sets
 from sigma_jax.data.clips import decode_record
+from sigma_jax.data.loader import LoaderSpec, OnePass, open_loader
 from sigma_jax.data.sampling import FrameSampling
+from sigma_jax.data.source import open_source
 from sigma_jax.datasets import synthetic
 from sigma_jax.datasets.classes import read_classes
 from sigma_jax.tools import verify
+from tests.data.loaders import training
 
 FEATURES = "tensorflow_datasets.core.features."
 BRIDGE = Path(os.environ.get("SIGMA_TFDS_SET", "/nowhere"))
@@ -122,7 +125,7 @@ def make(tmp_path, clips, clip_files):
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_video_trains_as_it_is(make, clips, form, container):
     folder = make(form, container)
-    source = pipeline.open_source(folder, "train")
+    source = open_source(folder, "train")
     found = [source[i] for i in range(5)]
     assert [record.key for record in found] == ["v0", "v2", "v4", "v1", "v3"]
     assert [(record.label, record.label_name) for record in found[:3]] == [(0, "run"), (2, "sit"), (1, "jump")]
@@ -130,7 +133,7 @@ def test_every_form_of_video_trains_as_it_is(make, clips, form, container):
     if form != "file":
         assert np.abs(decode_record(found[1], np.array([7, 0])).astype(int) - clips[2][[7, 0]]).mean() < 4
     settings = {"num_frames": 4, "frame_stride": 2, "image_size": 32, "crop": "none", "global_batch": 5, "seed": 0}
-    loader = pipeline.pretrain_loader(folder, num_workers=1 if form == "video" else 0, **settings)
+    loader = training(folder, num_workers=1 if form == "video" else 0, **settings)
     batch = next(loader)
     loader.close()
     assert sorted(batch["record"].tolist()) == [0, 1, 2, 3, 4]
@@ -142,7 +145,7 @@ def test_every_form_of_video_trains_as_it_is(make, clips, form, container):
 
 def test_labelled_loaders_read_them(make):
     spec = labelled.LabelledSpec(FrameSampling("dense", 4, 2), 32, 3)
-    (batch,) = labelled.view_loader(make("images", "array_record"), spec, split="train", global_batch=5)
+    (batch,) = open_loader(LoaderSpec(make("images", "array_record"), "train", spec, OnePass(), 5))
     assert batch["label"].tolist() == [0, 2, 1, 1, 0]
 
 
@@ -170,7 +173,7 @@ def test_damage_is_a_bad_record(make):
     data[40] ^= 1
     shard.write_bytes(data)
     with pytest.raises(records.BadRecord, match="checksum"):
-        pipeline.open_source(folder, "train")[0]
+        open_source(folder, "train")[0]
 
 
 def test_damaged_array_records_are_bad_records(make):
@@ -181,7 +184,7 @@ def test_damaged_array_records_are_bad_records(make):
     for place in used[len(used) // 2 :][:64]:
         data[place] ^= 0x55
     shard.write_bytes(data)
-    source = pipeline.open_source(folder, "train")
+    source = open_source(folder, "train")
     outcomes = set()
     for index in range(len(source)):
         try:
@@ -248,16 +251,16 @@ def test_verify_names_pictures_that_do_not_decode(clips, capsys, tmp_path):
 def test_what_is_missing_is_named(make, tmp_path):
     folder = make("video", "array_record")
     with pytest.raises(records.DataSetError, match="no split 'val', only .'train'."):
-        pipeline.open_source(folder, "val")
+        open_source(folder, "val")
     (folder / "features.json").write_text(json.dumps(_dict(x=_tensor((3,), "float32"))))
     with pytest.raises(records.DataSetError, match="has no video .*'x': 'Tensor'"):
-        pipeline.open_source(folder, "train")
+        open_source(folder, "train")
     (folder / "features.json").unlink()
     with pytest.raises(records.DataSetError, match="no features.json"):
-        pipeline.open_source(folder, "train")
+        open_source(folder, "train")
     next(folder.glob("*00001-of*")).unlink()
     with pytest.raises(records.DataSetError, match="found 1 array_record files of 'train', expected 00002"):
-        pipeline.open_source(folder, "train")
+        open_source(folder, "train")
 
 
 def test_sets_that_tensorflow_datasets_itself_wrote(tmp_path, clips):
@@ -283,7 +286,7 @@ def test_sets_that_tensorflow_datasets_itself_wrote(tmp_path, clips):
     builder = Toy(data_dir=str(tmp_path), file_format="array_record")
     builder.download_and_prepare()
     folder = Path(builder.data_dir)
-    source, expected = pipeline.open_source(folder, "train"), builder.as_data_source("train")
+    source, expected = open_source(folder, "train"), builder.as_data_source("train")
     assert len(source) == len(expected) == 5 and read_classes(folder).names == tuple(CLASSES)
     payload = builder.as_data_source("train", deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)[3]
     decoded = builder.info.features.deserialize_example_np(payload)
@@ -299,12 +302,12 @@ def test_our_own_shards_keep_their_reader(shards):
 
     metadata.write_metadata(shards, "toy", "train", [12, 11], 1)
     assert tfds_sets.find_reader(shards) is None
-    assert pipeline.open_source(shards, "train")[0].num_frames == 8
+    assert open_source(shards, "train")[0].num_frames == 8
 
 
 @pytest.mark.skipif(not BRIDGE.is_dir(), reason="SIGMA_TFDS_SET names no folder of a tfrecord set with features.json")
 def test_a_real_set():
-    source = pipeline.open_source(BRIDGE, "train")
+    source = open_source(BRIDGE, "train")
     record = source[0]
     video = decode_record(record, np.array([0, len(record.frames) - 1]))
     assert len(source) and video.shape[0] == 2 and video.std() > 10

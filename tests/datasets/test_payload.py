@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from sigma_jax.data import augment, clips, decode, metadata, pipeline, records, schema
+from sigma_jax.data import augment, clips, decode, metadata, records, schema
 from sigma_jax.datasets import payload
 from sigma_jax.datasets.payload import Payload
+from tests.data.loaders import training
 
 DATA = Path(__file__).parents[1] / "data"
 CLIP = DATA / "clips" / "scene" / "fruit_conveyor.mp4"  # 60 frames of 240 x 426
@@ -136,10 +137,11 @@ def _frames_of(good: bytes, folder: Path) -> tuple[bytes, ...]:
 
 def test_training_from_jpegs_resumes_on_other_workers(jpeg_set):
     settings = {"num_frames": 4, "frame_stride": 2, "image_size": 64, "global_batch": 3, "seed": 1}
-    straight = pipeline.pretrain_loader(jpeg_set, **settings)
+    straight = training(jpeg_set, **settings)
     batches = [next(straight) for _ in range(3)]
     straight.close()
-    resumed = pipeline.pretrain_loader(jpeg_set, num_workers=1, start_batch=1, **settings)
+    resumed = training(jpeg_set, num_workers=1, **settings)
+    resumed.restore({"next_batch": 1})
     for batch in batches[1:]:
         again = next(resumed)
         for name in batch:

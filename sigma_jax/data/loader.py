@@ -6,8 +6,11 @@ What is random about a clip (frames, crop, replacement of an unreadable record) 
 position of a run is one number, whatever the number of workers and hosts.
 
 Workers hand over chunks, whole parts of a batch small enough to be kept in memory several times (slots.py).
+
+  open_loader(LoaderSpec(data_dir, "train", ClipSpec(16, 4, 224, "multi_scale"), Shuffled(seed=0), global_batch=256))
 """
 
+import contextlib
 import math
 import os
 from collections.abc import Iterator
@@ -19,11 +22,12 @@ import grain
 import numpy as np
 from absl import flags
 
-from sigma_jax.data import decode, records, schema, tfds_sets, time_limit
-from sigma_jax.data.bad_records import BadRecords
-from sigma_jax.data.clips import ClipReader, ClipSpec
+from sigma_jax.data import decode, records, time_limit
+from sigma_jax.data.bad_records import BadRecords, file_name
+from sigma_jax.data.clips import ClipReader
 from sigma_jax.data.decoders import AUTO, Decoding
 from sigma_jax.data.slots import Slots, enter_worker
+from sigma_jax.data.source import Source, open_source
 from sigma_jax.runtime.errors import InvalidValue
 
 _CHUNK_BYTES = 2**25
@@ -34,9 +38,72 @@ KEY_BYTES = 256
 
 
 class Clips(Protocol):
-    """ClipSpec, LabelledSpec: what every row holds."""
+    """What is cut out of videos: ClipSpec, LabelledSpec."""
 
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # of one clip
+    is_random: bool  # whether reading needs a random generator
+    num_test_views: int  # of one video
+
+    def make_reader(self, source: Source, cache_decoded: bool, decoding: Decoding) -> ClipReader: ...
+
+
+@dataclass(frozen=True)
+class Shuffled:
+    """Endless shuffled random clips; an unreadable record is replaced by another, as published, and counted.
+
+    seed: decides order, frames, crops and augmentation; not negative.
+    repeats: how often the same frames of a video are augmented; copies are neighbours in the batch, and a batch of
+      global_batch clips holds global_batch / repeats videos.
+    max_bad_fraction: share of unreadable records above which the run stops.
+    bad_records_dir: folder (the workdir) where bad_records.file_name names each unreadable record once.
+    """
+
+    seed: int
+    repeats: int = 1
+    max_bad_fraction: float = 0.01
+    bad_records_dir: Path | None = None
+
+
+@dataclass(frozen=True)
+class OnePass:
+    """Every record once, in order, with all its test views; the last batch is filled up with rows of weight 0.
+
+    allow_incomplete: a record that cannot be read gets weight 0 and is listed in `Loader.bad_records`; otherwise it
+      is a RuntimeError that names it.
+    """
+
+    allow_incomplete: bool = False
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Who reads: processes of this host (0: threads of this process), and this host among all."""
+
+    num_workers: int = 0
+    process_index: int = 0
+    process_count: int = 1
+
+
+@dataclass(frozen=True)
+class LoaderSpec:
+    """What a loader reads, in which order, and who reads it.
+
+    data_dir, split: see source.open_source.
+    clips: what is cut out of a video: ClipSpec (clips.py) or LabelledSpec (labelled.py).
+    order: Shuffled for training, OnePass for measuring.
+    global_batch: clips of a batch over all processes.
+    decoding: which library decodes videos, and how long one may take.
+    cache_decoded: keep decoded videos in memory (of each worker, at most clips.CACHE_BYTES); for small data sets.
+    """
+
+    data_dir: str | os.PathLike
+    split: str
+    clips: Clips
+    order: Shuffled | OnePass
+    global_batch: int
+    workers: Workers = Workers()
+    decoding: Decoding = AUTO
+    cache_decoded: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,9 +146,9 @@ class ShuffledChunks:
 
     names = ("video", "label", "record")  # of a batch
 
-    def __init__(self, reader: ClipReader, layout: Layout, seed: int, repeats: int = 1):
-        self.reader, self.layout, self.seed, self.repeats = reader, layout, seed, repeats
-        shuffle_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    def __init__(self, reader: ClipReader, layout: Layout, order: Shuffled):
+        self.reader, self.layout, self.seed, self.repeats = reader, layout, order.seed, order.repeats
+        shuffle_seed = int(np.random.SeedSequence(order.seed).generate_state(1)[0])
         # grain reshuffles each repetition; looked up by place, nothing is ever listed
         self.order = grain.MapDataset.range(len(reader.source)).shuffle(seed=shuffle_seed).repeat()
 
@@ -115,8 +182,9 @@ class EvalChunks:
 
     names = ("video", "label", "record", "weight", "view", "key")  # of a batch
 
-    def __init__(self, reader: ClipReader, layout: Layout, allow_incomplete: bool, views: int = 1):
-        self.reader, self.layout, self.allow_incomplete, self.views = reader, layout, allow_incomplete, views
+    def __init__(self, reader: ClipReader, layout: Layout, order: OnePass, views: int):
+        self.reader, self.layout, self.views = reader, layout, views
+        self.allow_incomplete = order.allow_incomplete
 
     def __call__(self, chunk: int, video: np.ndarray | None = None) -> dict:
         out = empty_chunk(self.layout, self.reader.spec, video)
@@ -152,6 +220,19 @@ class IntoSlots:
         return out | {"video": number}
 
 
+@contextlib.contextmanager
+def _readable_flag() -> Iterator[None]:
+    """As long as grain's processes are in use. Grain reads an absl flag of its own when it starts them, which fails in
+    a program that parses no flags: so that one counts as given, with its default. Nothing else changes, and that not
+    for longer than needed."""
+    flag = flags.FLAGS["grain_enable_multiprocess_worker_profiling"]
+    flag.present += 1
+    try:
+        yield
+    finally:
+        flag.present -= 1
+
+
 def start_worker(worker: int, num_workers: int) -> None:
     """In worker process `worker`. When its parent is killed, Python's tracker of shared memory frees what is left."""
     enter_worker(worker)
@@ -184,7 +265,7 @@ class Loader(Iterator):
     def __init__(self, chunks: ShuffledChunks | EvalChunks, *, num_batches: int, num_workers: int, bad: BadRecords):
         self.num_records = len(chunks.reader.source)
         self._chunks, self._num_batches, self._num_workers, self._bad = chunks, num_batches, num_workers, bad
-        self._next_batch, self._iterator, self._slots = 0, None, None
+        self._next_batch, self._iterator, self._slots, self._open = 0, None, None, contextlib.ExitStack()
 
     def __next__(self) -> dict[str, np.ndarray]:
         """The next batch.
@@ -194,6 +275,7 @@ class Loader(Iterator):
           StopIteration: after the last batch of an evaluation.
         """
         if self._iterator is None:
+            self._open.enter_context(_readable_flag())
             self._iterator = iter(self._dataset())
         chunks = [next(self._iterator) for _ in range(self._chunks.layout.chunks_per_batch)]
         for chunk in chunks:
@@ -218,8 +300,6 @@ class Loader(Iterator):
         if not self._num_workers:
             options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=BATCHES_AHEAD * per_batch)
             return numbers.map(self._chunks).to_iter_dataset(options)
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags, which a plain script never parses
         per_worker, size = slot_sizes(layout, self._chunks.reader.spec, self._num_workers)
         self._slots = Slots(self._num_workers, per_worker, size)
         dataset = numbers.map(IntoSlots(self._chunks, self._slots))
@@ -261,99 +341,31 @@ class Loader(Iterator):
         if self._slots is not None:
             self._slots.close()
             self._slots = None
+        self._open.close()
 
 
-def pretrain_loader(
-    data_dir: str | os.PathLike,
-    *,
-    split: str = "train",
-    num_frames: int,
-    frame_stride: int,
-    image_size: int,
-    global_batch: int,
-    seed: int,
-    num_workers: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
-    crop: str = "multi_scale",
-    max_bad_fraction: float = 0.01,
-    bad_records_path: str | os.PathLike | None = None,
-    start_batch: int = 0,
-    cache_decoded: bool = False,
-    decoding: Decoding = AUTO,
-) -> Loader:
-    """Endless shuffled random clips for pre-training.
-
-    Args:
-      data_dir: folder with the shards of `tools.prepare`.
-      split: which split of it.
-      num_frames, frame_stride, image_size: the clip; see sampling.pretrain_indices.
-      global_batch: clips per step over all processes.
-      seed: decides order, frames and crops; not negative.
-      num_workers: processes that read; 0 reads in threads of this process.
-      process_index, process_count: which part of each global batch is this host's.
-      crop: multi_scale (published recipe), center, or none (videos must have image_size already).
-      max_bad_fraction: share of unreadable records above which the run stops.
-      bad_records_path: JSON lines file that names each unreadable record once; one per process.
-      start_batch: first batch handed out.
-      cache_decoded: keep decoded videos in memory (of each worker, at most clips.CACHE_BYTES); for small data sets.
-      decoding: which library decodes videos, and how long one may take.
+def open_loader(spec: LoaderSpec) -> Loader:
+    """The batches that a spec asks for, from the first one on.
 
     Raises:
-      DataSetError: the shards are missing or not in order.
+      DataSetError: the data set is missing or not in order.
       ValueError: settings that make no clip or no equal batches.
     """
-    spec = ClipSpec(num_frames, frame_stride, image_size, crop)
-    reader = ClipReader(open_source(data_dir, split), spec, cache_decoded, decoding)
-    layout = make_layout(global_batch, process_index, process_count, spec)
-    bad = BadRecords(max_bad_fraction, bad_records_path, len(reader.source))
-    loader = endless_loader(ShuffledChunks(reader, layout, seed), num_workers=num_workers, bad=bad)
-    loader.restore({"next_batch": start_batch})
-    return loader
-
-
-def endless_loader(chunks: ShuffledChunks, *, num_workers: int, bad: BadRecords) -> Loader:
-    """A loader that never stops."""
-    num_batches = _ENDLESS // chunks.layout.global_batch
-    return Loader(chunks, num_batches=num_batches, num_workers=num_workers, bad=bad)
-
-
-def eval_loader(
-    data_dir: str | os.PathLike,
-    *,
-    split: str = "val",
-    num_frames: int,
-    frame_stride: int,
-    image_size: int,
-    global_batch: int,
-    num_workers: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
-    crop: str = "center",
-    allow_incomplete: bool = False,
-    decoding: Decoding = AUTO,
-) -> Loader:
-    """One pass over a split in order, the central clip of each video; the last batch is filled up with weight 0.
-
-    Args as in pretrain_loader. With allow_incomplete a video that cannot be read gets weight 0 and is listed in
-    `bad_records`; otherwise it is a RuntimeError that names it.
-    """
-    if crop == "multi_scale":
-        raise InvalidValue("crop 'multi_scale' is random; evaluation takes 'center' or 'none'")
-    spec = ClipSpec(num_frames, frame_stride, image_size, crop)
-    reader = ClipReader(open_source(data_dir, split), spec, cache_decoded=False, decoding=decoding)
-    layout = make_layout(global_batch, process_index, process_count, spec)
-    chunks, num_batches = EvalChunks(reader, layout, allow_incomplete), math.ceil(len(reader.source) / global_batch)
-    bad = BadRecords(max_fraction=1.0, path=None, num_records=len(reader.source))
-    return Loader(chunks, num_batches=num_batches, num_workers=num_workers, bad=bad)
-
-
-def open_source(data_dir: str | os.PathLike, split: str) -> records.RecordSource | tfds_sets.ArrayRecords:
-    """The records of a split, whoever wrote them; raises DataSetError where they are missing or not in order."""
-    source = tfds_sets.open_array_records(data_dir, split)
-    if source is None:
-        read = tfds_sets.find_reader(Path(data_dir)) or schema.decode_record
-        source = records.RecordSource(data_dir, split, read)
-    if not len(source):
-        raise records.DataSetError(f"split {split!r} in {data_dir} holds no records")
-    return source
+    order, workers = spec.order, spec.workers
+    if isinstance(order, OnePass) and spec.clips.is_random:
+        raise InvalidValue(f"{spec.clips} is cut out at random; one pass over a split needs clips that are not")
+    reader = spec.clips.make_reader(open_source(spec.data_dir, spec.split), spec.cache_decoded, spec.decoding)
+    layout = make_layout(spec.global_batch, workers.process_index, workers.process_count, spec.clips)
+    num_records = len(reader.source)
+    if isinstance(order, Shuffled):
+        chunks, num_batches = ShuffledChunks(reader, layout, order), _ENDLESS // spec.global_batch
+        folder, name = order.bad_records_dir, file_name(workers.process_index)
+        bad = BadRecords(order.max_bad_fraction, folder and Path(folder, name), num_records)
+    else:
+        views = spec.clips.num_test_views
+        chunks, num_batches = (
+            EvalChunks(reader, layout, order, views),
+            math.ceil(num_records * views / spec.global_batch),
+        )
+        bad = BadRecords(max_fraction=1.0, path=None, num_records=num_records)
+    return Loader(chunks, num_batches=num_batches, num_workers=workers.num_workers, bad=bad)

@@ -10,16 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from absl import flags
 
-from sigma_jax.data import clips, decode, pipeline, records, time_limit
+from sigma_jax.data import clips, decode, records, time_limit
+from sigma_jax.data import loader as loaders
 from sigma_jax.data.decoders import Decoding
 from tests.data.conftest import NUM_CLIPS
-
-CLIP = {"num_frames": 4, "frame_stride": 1, "image_size": 16}
+from tests.data.loaders import measuring, training
 
 
 def _loader(data_dir, **changes):
-    return pipeline.pretrain_loader(data_dir, **{"global_batch": 6, "seed": 5, **CLIP, **changes})
+    return training(data_dir, **{"global_batch": 6, **changes})
 
 
 def _take(loader, count):
@@ -68,7 +69,7 @@ def test_workers_hosts_chunks_and_resuming_change_nothing(shards, monkeypatch):
     parts = [_take(_loader(shards, process_index=host, process_count=2), 9) for host in range(2)]
     joined = [{k: np.concatenate([a[k], b[k]]) for k in a} for a, b in zip(*parts, strict=True)]
     _assert_same(straight, joined)
-    monkeypatch.setattr(pipeline, "_CHUNK_BYTES", 2 * 4 * 16 * 16 * 3)
+    monkeypatch.setattr(loaders, "_CHUNK_BYTES", 2 * 4 * 16 * 16 * 3)
     small = _loader(shards)
     first = [next(small) for _ in range(4)]
     state = json.loads(json.dumps(small.state()))
@@ -78,7 +79,28 @@ def test_workers_hosts_chunks_and_resuming_change_nothing(shards, monkeypatch):
     next(resumed)
     resumed.restore(state)
     _assert_same(straight, first + _take(resumed, 5))
-    _assert_same(straight[7:], _take(_loader(shards, start_batch=7), 2))
+    resumed = _loader(shards)
+    resumed.restore({"next_batch": 7})
+    _assert_same(straight[7:], _take(resumed, 2))
+
+
+def test_worker_processes_leave_the_programs_flags_as_they_were(shards):
+    if flags.FLAGS.is_parsed():  # by an earlier test
+        flags.FLAGS.unparse_flags()
+    before = {name: flags.FLAGS[name].present for name in flags.FLAGS}
+    _take(_loader(shards, num_workers=1), 1)
+    assert not flags.FLAGS.is_parsed() and {name: flags.FLAGS[name].present for name in flags.FLAGS} == before
+
+
+def test_each_process_lists_bad_records_in_its_own_file(shards, tmp_path):
+    _break(shards, 4)
+    hosts = {"bad_records_dir": tmp_path, "process_count": 2, "max_bad_fraction": 1.0}
+    loaders = [_loader(shards, process_index=host, **hosts) for host in range(2)]
+    for loader in loaders:
+        _take(loader, 12)
+    for host, name in enumerate(("bad_records.jsonl", "bad_records-1.jsonl")):
+        lines = (tmp_path / name).read_text().splitlines()
+        assert [json.loads(line) for line in lines] == loaders[host].bad_records
 
 
 def test_cached_decoding_changes_nothing_and_has_an_end(shards, monkeypatch):
@@ -104,7 +126,7 @@ def test_unreadable_records_are_replaced_listed_and_counted(shards, tmp_path):
     good = _take(_loader(shards), 12)
     name = _break(shards, 4)
     listed = tmp_path / "run" / "bad_records.jsonl"
-    loader = _loader(shards, max_bad_fraction=0.5, bad_records_path=listed)
+    loader = _loader(shards, max_bad_fraction=0.5, bad_records_dir=listed.parent)
     batches = _take(loader, 12)
     reports = [json.loads(line) for line in listed.read_text().splitlines()]
     assert len(reports) == 1
@@ -118,7 +140,8 @@ def test_unreadable_records_are_replaced_listed_and_counted(shards, tmp_path):
         assert 4 not in after["record"]
     assert replaced >= 3
     assert loader.stats()["bad_fraction"] == pytest.approx(replaced / (12 * 6 + replaced), rel=0.4)
-    again = _loader(shards, max_bad_fraction=0.5, bad_records_path=listed, num_workers=1, start_batch=4)
+    again = _loader(shards, max_bad_fraction=0.5, bad_records_dir=listed.parent, num_workers=1)
+    again.restore({"next_batch": 4})
     _assert_same(batches[4:], _take(again, 8))
     assert len(listed.read_text().splitlines()) == 1 and again.stats()["bad_videos"] == 1
 
@@ -129,11 +152,13 @@ def test_undecodable_videos_count_as_bad_and_too_many_stop_the_run(tmp_path, cli
     with records.ShardWriter(tmp_path / records.shard_name("toy", "train", 0, 1)) as writer:
         for record in source:
             writer.write(record)
-    loader = _loader(tmp_path, max_bad_fraction=0.1, bad_records_path=tmp_path / "bad.jsonl")
-    with pytest.raises(RuntimeError, match=r"of the records cannot be read.*max_bad_fraction is 10.0%.*bad\.jsonl"):
+    loader = _loader(tmp_path, max_bad_fraction=0.1, bad_records_dir=tmp_path)
+    with pytest.raises(
+        RuntimeError, match=r"of the records cannot be read.*max_bad_fraction is 10.0%.*bad_records\.jsonl"
+    ):
         _take(loader, 20)
     assert loader.state()["next_batch"] >= NUM_CLIPS // 6  # not before one epoch was seen
-    keys = {json.loads(line)["key"] for line in (tmp_path / "bad.jsonl").read_text().splitlines()}
+    keys = {json.loads(line)["key"] for line in (tmp_path / "bad_records.jsonl").read_text().splitlines()}
     assert keys <= {f"{i}.mp4" for i in range(0, NUM_CLIPS, 4)} and len(keys) >= 3
 
 
@@ -146,23 +171,20 @@ def test_nothing_readable_stops_at_once(tmp_path):
 
 
 def test_evaluation_sees_every_video_once(shards):
-    batches = list(pipeline.eval_loader(shards, split="train", global_batch=10, **CLIP))
+    batches = list(measuring(shards, global_batch=10))
     assert [batch["weight"].tolist() for batch in batches] == [[1] * 10, [1] * 10, [1] * 3 + [0] * 7]
     record = np.concatenate([batch["record"] for batch in batches])
     assert record[:NUM_CLIPS].tolist() == list(range(NUM_CLIPS))
-    hosts = [
-        list(pipeline.eval_loader(shards, split="train", global_batch=10, process_index=i, process_count=2, **CLIP))
-        for i in range(2)
-    ]
+    hosts = [list(measuring(shards, global_batch=10, process_index=i, process_count=2)) for i in range(2)]
     _assert_same(batches, [{k: np.concatenate([a[k], b[k]]) for k in a} for a, b in zip(*hosts, strict=True)])
 
 
 def test_evaluation_does_not_replace(shards):
     name = _break(shards, 4)
-    settings = {"split": "train", "global_batch": 10, **CLIP}
+    settings = {"global_batch": 10}
     with pytest.raises(RuntimeError, match=f"evaluation needs every video.*{name}"):
-        list(pipeline.eval_loader(shards, **settings))
-    loader = pipeline.eval_loader(shards, allow_incomplete=True, **settings)
+        list(measuring(shards, **settings))
+    loader = measuring(shards, allow_incomplete=True, **settings)
     batches = list(loader)
     assert batches[0]["weight"].tolist() == [1, 1, 1, 1, 0, 1, 1, 1, 1, 1]
     assert [entry["record"] for entry in loader.bad_records] == [4]
@@ -197,8 +219,8 @@ def test_a_video_that_never_ends_is_replaced_named_and_not_tried_again(shards, t
         return plain(data, *args)
 
     monkeypatch.setattr(decode, "decode_frames", decode_or_hang)
-    listed = tmp_path / "bad.jsonl"
-    loader = _loader(shards, max_bad_fraction=0.5, bad_records_path=listed, decoding=Decoding(timeout=1.0))
+    listed = tmp_path / "bad_records.jsonl"
+    loader = _loader(shards, max_bad_fraction=0.5, bad_records_dir=listed.parent, decoding=Decoding(timeout=1.0))
     batches = _take(loader, 2 * NUM_CLIPS // 6 + 1)
     stop.set()
     (report,) = [json.loads(line) for line in listed.read_text().splitlines()]
@@ -212,9 +234,9 @@ def test_a_video_that_never_ends_is_replaced_named_and_not_tried_again(shards, t
 def test_workers_end_with_a_killed_parent(shards):
     code = (
         "import sys, time\n"
-        "from tests.data import test_pipeline\n"
+        "from tests.data import test_loader\n"
         "if __name__ == '__main__':\n"
-        "    loader = test_pipeline._loader(sys.argv[1], num_workers=2)\n"
+        "    loader = test_loader._loader(sys.argv[1], num_workers=2)\n"
         "    next(loader)\n"
         "    print('reading', flush=True)\n"
         "    time.sleep(600)\n"
@@ -252,8 +274,8 @@ def test_a_timeout_holds_in_worker_processes_and_evaluation(tmp_path):
     with contextlib.suppress(RuntimeError):  # 20 in a row
         _take(loader, 4)
     assert {entry["reason"] for entry in loader.bad_records} == {"decoding took more than 0.001 s"}
-    settings = {"split": "train", "global_batch": 10, "allow_incomplete": True, **CLIP}
-    loader = pipeline.eval_loader(tmp_path, decoding=Decoding(timeout=1e-3), **settings)
+    settings = {"global_batch": 10, "allow_incomplete": True}
+    loader = measuring(tmp_path, decoding=Decoding(timeout=1e-3), **settings)
     weights = np.concatenate([batch["weight"] for batch in loader])
     assert len(loader.bad_records) == (weights == 0).sum() > 0
 

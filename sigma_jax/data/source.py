@@ -1,0 +1,65 @@
+"""What loaders read from: one protocol, and which kind of data set a folder is.
+
+A folder is what its own files declare, in this order; what lies deeper (a run's pictures, say) plays no part:
+
+1. `*.array_record-*` files: a set of tensorflow-datasets, of images where features.json says so, else of videos
+2. `*.tfrecord` shards: those of tools.prepare, or others' (data/schema.py, data/tfds_sets.py)
+3. `SPLIT/<class>/<image>`: an image folder
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from sigma_jax.data import metadata, records, schema, stills, tfds_sets
+
+
+class Source(Protocol):
+    """Random access to the records of one split. Picklable, thread-safe."""
+
+    data_dir: Path
+    split: str
+    shards: Sequence[Path]  # the files or the folder that it reads
+    classes: Sequence[str]  # names in order of their numbers; empty where classes are numbers only or there are none
+    stills: bool  # every record is one image
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> schema.Record:
+        """Record number `index`; BadRecord where it is damaged, IndexError outside."""
+        ...
+
+    def read_whole(self, index: int) -> schema.Record:
+        """As source[index], but everything is read at once and every checksum there is gets checked."""
+        ...
+
+    def describe(self, index: int) -> tuple[str, int]:
+        """(name of the file, number within it) of a record, for messages."""
+        ...
+
+
+def open_source(data_dir: str | os.PathLike, split: str) -> Source:
+    """The records of a split, whoever wrote them; its sidecars are checked against them (metadata.check_sidecars).
+
+    Raises:
+      DataSetError: nothing that can be read, shards are missing or damaged, or the sidecars say something else.
+    """
+    data_dir = Path(data_dir)
+    if tfds_sets.array_record_splits(data_dir):
+        source = _open_array_records(data_dir, split)
+    elif records.has_shards(data_dir) or not stills.has_images(data_dir, split):
+        read = tfds_sets.find_reader(data_dir) or schema.decode_record
+        source = records.RecordSource(data_dir, split, read)
+        source.classes = metadata.read_label_map(data_dir) or list(tfds_sets.class_names(data_dir))
+    else:
+        source = stills.ImageFolder(data_dir, split)
+    if not len(source):
+        raise records.DataSetError(f"split {split!r} in {data_dir} holds no records")
+    return source
+
+
+def _open_array_records(data_dir: Path, split: str) -> Source:
+    if tfds_sets.holds_stills(data_dir):
+        return stills.TfdsImages(data_dir, split)
+    return tfds_sets.open_array_records(data_dir, split)
