@@ -29,7 +29,7 @@ from sigma_jax.data import metadata, records, tfds_sets, time_limit
 from sigma_jax.data.clips import decode_record
 from sigma_jax.data.decode import BadVideo, probe
 from sigma_jax.data.schema import Record
-from sigma_jax.data.source import open_source
+from sigma_jax.data.source import Source, open_source
 from sigma_jax.datasets.classes import check_names, label_hash
 from sigma_jax.datasets.listing import printable
 from sigma_jax.datasets.specs import SPECS, expected_videos
