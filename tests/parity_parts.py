@@ -1,6 +1,7 @@
 """Parity of the parts: Sinkhorn, schedules, masks, teachers, parameter tables."""
 
 import json
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -27,11 +28,17 @@ def sinkhorn(arrays: dict) -> list[Row]:
         epsilon = next(float(p[3:]) for p in parts if p.startswith("eps"))
         num_iters = next(int(p[2:]) for p in parts if p.startswith("it"))
         scores = jnp.asarray(arrays[f"{parts[0]}:scores"])
-        scalings, _ = prototype_scalings(scores, epsilon=epsilon, num_iters=num_iters)
-        out.append(compare(name, soft_assignments(scores, scalings, epsilon), q, 5e-5))
-        ours = hard_assignments(scores, scalings, epsilon)
-        out.append(compare(f"{name} argmax", ours, q.argmax(axis=1), 0))
+        soft, hard = assignments(scores, epsilon, num_iters)
+        out.append(compare(name, soft, q, 5e-5))
+        out.append(compare(f"{name} argmax", hard, q.argmax(axis=1), 0))
     return out
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def assignments(scores: jax.Array, epsilon: float, num_iters: int) -> tuple[jax.Array, jax.Array]:
+    """Soft [n K] and hard [n] assignments of scores [n K]."""
+    scalings, _ = prototype_scalings(scores, epsilon=epsilon, num_iters=num_iters)
+    return soft_assignments(scores, scalings, epsilon), hard_assignments(scores, scalings, epsilon)
 
 
 def schedule(arrays: dict) -> list[Row]:

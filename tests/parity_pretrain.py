@@ -10,7 +10,6 @@ from sigma_jax.models.prototypes import constrain, cosine_scores
 from sigma_jax.models.sizes import TeacherSize, VideoSize
 from sigma_jax.ops.masking import indices_of
 from sigma_jax.ops.posembed import position_table
-from sigma_jax.ops.sinkhorn import hard_assignments, prototype_scalings, soft_assignments
 from sigma_jax.ops.tubes import PIXEL_MEAN, PIXEL_STD, TubeGrid
 from sigma_jax.runtime.sharding import make_mesh
 from sigma_jax.train.optimizer import adamw, decay_mask
@@ -19,6 +18,7 @@ from sigma_jax.train.step import loss_and_gradient, train_step
 from sigma_jax.train.tasks import PretrainTask, SigmaSettings
 from sigma_jax.weights.torch_weights import from_torch
 from tests.parity import Row, compare
+from tests.parity_parts import assignments
 
 ACTIVATION, SCORE, LOSS, GRADIENT, SOFT, PARAMETER = 2e-5, 5e-6, 2e-5, 5e-6, 5e-5, 1e-5
 
@@ -82,12 +82,14 @@ def _forward(task, params, batch, arrays) -> list[Row]:
     out = []
     params = constrain(params)
     variables = {"params": params}
-    ours = task.model.apply(variables, batch["video"], batch["visible_idx"], batch["masked_idx"], method="collect")
+    apply = jax.jit(task.model.apply, static_argnames="method")
+    ours = apply(variables, batch["video"], batch["visible_idx"], batch["masked_idx"], method="collect")
     ours["labels"] = task.targets({}, batch, batch["masked_idx"])
     out += [compare(name, value, arrays[name], ACTIVATION) for name, value in ours.items()]
-    predictions = task.model.apply(variables, batch["video"], batch["visible_idx"], batch["masked_idx"])
+    predictions = apply(variables, batch["video"], batch["visible_idx"], batch["masked_idx"])
     out.append(compare("x (hidden tubes only)", predictions, arrays["x"], ACTIVATION))
-    embedded = jnp.asarray(task.model.bind(variables).encoder(batch["video"], collect=True)[1]["embedded"])
+    encode = jax.jit(lambda video: task.model.bind(variables).encoder(video, collect=True)[1]["embedded"])
+    embedded = jnp.asarray(encode(batch["video"]))
     out.append(compare("patch_embed", embedded, arrays["patch_embed"], ACTIVATION))
     for side, width in (("enc", task.size.width), ("dec", task.size.decoder_width)):
         table = position_table("sincos_1d", task.grid.shape, width)[None]
@@ -95,15 +97,13 @@ def _forward(task, params, batch, arrays) -> list[Row]:
     if task.objective == "l2":
         return out
 
-    projections = task.model.apply(variables, ours["labels"], method="project")
+    projections = apply(variables, ours["labels"], method="project")
     out.append(compare("proj", projections, arrays["proj"], ACTIVATION))
     out.append(compare("prototypes_after", params["prototypes"], arrays["prototypes_after"], SCORE))
     for side, features in (("1", projections), ("2", predictions)):
         flat = features.reshape(-1, features.shape[-1])
         scores = cosine_scores(flat, params["prototypes"])
-        scalings, _ = prototype_scalings(scores, epsilon=task.sigma.epsilon, num_iters=task.sigma.num_iters)
-        soft = soft_assignments(scores, scalings, task.sigma.epsilon)
-        hard = hard_assignments(scores, scalings, task.sigma.epsilon)
+        soft, hard = assignments(scores, task.sigma.epsilon, task.sigma.num_iters)
         shape = arrays[f"scores{side}"].shape
         out.append(compare(f"scores{side}", scores.reshape(shape), arrays[f"scores{side}"], SCORE))
         out.append(compare(f"q{side}", soft.reshape(shape), arrays[f"q{side}"], SOFT))
