@@ -12,6 +12,7 @@ meet; 1 anything else, 2 wrong flags. launch/keep_running.sh does the starting.
 import os
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 if "host_platform_device_count" in os.environ.get("XLA_FLAGS", "") or "JAX_NUM_CPU_DEVICES" in os.environ:
     os.environ.setdefault("PJRT_NPROC", "16")  # fewer threads than simulated devices deadlock at collectives
@@ -21,7 +22,9 @@ from absl import flags, logging
 
 from sigma_jax.runtime import config as configs
 from sigma_jax.runtime import distributed
+from sigma_jax.runtime.command import Command, keep_traceback, leave, parse_flags
 from sigma_jax.runtime.compilation import use_compilation_cache
+from sigma_jax.runtime.errors import Failed, InvalidValue
 from sigma_jax.runtime.logs import start_logging
 from sigma_jax.train import loop, setup
 from sigma_jax.train.evaluate import evaluate
@@ -44,19 +47,29 @@ flags.DEFINE_string("checkpoint_dir", None, "Where checkpoints go, e.g. gs://...
 flags.DEFINE_bool("report", True, "Draw pictures and report.html at the end; tools.report draws them at any time.")
 flags.DEFINE_bool("allow_config_change", False, "Resume although the config differs from the checkpoint's.")
 
-USER_ERRORS = (ValueError, TypeError, AttributeError, OSError, RuntimeError)
+
+class LostAnother(Failed):
+    """A step failed because another process of the run stopped."""
 
 
-def run(config, command: list[str]) -> None:
+class Start(NamedTuple):
+    """What the command line says beside the flags."""
+
+    workdir: str | None
+    overrides: dict[str, str]
+    command: list[str]
+
+
+def run(config: configs.ConfigDict, command: list[str]) -> None:
     """Plans, trains, reports."""
     if not FLAGS.workdir or not FLAGS.data_dir:
-        raise ValueError(
+        raise InvalidValue(
             f"got --workdir={FLAGS.workdir} --data_dir={FLAGS.data_dir}: both are needed. Make a data folder with "
             "python -m sigma_jax.tools.prepare --videos=FOLDER --out=DIR"
         )
     for name, place in (("workdir", FLAGS.workdir), ("data_dir", FLAGS.data_dir)):
         if "://" in place:
-            raise ValueError(
+            raise InvalidValue(
                 f"--{name}={place}: expected a local folder. Checkpoints go to a bucket with --checkpoint_dir=; shards "
                 "are read from a mounted bucket or a copy (launch/PODS.md)"
             )
@@ -65,7 +78,7 @@ def run(config, command: list[str]) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     if FLAGS.mode == "eval":
         if not FLAGS.init:
-            raise ValueError("--mode=eval measures a checkpoint: give --init=RUN_FOLDER, its best, or a step folder")
+            raise InvalidValue("--mode=eval measures a checkpoint: give --init=RUN_FOLDER, its best, or a step folder")
         evaluate(config, workdir, FLAGS.data_dir, FLAGS.init)
         return
     job = setup.build(
@@ -86,49 +99,56 @@ def run(config, command: list[str]) -> None:
         logging.info("report: %s", page)
 
 
-def main(argv: list[str]) -> int:
-    """Parses flags and overrides; user errors are sentences, not tracebacks."""
+def parse(argv: list[str]) -> Start:
+    """Flags into FLAGS; the rest of the command line.
+
+    Raises:
+      UserError: an unknown or mistyped setting of the config.
+    """
     start_logging()
+    rest, overrides = configs.split_command_line(argv)
+    parse_flags(FLAGS, rest, __doc__)
+    workdir = FLAGS.workdir if FLAGS.workdir and "://" not in FLAGS.workdir else None
+    return Start(workdir, overrides, ["python", "-m", "sigma_jax.main", *argv[1:]])
+
+
+def start(given: Start) -> int:
+    """Joins the other processes and runs; what JAX says of a failed step is told in a sentence, too."""
+    if FLAGS.platform:
+        jax.config.update("jax_platforms", FLAGS.platform)
+    use_compilation_cache()
+    config = configs.apply_overrides(configs.load_config(FLAGS.config), given.overrides)
+    meeting = distributed.meeting_from_flags()
+    logging.info("%s", distributed.connect(meeting, FLAGS.connect_seconds, FLAGS.peer_seconds))
     try:
-        rest, overrides = configs.split_command_line(argv)
-        FLAGS(rest)
-        if FLAGS.platform:
-            jax.config.update("jax_platforms", FLAGS.platform)
-        use_compilation_cache()
-        config = configs.apply_overrides(configs.load_config(FLAGS.config), overrides)
-        meeting = distributed.meeting_from_flags()
-        logging.info("%s", distributed.connect(meeting, FLAGS.connect_seconds, FLAGS.peer_seconds))
-        run(config, ["python", "-m", "sigma_jax.main", *argv[1:]])
+        run(config, given.command)
     except loop.Preempted as notice:
         logging.warning("%s", notice)
         return loop.RESTART_CODE
-    except flags.Error as error:
-        print(f"{error}\n{__doc__}", file=sys.stderr)  # noqa: T201
-        return 2
     except jax.errors.JaxRuntimeError as error:
-        if os.environ.get("SIGMA_TRACEBACK"):
+        if not distributed.lost_another(error):
             raise
-        lost = distributed.lost_another(error)
-        cause = "the step failed" + (", probably because another process stopped" if lost else "")
-        logging.error("%s: %s (SIGMA_TRACEBACK=1 shows where)", cause, str(error)[:2000])
-        return distributed.LOST_CODE if lost else 1
-    except distributed.CannotConnect as error:
-        if os.environ.get("SIGMA_TRACEBACK"):
-            raise
-        logging.error("CannotConnect: %s", error)
-        return distributed.ALONE_CODE
-    except USER_ERRORS as error:
-        if os.environ.get("SIGMA_TRACEBACK"):
-            raise
-        logging.error("%s: %s (SIGMA_TRACEBACK=1 shows where)", type(error).__name__, error)
-        return 1
+        kept = keep_traceback(error, given.workdir)
+        raise LostAnother(
+            f"the step failed, probably because another process stopped: {str(error)[:2000]} (traceback: {kept})"
+        ) from error
     return 0
+
+
+main = Command(
+    "main",
+    parse,
+    start,
+    statuses={LostAnother: distributed.LOST_CODE, distributed.CannotConnect: distributed.ALONE_CODE},
+    say=logging.error,
+    after_stop="The same command goes on from the last checkpoint, if there is one",
+)
 
 
 def end(code: int) -> None:
     """Exits; a failed process of several does not wait for the others."""
     distributed.leave(code if code != loop.RESTART_CODE else 0)
-    sys.exit(code)
+    leave(code)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,10 @@ Ctrl-C and SIGTERM. SIGMA_TRACEBACK=1 shows where a UserError came from.
 """
 
 import contextlib
+import dataclasses
 import errno
 import os
+import signal
 import sys
 import textwrap
 import time
@@ -36,53 +38,84 @@ class HelpWanted(Exception):
     """--help was given; the message is the usage."""
 
 
-def run_command(
-    name: str,
-    parse: Callable[[list[str] | None], Any],
-    run: Callable[[Any], int],
-    argv: list[str] | None,
-    *,
-    say: Callable[[str], None] | None = None,
-    statuses: Mapping[type[BaseException], int] | None = None,
-) -> int:
-    """Parses the command line and runs the command; returns its exit status.
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A command line program; called with a command line (None: that of the process) it returns the exit status.
 
-    Args:
-      name: what the sentences begin with.
+    Attributes:
+      name: what its sentences begin with.
       parse: command line -> what `run` takes. Where that has a `workdir`, tracebacks are kept there.
-      run: the command itself.
-      argv: the command line, as `parse` wants it.
+      run: the command itself; returns its exit status.
+      statuses: exit statuses of errors that a caller tells apart; the first kind that fits counts (default 1).
+      after_stop: what to know or do after Ctrl-C or SIGTERM, a sentence.
       say: tells a sentence; default: `name: sentence` on stderr.
-      statuses: exit statuses of errors that a caller tells apart (default 1).
     """
-    say = say or (lambda sentence: print(f"{name}: {sentence}", file=sys.stderr, flush=True))  # noqa: T201
-    with signals.ending(say):
-        args = None
-        try:
-            args = parse(argv)
-            return run(args)
-        except HelpWanted as wanted:
-            print(wanted)  # noqa: T201
-            return 0
-        except (WrongUsage, flags.Error) as error:
-            _show_where()
-            say(f"{error}. --help lists the flags")
+
+    name: str
+    parse: Callable[[list[str] | None], Any]
+    run: Callable[[Any], int]
+    statuses: Mapping[type[UserError], int] = dataclasses.field(default_factory=dict)
+    after_stop: str = ""
+    say: Callable[[str], None] | None = None
+
+    def __call__(self, argv: list[str] | None = None) -> int:
+        with signals.ending(self._tell_stop):
+            args = None
+            try:
+                args = self.parse(argv)
+                return self.run(args)
+            except HelpWanted as wanted:
+                print(wanted)  # noqa: T201
+                return 0
+            except BrokenPipeError:  # the reader of the output is gone, as in `... | head`
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                return 141
+            except KeyboardInterrupt as stop:
+                # another kind: raised by a library, or where no handler could be installed
+                stopped = stop if isinstance(stop, signals.Stopped) else signals.Stopped(signal.SIGINT)
+                self._tell_stop(str(stopped))
+                return stopped.status
+            except (UserError, flags.Error) as error:
+                return self._refuse(error)
+            except Exception as error:  # noqa: BLE001 - whatever it is, its traceback is shown and kept
+                return self._fail(error, getattr(args, "workdir", None))
+
+    def tell(self, sentence: str) -> None:
+        """Tells the user."""
+        if self.say is not None:
+            self.say(sentence)
+        else:
+            print(f"{self.name}: {sentence}", file=sys.stderr, flush=True)  # noqa: T201
+
+    def _tell_stop(self, sentence: str) -> None:
+        self.tell(f"{sentence}. {self.after_stop}" if self.after_stop else sentence)
+
+    def _refuse(self, error: UserError | flags.Error) -> int:
+        if os.environ.get("SIGMA_TRACEBACK"):
+            traceback.print_exc()
+        if isinstance(error, (WrongUsage, flags.Error)):
+            self.tell(f"{str(error).rstrip('.')}. --help lists the flags")
             return 2
-        except UserError as error:
-            _show_where()
-            say(str(error))
-            return next((status for kind, status in (statuses or {}).items() if isinstance(error, kind)), 1)
-        except signals.Stopped as stopped:
-            say(str(stopped))
-            return stopped.status
-        except KeyboardInterrupt:  # raised by a library, or where no handler could be installed
-            say(str(signals.Stopped(2)))
-            return 130
-        except BrokenPipeError:  # the reader of the output is gone, as in `... | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 141
-        except Exception as error:  # noqa: BLE001 - whatever it is, its traceback is shown and kept
-            return _fault(error, getattr(args, "workdir", None), say)
+        self.tell(str(error))
+        return next((status for kind, status in self.statuses.items() if isinstance(error, kind)), 1)
+
+    def _fail(self, error: Exception, workdir: Any) -> int:
+        """Shows and keeps the traceback; of a file system's refusal the console sees one sentence."""
+        refused = isinstance(error, OSError) and error.errno in REFUSALS
+        kept = keep_traceback(error, workdir)
+        if not refused or os.environ.get("SIGMA_TRACEBACK"):
+            traceback.print_exception(error)
+        where = f" (traceback: {kept})" if kept else " (SIGMA_TRACEBACK=1 shows where)" if refused else ""
+        text = str(error).strip().removeprefix(f"[Errno {getattr(error, 'errno', '')}] ")
+        self.tell(f"{text}{where}" if refused else f"{type(error).__name__}: {text[:2000]}{where}")
+        return 1
+
+
+def run_command(
+    name: str, parse: Callable[[list[str] | None], Any], run: Callable[[Any], int], argv: list[str] | None
+) -> int:
+    """Command(name, parse, run)(argv)."""
+    return Command(name, parse, run)(argv)
 
 
 def leave(status: int) -> NoReturn:
@@ -90,23 +123,6 @@ def leave(status: int) -> NoReturn:
     if status in (128 + number for number in signals.SIGNALS):
         signals.end_within(status)
     sys.exit(status)
-
-
-def _show_where() -> None:
-    if os.environ.get("SIGMA_TRACEBACK"):
-        traceback.print_exc()
-
-
-def _fault(error: Exception, workdir: Any, say: Callable[[str], None]) -> int:
-    """Shows and keeps the traceback of what is no UserError; a file system's refusal is one sentence on the console."""
-    refused = isinstance(error, OSError) and error.errno in REFUSALS
-    kept = keep_traceback(error, workdir)
-    if not refused or os.environ.get("SIGMA_TRACEBACK"):
-        traceback.print_exception(error)
-    where = f" (traceback: {kept})" if kept else " (SIGMA_TRACEBACK=1 shows where)" if refused else ""
-    text = str(error).strip().removeprefix(f"[Errno {getattr(error, 'errno', '')}] ")
-    say(f"{text}{where}" if refused else f"{type(error).__name__}: {text[:2000]}{where}")
-    return 1
 
 
 def keep_traceback(error: BaseException, workdir: str | Path | None) -> Path | None:
@@ -128,23 +144,30 @@ def _process() -> int:
     return jax.process_index() if jax is not None and jax.distributed.is_initialized() else 0
 
 
-def parse_flags(values: flags.FlagValues, argv: list[str], doc: str) -> list[str]:
-    """absl flags for `run_command`: what is left of the command line behind the program's name.
+def parse_flags(values: flags.FlagValues, argv: list[str], doc: str | None) -> list[str]:
+    """absl flags for a Command: what is left of the command line behind the program's name.
 
     Raises:
       HelpWanted: --help is among them; flags.Error: one is unknown or has a wrong value.
     """
     if {"--help", "-h", "-help", "--helpfull", "--helpshort"} & set(argv[1:]):
         raise HelpWanted(usage(values, doc))
+    for flag in own_flags(values):  # a second command line in one process starts from the defaults
+        flag.unparse()
     return values(argv)[1:]
 
 
-def usage(values: flags.FlagValues, doc: str) -> str:
-    """The text of --help: the module's docstring and our flags (absl's and grain's are left out)."""
-    modules = values.flags_by_module_dict()
-    own = [flag for module, found in modules.items() if not module.startswith(("absl", "grain")) for flag in found]
-    lines = [doc.strip(), "", "flags:"]
-    for flag in sorted({flag.name: flag for flag in own}.values(), key=lambda flag: flag.name):
+def usage(values: flags.FlagValues, doc: str | None) -> str:
+    """The text of --help: the module's docstring and our flags, not those of libraries."""
+    lines = [(doc or "").strip(), "", "flags:"]
+    for flag in sorted(own_flags(values), key=lambda flag: flag.name):
         default = "" if flag.default in (None, "") else f" (default: {flag.default})"
         lines += [f"  --{flag.name}", textwrap.indent(textwrap.fill(f"{flag.help}{default}", 100), " " * 6)]
     return "\n".join(lines)
+
+
+def own_flags(values: flags.FlagValues) -> list[flags.Flag]:
+    """The flags that this package defines; `values` may hold those of libraries, too."""
+    modules = values.flags_by_module_dict().items()
+    ours = [found for name, found in modules if name.startswith("sigma_jax") or name in ("__main__", sys.argv[0])]
+    return list({flag.name: flag for found in ours for flag in found}.values())

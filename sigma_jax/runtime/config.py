@@ -219,9 +219,18 @@ def _tupled(value: Any) -> Any:
 
 
 def load_json(path: str | Path) -> ConfigDict:
-    """The config that `save_config` wrote; lists become tuples."""
+    """The config that `save_config` wrote; lists become tuples.
+
+    Raises:
+      NotThere, InvalidValue: there is no such file, or it is no config; says where a run keeps it.
+    """
 
     def tupled(tree: dict[str, Any]) -> dict[str, Any]:
         return {key: tupled(value) if isinstance(value, dict) else _tupled(value) for key, value in tree.items()}
 
-    return ConfigDict(tupled(json.loads(Path(path).read_text()))).lock()
+    try:
+        return ConfigDict(tupled(json.loads(Path(path).read_text()))).lock()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotThere(f"{path} does not exist: expected the folder of a run, which sigma_jax.main writes") from error
+    except (ValueError, AttributeError) as error:
+        raise InvalidValue(f"{path} is no config of a run ({error}): start the run's command again") from error

@@ -28,3 +28,7 @@ class Failed(UserError, RuntimeError):
 
 class NotThere(UserError, FileNotFoundError):
     """A file or folder that a flag names and that does not exist, or is not what it should be."""
+
+
+class StorageRefused(UserError, OSError):
+    """A disk or a bucket does not do what it is asked for; the message says what to do about it."""

@@ -13,14 +13,13 @@ COMMAND must print one line of JSON with at least "median_s".
 
 import importlib
 import json
-import os
 import sys
+from types import ModuleType
 
 import jax
-from absl import flags
 
 from sigma_jax.runtime import config as configs
-from sigma_jax.runtime.errors import InvalidValue
+from sigma_jax.runtime.command import Command, HelpWanted, WrongUsage, leave, parse_flags
 from sigma_jax.tools import bench_data
 from sigma_jax.tools.benchmarks import peers
 from sigma_jax.tools.benchmarks.options import OPTIONS
@@ -41,33 +40,29 @@ def show(row: dict) -> None:
         print(f"  {name:<24} {text}")
 
 
-def main(argv: list[str]) -> int:
-    """Parses the mode and its flags, measures, prints."""
-    if argv[1:2] == ["data"]:
-        return bench_data.main(argv[2:])
+def parse(argv: list[str]) -> tuple[ModuleType, dict[str, str], list[str]]:
+    """(module of the mode, --config.x=y, the words behind the program's name); other flags go to OPTIONS."""
     if len(argv) < 2 or argv[1] not in MODES:
-        got = argv[1] if len(argv) > 1 else "nothing"
-        print(f"expected a mode, one of {', '.join([*MODES, 'data'])}; got {got!r}\n{__doc__}", file=sys.stderr)
-        return 2
+        if set(argv[1:]) & {"--help", "-h"}:
+            raise HelpWanted(__doc__)
+        got = repr(argv[1]) if len(argv) > 1 else "nothing"
+        raise WrongUsage(f"expected a mode, one of {', '.join([*MODES, 'data'])}; got {got}")
     mode = importlib.import_module(MODES[argv[1]])
-    try:
-        rest, overrides = configs.split_command_line([argv[0], *argv[2:]])
-        unexpected = OPTIONS(rest)[1:]
-        if unexpected:
-            raise InvalidValue(f"got {unexpected[0]!r} after the mode: only flags may follow it, --name=value")
-        if OPTIONS.vs:
-            return peers.alternate(argv[1:], OPTIONS.vs, OPTIONS.rounds, OPTIONS.json)
-        if OPTIONS.platform:
-            jax.config.update("jax_platforms", OPTIONS.platform)
-        row = mode.measure(overrides)
-    except flags.Error as error:
-        print(f"{error}\n{__doc__}", file=sys.stderr)
-        return 2
-    except (ValueError, TypeError, AttributeError, FileNotFoundError) as error:
-        if os.environ.get("SIGMA_TRACEBACK"):
-            raise
-        print(f"{type(error).__name__}: {error} (SIGMA_TRACEBACK=1 shows where)", file=sys.stderr)
-        return 1
+    rest, overrides = configs.split_command_line([argv[0], *argv[2:]])
+    unexpected = parse_flags(OPTIONS, rest, __doc__)
+    if unexpected:
+        raise WrongUsage(f"got {unexpected[0]!r} after the mode: only flags may follow it, --name=value")
+    return mode, overrides, argv[1:]
+
+
+def bench(given: tuple[ModuleType, dict[str, str], list[str]]) -> int:
+    """Measures and prints."""
+    mode, overrides, words = given
+    if OPTIONS.vs:
+        return peers.alternate(words, OPTIONS.vs, OPTIONS.rounds, OPTIONS.json)
+    if OPTIONS.platform:
+        jax.config.update("jax_platforms", OPTIONS.platform)
+    row = mode.measure(overrides)
     if OPTIONS.json:
         print(json.dumps(row))
     else:
@@ -75,5 +70,13 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+measure_mode = Command("bench", parse, bench)
+
+
+def main(argv: list[str]) -> int:
+    """The mode `data` has a command line of its own."""
+    return bench_data.main(argv[2:]) if argv[1:2] == ["data"] else measure_mode(argv)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    leave(main(sys.argv))

@@ -18,7 +18,6 @@ import io
 import json
 import os
 import resource
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,25 +29,18 @@ from sigma_jax.data import augment, metadata, sampling
 from sigma_jax.data.clips import ClipReader, ClipSpec
 from sigma_jax.data.decoders import DECODERS, Decoding
 from sigma_jax.data.loader import LoaderSpec, Shuffled, Workers, open_loader
-from sigma_jax.data.records import DataSetError, RecordSource, scan_offsets
+from sigma_jax.data.records import RecordSource, scan_offsets
 from sigma_jax.data.schema import Record
 from sigma_jax.data.source import Source, open_source
+from sigma_jax.runtime.command import Command, leave
 
 
-def main(argv: list[str] | None = None) -> int:
-    args = _parse(argv)
-    try:
-        args.decoding = Decoding(args.decoder)
-    except ValueError as error:
-        print(f"bench data: {error}", file=sys.stderr)
-        return 1
+def bench_data(args: argparse.Namespace) -> int:
+    """Prints a row per number of workers."""
+    args.decoding = Decoding(args.decoder)
     spec = ClipSpec(args.num_frames, args.frame_stride, args.image_size, "multi_scale")
-    try:
-        for row in measure(args, spec, open_source(args.data_dir, args.split)):
-            _show(row, args.json)
-    except (DataSetError, RuntimeError) as error:
-        print(f"bench data: {error}", file=sys.stderr)
-        return 1
+    for row in measure(args, spec, open_source(args.data_dir, args.split)):
+        _show(row, args.json)
     return 0
 
 
@@ -218,5 +210,7 @@ def _show(row: dict, as_json: bool) -> None:
         print("  ".join(f"{name}={value}" for name, value in row.items()), flush=True)
 
 
+main = Command("bench data", _parse, bench_data)
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

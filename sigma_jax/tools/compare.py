@@ -24,7 +24,7 @@ from sigma_jax.report.reference import (
     write_reference,
 )
 from sigma_jax.runtime.checkout import commit
-from sigma_jax.runtime.command import leave, run_command
+from sigma_jax.runtime.command import Command, leave
 from sigma_jax.runtime.config import REPOSITORY, load_json
 from sigma_jax.runtime.errors import InvalidValue, NotThere
 
@@ -103,8 +103,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def main(argv: list[str] | None = None) -> int:
-    return run_command("compare", parse, run, argv)
+main = Command("compare", parse, run)
 
 
 if __name__ == "__main__":

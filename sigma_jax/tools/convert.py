@@ -11,26 +11,16 @@ Exit code 0: written and read back equal; 1: refused, with the reason; 2: wrong 
 
 import argparse
 import dataclasses
-import sys
 import time
 from pathlib import Path
 
+from sigma_jax.runtime.command import Command, leave
 from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.weights.formats import FORMATS, describe, detect_format, read_weights, write_weights
 from sigma_jax.weights.frozen import check
 from sigma_jax.weights.weights_file import Weights
 
 SUFFIXES = {".npz": "npz", ".pth": "pth", ".pt": "pth", ".bin": "pth"}
-
-
-def main(argv: list[str] | None = None) -> int:
-    args = parse_arguments(argv)
-    try:
-        convert(args)
-    except (ValueError, OSError) as error:
-        print(f"convert: {error}", file=sys.stderr)
-        return 1
-    return 0
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -52,7 +42,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def convert(args: argparse.Namespace) -> None:
+def convert(args: argparse.Namespace) -> int:
     """Reads, checks against the model, writes, reads back.
 
     Raises:
@@ -75,6 +65,7 @@ def convert(args: argparse.Namespace) -> None:
         raise InvalidValue(f"{args.out} does not read back as it was written: the disk or this program is broken")
     seconds = time.perf_counter() - start
     print(f"{args.out}: {args.to}, {_size(Path(args.out)):,} bytes, content {back.digest()}, {seconds:.1f} s")
+    return 0
 
 
 def with_clip(weights: Weights, form: str, num_frames: int | None, image_size: int | None) -> Weights:
@@ -94,5 +85,7 @@ def _size(path: Path) -> int:
     return sum(file.stat().st_size for file in files)
 
 
+main = Command("convert", parse_arguments, convert)
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

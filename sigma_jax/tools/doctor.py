@@ -29,6 +29,7 @@ from sigma_jax.data.loader import make_layout, slot_sizes
 from sigma_jax.data.records import DataSetError, find_shards
 from sigma_jax.runtime import config as configs
 from sigma_jax.runtime import distributed
+from sigma_jax.runtime.command import Command, leave, parse_flags
 from sigma_jax.runtime.sharding import make_mesh
 from sigma_jax.train.plan import split_batch
 from sigma_jax.train.setup import NoAccelerator, require_platform
@@ -245,20 +246,21 @@ CHECKS: dict[str, Callable[[], Iterator[Finding]]] = {
 }
 
 
-def main(argv: list[str]) -> int:
-    try:
-        rest, given = configs.split_command_line(argv)
-        OVERRIDES.clear()
-        OVERRIDES.update(given)
-        FLAGS(rest)
-        if FLAGS.platform:
-            jax.config.update("jax_platforms", FLAGS.platform)
-        if FLAGS.config:
-            chosen_config()
-        print(distributed.connect(distributed.meeting_from_flags(FLAGS), FLAGS.connect_seconds, FLAGS.peer_seconds))
-    except (flags.Error, ValueError, TypeError, AttributeError, OSError, RuntimeError) as error:
-        print(f"{'start':11s}FAIL  {error}")
-        return 1
+def parse(argv: list[str]) -> None:
+    """Flags into FLAGS, --config.x=y into OVERRIDES."""
+    rest, given = configs.split_command_line(argv)
+    OVERRIDES.clear()
+    OVERRIDES.update(given)
+    parse_flags(FLAGS, rest, __doc__)
+
+
+def examine(_: None) -> int:
+    """Prints the findings of all checks."""
+    if FLAGS.platform:
+        jax.config.update("jax_platforms", FLAGS.platform)
+    if FLAGS.config:
+        chosen_config()
+    print(distributed.connect(distributed.meeting_from_flags(FLAGS), FLAGS.connect_seconds, FLAGS.peer_seconds))
     failed = 0
     for name, check in CHECKS.items():
         for finding in check():
@@ -268,5 +270,7 @@ def main(argv: list[str]) -> int:
     return 1 if failed else 0
 
 
+main = Command("doctor", parse, examine, say=lambda sentence: print(f"{'start':11s}FAIL  {sentence}"))
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    leave(main(sys.argv))

@@ -29,6 +29,7 @@ from sigma_jax.evals.protocol import FrozenFeatures, FrozenTokens
 from sigma_jax.report.comparison import write_comparison
 from sigma_jax.report.page import Picture, RunPage, write_page
 from sigma_jax.runtime.checkout import commit
+from sigma_jax.runtime.command import Command, leave
 from sigma_jax.runtime.config import load_config, load_json
 from sigma_jax.runtime.errors import Failed, InvalidValue
 from sigma_jax.runtime.sharding import make_mesh
@@ -178,7 +179,7 @@ def markdown(shown: list[dict[str, str]], found: list[str], note: str) -> str:
     return "\n".join([*lines, "", note, "", *(f"- {line}" for line in found)]) + "\n"
 
 
-def main(argv: list[str] | None = None) -> int:
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=Path, required=True, help="folder of all runs and the table")
     parser.add_argument("--data_dir", type=Path, required=True, help="shards of the moving shapes: train, bank, val")
@@ -188,9 +189,15 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.seeds < 1 or args.steps < 3:
         parser.error(f"got --seeds={args.seeds} --steps={args.steps}: expected 1 or more seeds, 3 or more steps")
-    names = args.arms.split(",")
+    names = args.names = args.arms.split(",")
     if names[0] != "sigma" or not set(names) <= set(ARMS) or len(set(names)) != len(names):
         parser.error(f"got --arms={args.arms}: expected sigma, then any of {', '.join(list(ARMS)[1:])}")
+    return args
+
+
+def evidence(args: argparse.Namespace) -> int:
+    """Trains and measures all arms, writes table and page."""
+    names = args.names
     rows = collect(args.workdir.absolute(), args.data_dir.absolute(), names, args.seeds, args.steps)
     shown, found = table(rows), findings(rows)
     command = f"python -m sigma_jax.tools.evidence --workdir={args.workdir} --data_dir={args.data_dir} "
@@ -222,5 +229,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+main = Command("evidence", parse_arguments, evidence, after_stop="Finished runs are kept: the same command goes on")
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

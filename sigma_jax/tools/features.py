@@ -16,7 +16,6 @@ import collections
 import dataclasses
 import json
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,6 +26,7 @@ from tqdm import tqdm
 from sigma_jax.data.augment import center_crop_resize
 from sigma_jax.data.decode import BadVideo, decode_frames, probe
 from sigma_jax.datasets.listing import Entry, list_folder
+from sigma_jax.runtime.command import Command, leave
 from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.runtime.logs import start_logging
 from sigma_jax.weights.frozen import FRAME_STRIDE, Pretrained, load
@@ -58,18 +58,6 @@ class Video:
     rows: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
-def main(argv: list[str] | None = None) -> int:
-    args = parse_arguments(argv)
-    start_logging()
-    try:
-        done, failed = extract(args)
-    except (ValueError, OSError) as error:
-        print(f"features: {error}", file=sys.stderr)
-        return 1
-    print(f"{args.out}: {done} videos with features, {failed} without (see failed.jsonl)")
-    return 0 if done else 1
-
-
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m sigma_jax.tools.features", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -92,6 +80,14 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f"--{name}={getattr(args, name)}: expected at least 1")
     return args
+
+
+def features(args: argparse.Namespace) -> int:
+    """Extracts, and says how many."""
+    start_logging()
+    done, failed = extract(args)
+    print(f"{args.out}: {done} videos with features, {failed} without (see failed.jsonl)")
+    return 0 if done else 1
 
 
 def extract(args: argparse.Namespace) -> tuple[int, int]:
@@ -253,5 +249,7 @@ def write(out: Path, video: Video) -> None:
     os.replace(partial, path)
 
 
+main = Command("features", parse_arguments, features, after_stop="Finished videos are kept: the same command goes on")
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

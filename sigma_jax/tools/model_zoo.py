@@ -4,10 +4,10 @@ python -m sigma_jax.tools.model_zoo                 launch/model_zoo.toml -> lau
 """
 
 import argparse
-import sys
 import tomllib
 from pathlib import Path
 
+from sigma_jax.runtime.command import Command, leave
 from sigma_jax.runtime.errors import InvalidValue
 
 NEEDED = ("name", "published", "method", "data", "inside", "place", "licence")
@@ -23,16 +23,19 @@ under the licence of its source. "Not checked" means that we have not held the f
 """
 
 
-def main(argv: list[str] | None = None) -> int:
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--manifest", type=Path, default=Path("launch/model_zoo.toml"))
     parser.add_argument("--out", type=Path, default=Path("launch/MODEL_ZOO.md"))
-    args = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def model_zoo(args: argparse.Namespace) -> int:
+    """Reads the manifest, writes the page."""
     try:
         text = page(tomllib.loads(args.manifest.read_text()))
-    except (ValueError, OSError) as error:
-        print(f"model_zoo: {args.manifest}: {error}", file=sys.stderr)
-        return 1
+    except ValueError as error:  # of TOML or of an entry
+        raise InvalidValue(f"{args.manifest}: {error}") from error
     args.out.write_text(text)
     print(f"{args.out}: written from {args.manifest}")
     return 0
@@ -84,5 +87,7 @@ def section(entry: dict) -> str:
     return f"### {entry['name']}\n\n| | |\n|---|---|\n" + "\n".join(f"| {k} | {v} |" for k, v in rows.items() if v)
 
 
+main = Command("model_zoo", parse_arguments, model_zoo)
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

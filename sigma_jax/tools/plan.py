@@ -22,6 +22,7 @@ from absl import flags
 
 from sigma_jax.datasets.specs import SPECS
 from sigma_jax.runtime import config as configs
+from sigma_jax.runtime.command import Command, leave, parse_flags
 from sigma_jax.runtime.compilation import use_compilation_cache
 from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.runtime.sharding import make_mesh
@@ -54,8 +55,6 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_float("price", None, "Price of a chip-hour, for the cost of the whole run.", flag_values=FLAGS)
 flags.DEFINE_bool("json", False, "One JSON object instead of text.", flag_values=FLAGS)
-
-USER_ERRORS = (ValueError, TypeError, AttributeError, FileNotFoundError, ModuleNotFoundError)
 
 
 def make_program(config: Any, mesh: jax.sharding.Mesh, clips: int | None) -> Program:
@@ -109,22 +108,24 @@ def plan(overrides: dict[str, str]) -> dict[str, Any]:
     return result
 
 
-def main(argv: list[str]) -> int:
+def parse(argv: list[str]) -> dict[str, str]:
+    """Flags, and the --config.x=y of the command line."""
+    rest, overrides = configs.split_command_line(argv)
+    parse_flags(FLAGS, rest, __doc__)
+    return overrides
+
+
+def make_plan(overrides: dict[str, str]) -> int:
+    """Compiles, forecasts and prints."""
     python_logging.getLogger("jax").setLevel(python_logging.ERROR)
-    try:
-        rest, overrides = configs.split_command_line(argv)
-        FLAGS(rest)
-        if not FLAGS.topology:
-            use_compilation_cache()
-        result = plan(overrides)
-    except (flags.Error, *USER_ERRORS) as error:
-        if os.environ.get("SIGMA_TRACEBACK"):
-            raise
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 1
+    if not FLAGS.topology:
+        use_compilation_cache()
+    result = plan(overrides)
     print(json.dumps(result, indent=2) if FLAGS.json else text.report(result))
     return 0 if result["fits"] else 1
 
 
+main = Command("plan", parse, make_plan)
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    leave(main(sys.argv))

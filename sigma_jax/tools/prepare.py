@@ -44,33 +44,15 @@ from sigma_jax.datasets.writing import (
     remove_notes,
     write_shards,
 )
+from sigma_jax.runtime.command import Command, leave
+from sigma_jax.runtime.errors import StorageRefused, UserError
 
 _EARLY = 200  # videos, after which the size of all is told
 _SHARD_BYTES, _SHARD_VIDEOS = 256 * 2**20, 2048  # a shard holds at most about this much, unless --shards says otherwise
 
 
-class UsageError(ValueError):
+class UsageError(UserError, ValueError):
     """The command cannot be carried out as given; the message says what to change."""
-
-
-def main(argv: list[str] | None = None) -> int:
-    args = parse_arguments(argv)
-    try:
-        return prepare(args)
-    except KeyboardInterrupt:
-        print("prepare: stopped. Finished shards are kept: the same command goes on", file=sys.stderr)
-        return 130
-    except OSError as error:
-        advice = ""
-        if isinstance(error, OutOfSpace) or error.errno in (errno.ENOSPC, errno.EDQUOT):
-            advice = ". Finished shards are kept: make room and run the same command again"
-        elif error.filename and Path(os.fsdecode(error.filename)).is_relative_to(args.out):
-            advice = f". --out={args.out} must be a folder that can be written"
-        print(f"prepare: {error}{advice}", file=sys.stderr)
-        return 2
-    except (UsageError, records.DataSetError, beam_shards.PipelineError) as error:
-        print(f"prepare: {error}", file=sys.stderr)
-        return 2
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -95,6 +77,19 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def prepare(args: argparse.Namespace) -> int:
+    """Writes the shards; what the disk refuses is said with what to do. Returns the exit code."""
+    try:
+        return write_all(args)
+    except OSError as error:
+        advice = ""
+        if isinstance(error, OutOfSpace) or error.errno in (errno.ENOSPC, errno.EDQUOT):
+            advice = ". Finished shards are kept: make room and run the same command again"
+        elif error.filename and Path(os.fsdecode(error.filename)).is_relative_to(args.out):
+            advice = f". --out={args.out} must be a folder that can be written"
+        raise StorageRefused(f"{error}{advice}") from error
+
+
+def write_all(args: argparse.Namespace) -> int:
     """Lists, checks and writes all splits of one command; returns the exit code."""
     entries, refused, others, class_names = _list(args)
     payload = _payload(args)
@@ -354,5 +349,13 @@ def print_summary(out: Path, report: dict) -> None:
     print(f"All reasons and counts: {out / 'prepare_report.json'}")
 
 
+main = Command(
+    "prepare",
+    parse_arguments,
+    prepare,
+    statuses={UserError: 2},
+    after_stop="Finished shards are kept: the same command goes on",
+)
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -9,7 +9,6 @@ trained but the linear probe (multinomial logistic regression, not the paper's p
 
 import argparse
 import json
-import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from sigma_jax.checkpoints.manager import find_checkpoint, restore_subtree
 from sigma_jax.evals.features import FeatureFn, raw_pixel_features
 from sigma_jax.evals.labellings import labellings
 from sigma_jax.evals.protocol import FrozenFeatures
+from sigma_jax.runtime.command import Command, leave
 from sigma_jax.runtime.compilation import quick_compilation
 from sigma_jax.runtime.config import load_json
 from sigma_jax.runtime.logs import start_logging
@@ -77,9 +77,9 @@ def table(rows: list[dict]) -> str:
     return "\n".join("  ".join(cells) for cells in aligned)
 
 
-def main(argv: list[str] | None = None) -> int:
+def probe(args: argparse.Namespace) -> int:
+    """Measures the run's encoder and its controls; prints and keeps the table."""
     start_logging()
-    args = parse_arguments(argv)
     config = load_json(args.workdir / "config.json")
     task = pretrain_task(config, make_mesh(), build_compute(config.compute))
     latents = mean_latents(task)
@@ -96,5 +96,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+main = Command("probe", parse_arguments, probe)
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

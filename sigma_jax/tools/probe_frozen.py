@@ -8,15 +8,12 @@ regression (L-BFGS): it is not the paper's probe, which configs/linear_probe.py 
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import jax.numpy as jnp
 
-from sigma_jax.checkpoints.manager import CheckpointError
 from sigma_jax.data.labelled import LabelledSpec
 from sigma_jax.data.loader import LoaderSpec, OnePass, open_loader
-from sigma_jax.data.records import DataSetError
 from sigma_jax.data.sampling import FrameSampling
 from sigma_jax.data.source import open_source
 from sigma_jax.datasets.classes import read_classes
@@ -24,6 +21,7 @@ from sigma_jax.evals.feature_cache import cached_features, split_identity
 from sigma_jax.evals.knn import accuracy, knn_scores
 from sigma_jax.evals.linear import linear_probe
 from sigma_jax.models.pretrain import Compute
+from sigma_jax.runtime.command import Command, leave
 from sigma_jax.runtime.logs import start_logging
 from sigma_jax.weights.frozen import load
 
@@ -44,18 +42,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None) -> int:
-    start_logging()
-    args = parse_arguments(argv)
-    try:
-        return probe(args)
-    except (DataSetError, CheckpointError, ValueError, FileNotFoundError) as error:
-        print(f"probe_frozen: {error}", file=sys.stderr)
-        return 1
-
-
 def probe(args: argparse.Namespace) -> int:
     """Computes or finds the features of both splits and prints three numbers."""
+    start_logging()
     dtype = jnp.bfloat16 if args.bfloat16 else jnp.float32
     model = load(args.init, num_heads=args.num_heads, compute=Compute(dtype=dtype))
     num_classes = read_classes(args.data_dir, args.train_split).num_classes
@@ -84,5 +73,7 @@ def probe(args: argparse.Namespace) -> int:
     return 0
 
 
+main = Command("probe_frozen", parse_arguments, probe)
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -7,12 +7,12 @@ first videos of a folder as the published recipe sees them: 16 frames of 224x224
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import jax
 import numpy as np
 
+from sigma_jax.checkpoints.manager import CheckpointError
 from sigma_jax.data.augment import center_crop_resize
 from sigma_jax.data.decode import BadVideo, decode_frames, probe
 from sigma_jax.data.sampling import center_indices
@@ -20,6 +20,7 @@ from sigma_jax.ops.masking import mask_of, sample_mask
 from sigma_jax.ops.tubes import TubeGrid
 from sigma_jax.report.clips import write_animation, write_clips
 from sigma_jax.report.page import Picture
+from sigma_jax.runtime.command import Command, leave
 from sigma_jax.runtime.config import load_json
 from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.runtime.logs import start_logging
@@ -73,22 +74,23 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None) -> int:
+def report(args: argparse.Namespace) -> int:
+    """Restores the newest checkpoint and draws its page."""
     start_logging()
-    args = parse_arguments(argv)
     config = load_json(args.workdir / "config.json")
     run = build(config, args.workdir, args.data_dir, teacher=args.teacher)
     run.checkpoint_dir = args.checkpoint_dir or run.checkpoint_dir
     checkpoints = open_checkpoints(run)
     latest = checkpoints.latest_step()
     if latest is None:
-        print(f"report: no checkpoint in {run.checkpoint_dir}: train first", file=sys.stderr)
-        return 1
+        raise CheckpointError(f"no checkpoint in {run.checkpoint_dir}: train first")
     state, _, _ = checkpoints.restore(latest, run.abstract_state)
     more = video_pictures(args.workdir / "pictures", args.videos) if args.videos else []
     print(f"report: {write_report(run, state, more)}")
     return 0
 
 
+main = Command("report", parse_arguments, report)
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -7,11 +7,11 @@ made again. About 40 seconds on two cores.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from sigma_jax.data.records import DataSetError, find_shards
 from sigma_jax.datasets.synthetic import renderers, write_videos
+from sigma_jax.runtime.command import Command, leave
 from sigma_jax.tools import prepare
 
 FIRST_CLIP = {"train": 0, "bank": 1_000_000, "val": 2_000_000}  # clip numbers: splits never share a clip
@@ -26,13 +26,17 @@ def is_done(out: Path, split: str) -> bool:
         return False
 
 
-def main(argv: list[str] | None = None) -> int:
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for the shards")
     for split, count in (("train", 14000), ("bank", 3500), ("val", 2000)):
         parser.add_argument(f"--{split}", type=int, default=count, metavar="CLIPS")
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def synthetic(args: argparse.Namespace) -> int:
+    """Renders and packs the splits that are not there."""
     with renderers() as pool:
         for split, first in FIRST_CLIP.items():
             if is_done(args.out, split):
@@ -48,5 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+main = Command("synthetic", parse_arguments, synthetic, after_stop="The same command goes on")
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -33,12 +33,13 @@ from sigma_jax.data.source import Source, open_source
 from sigma_jax.datasets.classes import check_names, label_hash
 from sigma_jax.datasets.listing import printable
 from sigma_jax.datasets.specs import SPECS, expected_videos
+from sigma_jax.runtime.command import Command, leave
 
 _SAMPLE = 32  # videos decoded without --full
 _SHOWN = 20  # problems printed
 
 
-def main(argv: list[str] | None = None) -> int:
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", type=Path, required=True)
     parser.add_argument("--split", help="default: every split that is there")
@@ -49,11 +50,12 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.dataset and args.dataset not in SPECS:
         parser.error(f"--dataset={args.dataset} is unknown, expected one of {sorted(SPECS)}")
-    try:
-        splits = [args.split] if args.split else _splits(args.data_dir)
-    except (records.DataSetError, OSError) as error:
-        print(f"verify: {error}", file=sys.stderr)
-        return 1
+    return args
+
+
+def verify(args: argparse.Namespace) -> int:
+    """Checks and prints every split."""
+    splits = [args.split] if args.split else _splits(args.data_dir)
     reports = [_verify_or_say(args, split) for split in splits]
     if not all(good for good, _ in reports):
         print("FAILED: copy or prepare the shards again")
@@ -214,5 +216,7 @@ def _print(split: str, source, problems: list[str], classes: Counter, decoded: i
         print(f"  and {len(problems) - _SHOWN} more")
 
 
+main = Command("verify", parse_arguments, verify)
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

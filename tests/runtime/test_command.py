@@ -23,7 +23,7 @@ def run(tmp_path, error: BaseException | None = None, **more) -> int:
             raise error
         return 7
 
-    return command.run_command("tool", lambda argv: SimpleNamespace(workdir=tmp_path), body, [], **more)
+    return command.Command("tool", lambda argv: SimpleNamespace(workdir=tmp_path), body, **more)([])
 
 
 def test_the_commands_own_status(tmp_path):
@@ -92,7 +92,7 @@ def hang(args):
                 raise
 swallows = sys.argv[1] == "swallows"
 signals.GRACE_SECONDS = 0.2
-command.leave(command.run_command("tool", lambda argv: None, hang, []))
+command.leave(command.Command("tool", lambda argv: None, hang)([]))
 """
 
 

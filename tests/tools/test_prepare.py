@@ -250,7 +250,7 @@ def test_a_killed_run_goes_on_behind_a_finished_split(videos, tmp_path, monkeypa
     with monkeypatch.context() as patched:
         patched.setattr(prepare, "_write_split", stop_at_val)
         assert _prepare(tmp_path / "out", **flags) == 130
-    assert "stopped. Finished shards are kept" in capsys.readouterr().err
+    assert "stopped by Ctrl-C. Finished shards are kept" in capsys.readouterr().err
     (tmp_path / "out/videos-train.index.npz.host.7.partial").touch()  # killed a moment earlier
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.tfrecord")}
     assert len(kept) == 2

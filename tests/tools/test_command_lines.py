@@ -1,0 +1,82 @@
+"""Every command: --help, a wrong flag, a folder that is not there: usage or one sentence, never a traceback."""
+
+import dataclasses
+import importlib
+import logging
+import pkgutil
+
+import pytest
+from absl.testing import flagsaver
+
+from sigma_jax import tools
+
+# What each command needs beside the folder that is missing; {absent} is that folder, {file} a file in its place.
+MISSING = {
+    "main": ["--config=configs/demo.py", "--workdir={tmp}/run", "--data_dir={absent}", "--platform=cpu"],
+    "tools.bench": ["data", "--data_dir={absent}"],
+    "tools.bench_data": ["--data_dir={absent}"],
+    "tools.compare": ["{absent}"],
+    "tools.convert": ["{absent}", "{tmp}/out.npz"],
+    "tools.doctor": ["--config=configs/demo.py", "--data_dir={absent}"],
+    "tools.evidence": ["--workdir={file}/x", "--data_dir={absent}"],
+    "tools.features": ["--videos={absent}", "--init={absent}", "--out={tmp}/out"],
+    "tools.model_zoo": ["--manifest={absent}"],
+    "tools.plan": ["--config={absent}/x.py"],
+    "tools.prepare": ["--videos={absent}", "--out={tmp}/out"],
+    "tools.probe": ["--workdir={absent}", "--data_dir={absent}"],
+    "tools.probe_frozen": ["--init={absent}", "--data_dir={absent}"],
+    "tools.report": ["--workdir={absent}", "--data_dir={absent}"],
+    "tools.synthetic": ["--out={file}/x"],
+    "tools.verify": ["--data_dir={absent}"],
+}
+WITH_PROGRAM_NAME = ("main", "tools.bench", "tools.doctor", "tools.plan")  # absl's convention
+
+
+@pytest.fixture
+def call(capsys, monkeypatch):
+    """(exit status, what was written) of a command in this process."""
+    for name in MISSING:  # before: flags that are defined inside the saver are deleted by it
+        importlib.import_module(f"sigma_jax.{name}")
+    monkeypatch.setattr(logging, "raiseExceptions", False)  # about the captured stderr of an earlier test
+    said = []
+
+    def run(name: str, words: list[str]) -> tuple[int, str]:
+        module = importlib.import_module(f"sigma_jax.{name}")
+        main = dataclasses.replace(module.main, say=said.append) if name == "main" else module.main
+        try:
+            status = main([name, *words] if name in WITH_PROGRAM_NAME else words)
+        except SystemExit as end:  # argparse
+            status = end.code
+        written = capsys.readouterr()
+        return status, written.out + written.err + "\n".join(said)
+
+    with flagsaver.flagsaver():
+        yield run
+
+
+def test_the_list_is_complete():
+    found = {f"tools.{module.name}" for module in pkgutil.iter_modules(tools.__path__) if not module.ispkg}
+    assert set(MISSING) == found | {"main"}
+
+
+@pytest.mark.parametrize("name", MISSING)
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_is_usage(name, flag, call):
+    status, text = call(name, [flag])
+    assert status == 0 and "python -m sigma_jax" in text and "Traceback" not in text
+
+
+@pytest.mark.parametrize("name", MISSING)
+def test_a_wrong_flag_is_named(name, call):
+    status, text = call(name, [*(MISSING[name][:1] if name == "tools.bench" else []), "--no_such_flag=1"])
+    assert status == 2 and "Traceback" not in text
+    assert "no_such_flag" in text or "required" in text  # argparse looks for the required ones first
+
+
+@pytest.mark.parametrize("name", MISSING)
+def test_a_missing_folder_is_a_sentence(name, call, tmp_path):
+    (tmp_path / "file").write_text("")
+    places = {"tmp": tmp_path, "absent": tmp_path / "absent", "file": tmp_path / "file"}
+    status, text = call(name, [word.format(**places) for word in MISSING[name]])
+    assert status in (1, 2) and "Traceback" not in text
+    assert str(tmp_path) in text, text
