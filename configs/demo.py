@@ -1,7 +1,7 @@
 """SIGMA at toy scale: labelled moving shapes, 8 frames of 32x32, two CPU cores, about three minutes.
 
 Expected (ours, `./launch/demo.sh` prints it): motion k-NN >= 60 % and joint linear >= 40 %, against about 20 % and 30 %
-for random weights (measured: README, "Results"). Same code as configs/k400.py at other sizes.
+for random weights (measured: launch/EVIDENCE.md). Same code as configs/k400.py at other sizes.
 
     ./launch/demo.sh
     python -m sigma_jax.main --config=configs/demo.py --workdir=runs/demo --data_dir=DATA/shapes

@@ -1,6 +1,6 @@
 """Does the method show itself? SIGMA-MLP beside its controls at toy scale, the same budget each (evidence run).
 
-Expected: the table in README.md, ours. Cost: half an hour on two quiet cores for three seeds of all arms.
+Expected: the tables in launch/EVIDENCE.md, ours. Cost: half an hour on two quiet cores for three seeds of all arms.
 
     python -m sigma_jax.tools.evidence --workdir=runs/evidence --data_dir=DATA/shapes --seeds=3
     python -m sigma_jax.main --config=configs/evidence.py:arm=learned --workdir=... --data_dir=DATA/shapes   (one arm)
