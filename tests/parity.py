@@ -3,11 +3,13 @@
     python -m tests.parity FILE.npz...
 
 The kind of a file is the prefix of its name (pretrain_, sinkhorn, finetune_cls, schedule, masks, dino_vit, dinov2_vit;
-of the benchmarks uvos_*, vos_propagation), or, for param_tables.json, parameter names and shapes. Sizes come from the
-file. Prints the largest deviation of each quantity beside its limit; exits 1 if any is over it.
+of the benchmarks uvos_*, vos_propagation, severe_*, rc_*, charades_*), or, for param_tables.json, parameter names and
+shapes. Sizes come from the file. Prints the largest deviation of each quantity beside its limit; exits 1 if any is over
+it.
 """
 
 import dataclasses
+import functools
 import json
 import sys
 from pathlib import Path
@@ -43,7 +45,7 @@ def compare(name: str, ours, theirs, limit: float) -> Row:
 
 def rows_of(path: str | Path) -> list[Row]:
     """All comparisons that a golden file allows."""
-    from tests import parity_classifier, parity_parts, parity_pretrain, parity_segmentation
+    from tests import parity_classifier, parity_parts, parity_pretrain, parity_segmentation, parity_severe
 
     path = Path(path)
     if path.suffix == ".json":
@@ -60,6 +62,8 @@ def rows_of(path: str | Path) -> list[Row]:
     }
     for name in ("match", "batch", "input", "categories", "pca", "upsample", "kmeans", "pipeline"):
         kinds[f"uvos_{name}"] = getattr(parity_segmentation, f"uvos_{name}")
+    for prefix, rows in parity_severe.KINDS.items():
+        kinds[prefix] = functools.partial(rows, path=path)
     for prefix, rows in kinds.items():
         if path.name.startswith(prefix):
             with np.load(path) as arrays:

@@ -140,20 +140,24 @@ class TrainAugment:
         return video[:, :, ::-1] if rng.random() < self.flip else video
 
 
-def crop_offsets(long_side: int, size: int, num_crops: int) -> list[int]:
+def crop_offsets(long_side: int, size: int, num_crops: int, rounds_up: bool = False) -> list[int]:
     """Where test crops start along the long side: evenly from end to end, or one in the middle."""
-    if num_crops == 1:
-        return [(long_side - size) // 2]
-    return [int(crop * (long_side - size) / (num_crops - 1)) for crop in range(num_crops)]
+    room = long_side - size
+    places = [room / 2] if num_crops == 1 else [crop * room / (num_crops - 1) for crop in range(num_crops)]
+    return [math.ceil(place) if rounds_up else int(place) for place in places]
 
 
 @dataclass(frozen=True)
 class ViewCrop:
-    """The spatial part of a test view: short side to `short_side` (the size itself where 0), then a crop."""
+    """The spatial part of a test view: short side to `short_side` (the size itself where 0), then a crop.
+
+    rounds_up: a crop that starts between two pixels starts at the second (Charades), not at the first.
+    """
 
     num_crops: int = 1
     short_side: int = 0
     interpolation: str = "bilinear"
+    rounds_up: bool = False
 
     def __call__(self, video: np.ndarray, size: int, crop: int) -> np.ndarray:
         """uint8 [F h w 3] -> [F size size 3]: crop number `crop` along the long side, central along the short one."""
@@ -161,6 +165,6 @@ class ViewCrop:
         short, target = min(height, width), self.short_side or size
         video = resize(video, height * target // short, width * target // short, self.interpolation)
         height, width = video.shape[1:3]
-        offset = crop_offsets(max(height, width), size, self.num_crops)[crop]
+        offset = crop_offsets(max(height, width), size, self.num_crops, self.rounds_up)[crop]
         top, left = (offset, (width - size) // 2) if height > width else ((height - size) // 2, offset)
         return video[:, top : top + size, left : left + size]

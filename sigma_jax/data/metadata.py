@@ -6,6 +6,7 @@
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from sigma_jax.data.records import DataSetError
@@ -77,6 +78,24 @@ def read_json(path: Path) -> dict:
     except ValueError as error:
         reason = str(error)
     raise DataSetError(f"{path} is damaged ({reason}): copy it again, or delete it and prepare again")
+
+
+def problems_of(split: str, report: dict) -> list[str]:
+    """What keeps a split from being the whole of its list, given its part of prepare_report.json; sentences."""
+    problems, refused = list(report.get("subset", {}).get("problems", ())), report.get("refused", ())
+    if refused:
+        total, first = report.get("videos", 0) + len(refused), refused[0]
+        problems.append(
+            f"{split}: {len(refused)} of {total} videos are missing or of no use, the first: {first['key']}: "
+            f"{first['reason']}"
+        )
+    return problems
+
+
+def read_problems(data_dir: Path, splits: Iterable[str]) -> list[str]:
+    """problems_of for these splits of a data set that `tools.prepare` wrote; [] for those of others."""
+    report = read_json(data_dir / "prepare_report.json")
+    return [problem for split in splits for problem in problems_of(split, report.get(split, {}))]
 
 
 def read_label_map(data_dir: Path) -> list[str]:

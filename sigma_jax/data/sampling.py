@@ -42,12 +42,17 @@ def check_clip(num_frames_in_video: int, num_frames: int, stride: int) -> None:
         )
 
 
+SAMPLINGS = ("dense", "uniform", "window", "tiled")
+
+
 @dataclass(frozen=True)
 class FrameSampling:
     """Frames for training and testing a classifier, as in the published finetuning code.
 
-    kind: 'dense' (Kinetics: a window of num_frames * stride frames) or 'uniform' (Something-Something: num_frames
-    segments of equal length; stride plays no part).
+    kind: 'dense' (Kinetics: a window of num_frames * stride frames), 'uniform' (Something-Something: num_frames
+    segments of equal length; stride plays no part), 'window' (Charades: exactly stride frames apart; where the video is
+    shorter than the window, it lies anywhere in it and its ends are repeated) or 'tiled' (SEVERE's action recognition:
+    a shorter video is repeated from its start).
     """
 
     kind: str
@@ -55,14 +60,18 @@ class FrameSampling:
     stride: int = 1
 
     def __post_init__(self):
-        if self.kind not in ("dense", "uniform"):
-            raise InvalidValue(f"frame sampling {self.kind!r} is unknown, expected 'dense' or 'uniform'")
+        if self.kind not in SAMPLINGS:
+            raise InvalidValue(f"frame sampling {self.kind!r} is unknown, expected one of {', '.join(SAMPLINGS)}")
 
     def train(self, num_frames_in_video: int, rng: np.random.Generator) -> np.ndarray:
         """Random frame numbers int64 [F]."""
         check_clip(num_frames_in_video, self.num_frames, self.stride)
         if self.kind == "uniform":
             return _uniform_train(num_frames_in_video, self.num_frames, rng)
+        if self.kind in ("window", "tiled"):
+            room = num_frames_in_video - self.window
+            start = rng.integers(min(room, 0), max(room, 0) + 1)
+            return self._fit(num_frames_in_video, max(start, 0) if self.kind == "tiled" else start)
         span = self.num_frames * self.stride
         if num_frames_in_video > span:
             return dense_window(int(rng.integers(span, num_frames_in_video)), span, self.num_frames)
@@ -81,12 +90,31 @@ class FrameSampling:
             raise ValueError(f"view {view} of {num_views}: expected 0..{num_views - 1}")
         if self.kind == "uniform":
             return _uniform_view(num_frames_in_video, self.num_frames, view, num_views)
+        if self.kind in ("window", "tiled"):
+            return self._fit(num_frames_in_video, self._view_start(num_frames_in_video, view, num_views))
         if num_views == 1:
             return center_indices(num_frames_in_video, self.num_frames, self.stride)
         every = np.arange(0, num_frames_in_video, self.stride)
         every = np.pad(every, (0, max(self.num_frames - len(every), 0)), mode="edge")
         start = int(view * (len(every) - self.num_frames) / (num_views - 1))
         return every[start : start + self.num_frames]
+
+    @property
+    def window(self) -> int:
+        """Frames from the first to the last of a clip, both included."""
+        return (self.num_frames - 1) * self.stride + 1
+
+    def _view_start(self, num_frames_in_video: int, view: int, num_views: int) -> int:
+        room = max(num_frames_in_video - self.window, 0)
+        place = room / 2 if num_views == 1 else view * room / (num_views - 1)
+        return round(place) if self.kind == "window" else int(place)  # as published, each
+
+    def _fit(self, num_frames_in_video: int, start: int) -> np.ndarray:
+        """Frames from `start` on; beyond the ends those are repeated, or the video is (tiled)."""
+        frames = start + np.arange(self.num_frames) * self.stride
+        if self.kind == "tiled":
+            return frames % num_frames_in_video
+        return np.clip(frames, 0, num_frames_in_video - 1)
 
 
 def dense_window(end: int, span: int, num_frames: int) -> np.ndarray:

@@ -37,6 +37,7 @@ class Record:
     width: int = 0
     fps: float = 0.0
     frames: Sequence[bytes] = ()  # one JPEG or PNG a frame
+    annotation: str = ""  # what is known beyond the class (annotations.py); not written where there is none
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ def encode_record(record: Record) -> bytes:
     for name in _INTEGERS:
         features[name].int64_list.value.append(getattr(record, name))
     features["fps"].float_list.value.append(record.fps)
+    if record.annotation:
+        features["annotation"].bytes_list.value.append(record.annotation.encode(*_TEXT))
     if not record.frames:
         features["video"].bytes_list.value.append(record.video)
         return example.SerializeToString(deterministic=True)
@@ -123,6 +126,7 @@ def _from_features(features: dict, frames: Sequence[bytes], need_video: bool) ->
         video=_one(features, "video", "bytes_list") if need_video else b"",
         key=_one(features, "key", "bytes_list").decode(*_TEXT),
         label_name=_one(features, "label_name", "bytes_list", b"").decode(*_TEXT),
+        annotation=_one(features, "annotation", "bytes_list", b"").decode(*_TEXT),
         fps=_one(features, "fps", "float_list", 0.0),
         frames=frames,
         **{name: _one(features, name, "int64_list", -1 if name == "label" else 0) for name in _INTEGERS},

@@ -11,6 +11,7 @@ from sigma_jax.data.metadata import read_json, read_label_map
 from sigma_jax.data.records import DataSetError
 from sigma_jax.data.source import open_source
 from sigma_jax.datasets.specs import LABEL_HASHES, NOT_SHIPPED, SPECS
+from sigma_jax.datasets.subsets import SUBSETS
 
 
 class Classes(NamedTuple):
@@ -49,6 +50,9 @@ def label_hash(names: list[str]) -> str:
 
 def shipped_names(name: str) -> list[str]:
     """Class names of the data set `name` in order, checked against LABEL_HASHES; [] where none are shipped."""
+    if name in SUBSETS:
+        names, part = shipped_names(SUBSETS[name].of), SUBSETS[name]
+        return names[part.classes.start : part.classes.stop] if part.classes else names
     if name not in LABEL_HASHES or name in NOT_SHIPPED:
         return []
     names = (Path(__file__).with_name("label_maps") / f"{name}.txt").read_text("utf-8").splitlines()

@@ -11,9 +11,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sigma_jax.datasets.listing import Found, are_numbers, list_csv, read_lines
+import numpy as np
+
+from sigma_jax.data.annotations import encode
+from sigma_jax.datasets.annotation_lists import charades_labels, read_frame_list, read_ucfrep
+from sigma_jax.datasets.classes import shipped_names, spelling
+from sigma_jax.datasets.listing import Entry, Found, Refusal, are_numbers, list_csv, read_lines
+from sigma_jax.datasets.specs import SPECS
+from sigma_jax.datasets.subsets import choose, describe, lookup_subset
 
 _CHARADES_CLASSES = "Charades_v1_classes.txt"
+FOLDER_FORMATS = ("hmdb51", "ucfrep")  # their "list" may be a folder of files
 _WITHOUT_NAMES = ("videomae_v2", "hmdb51")
 _USUAL = (".mp4", ".webm", ".avi", ".mkv")
 
@@ -26,6 +34,7 @@ class ListSpec:
     folder: Path
     split: str = "train"
     labels: Path | None = None
+    subset: str = ""  # one of subsets.SUBSETS
 
 
 def read_list(name: str, spec: ListSpec) -> tuple[Found, list[str]]:
@@ -39,9 +48,45 @@ def read_list(name: str, spec: ListSpec) -> tuple[Found, list[str]]:
     if spec.labels and name in _WITHOUT_NAMES:
         raise ValueError(f"lists in the format {name!r} need no class names: leave out {spec.labels}")
     try:
-        return FORMATS[name](spec)
+        found, names = FORMATS[name](spec)
     except (csv.Error, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{spec.path} is not in the format {name!r}: {type(error).__name__}: {error}") from error
+    return (found, names) if not spec.subset else take_subset(spec.subset, name, spec, found, names)
+
+
+def take_subset(
+    subset: str, list_format: str, spec: ListSpec, found: Found, names: list[str]
+) -> tuple[Found, list[str]]:
+    """The part of a list that SEVERE trains on, in the order drawn, and its class names.
+
+    `found.subset` then tells what was drawn (lines counted from 0), from which list, and what keeps it from being the
+    published part.
+
+    Raises:
+      ValueError: no list of the data set that the subset is drawn from.
+    """
+    part = lookup_subset(subset, list_format)
+    texts = names or shipped_names(part.of)
+    are_numbered = are_numbers([Entry(Path(), "", line.label) for line in found.lines])
+    indices = {str(n) if are_numbered else spelling(text): n for n, text in enumerate(texts)}
+    strangers = [line for line in found.lines if spelling(line.label) not in indices]
+    if strangers:
+        raise ValueError(
+            f"line {strangers[0].number} of {spec.path}: label {strangers[0].label!r} is none of the {len(texts)} "
+            f"classes of {part.of}: {subset} is drawn from its list"
+        )
+    rows, labels = choose(part, np.asarray([indices[spelling(line.label)] for line in found.lines], int), spec.split)
+    chosen = [found.lines[row] for row in rows]
+    first = part.classes.start if part.classes else 0
+    kept = texts[first : first + part.num_classes]
+    shown = [str(number) for number in range(part.num_classes)] if are_numbered else kept
+    malformed = [refusal for refusal in found.refused if refusal not in [line.found for line in found.lines]]
+    pairs = list(zip(chosen, labels.tolist(), strict=True))
+    found.entries = [replace(line.found, label=shown[label]) for line, label in pairs if isinstance(line.found, Entry)]
+    missing = [line.found for line in chosen if isinstance(line.found, Refusal)]
+    found.refused = malformed + missing
+    found.subset = describe(subset, spec.path, spec.split, rows, labels)
+    return found, [] if are_numbered else kept
 
 
 def _places(folder: Path, name: str, label: str = "") -> list[Path]:
@@ -210,6 +255,8 @@ def _numbered(spec: ListSpec, first: int, names: list[str]) -> Found:
 def _charades(spec: ListSpec) -> tuple[Found, list[str]]:
     """id,...,actions ("c077 12.10 18.00;c079 ..."): files `id.mp4`. The label is the action that lasts longest.
 
+    All actions are kept as an annotation, in seconds.
+
     Class names come from the release's own file where it lies beside the list.
     """
     beside = spec.path.parent / _CHARADES_CLASSES
@@ -222,8 +269,13 @@ def _charades(spec: ListSpec) -> tuple[Found, list[str]]:
         if names and index >= len(names):
             found.refuse(number, row["id"], f"action c{index:03d} is not among the {len(names)} class names")
             continue
+        wrong = [c for c, _, _ in actions if int(c) >= (len(names) or SPECS["charades"].num_classes)]
+        if wrong or len(actions) != len(row["actions"].strip(" ;").split(";")) * bool(row["actions"].strip(" ;")):
+            found.refuse(number, row["id"], f"expected `c000 start end;...` in actions, got {row['actions']!r}")
+            continue
         label = "" if index < 0 else names[index] if names else str(index)
-        found.add(number, _places(spec.folder, row["id"]), row["id"], label)
+        annotation = encode(charades_labels(actions, f"line {number} of {spec.path.name}"))
+        found.add(number, _places(spec.folder, row["id"]), row["id"], label, annotation=annotation)
     return found, names
 
 
@@ -240,6 +292,18 @@ def _diving48(spec: ListSpec) -> tuple[Found, list[str]]:
     return found, names
 
 
+def _charades_frames(spec: ListSpec) -> tuple[Found, list[str]]:
+    """SEVERE's frame lists of Charades: `original_vido_id video_id frame_id path labels`, one line a frame."""
+    beside = spec.path.parent / _CHARADES_CLASSES
+    names = _class_names(spec.labels or (beside if beside.is_file() else None), first=0)
+    return read_frame_list(spec.path, spec.folder, names, len(names) or SPECS["charades"].num_classes), names
+
+
+def _ucfrep(spec: ListSpec) -> tuple[Found, list[str]]:
+    """A folder of UCFRep's .mat files (train/ and val/) or of its raw lists; the class is part of a video's name."""
+    return read_ucfrep(spec.path, spec.folder, spec.split), _class_names(spec.labels, first=1)
+
+
 FORMATS: dict[str, Callable[[ListSpec], tuple[Found, list[str]]]] = {
     "csv": _csv,
     "videomae_v2": _videomae_v2,
@@ -251,4 +315,6 @@ FORMATS: dict[str, Callable[[ListSpec], tuple[Found, list[str]]]] = {
     "gym99": _gym99,
     "charades": _charades,
     "diving48": _diving48,
+    "charades_frames": _charades_frames,
+    "ucfrep": _ucfrep,
 }

@@ -2,7 +2,7 @@
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 SUFFIXES = ".3gp .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .vob .webm .wmv"
@@ -16,6 +16,7 @@ class Entry:
     key: str  # relative to the folder of videos
     label: str  # as written; empty: no class
     images: tuple[int, int] = (0, -1)  # of a folder of pictures: number of the first, how many (-1: all)
+    annotation: str = ""  # what is known beyond the class (annotations.py)
 
 
 @dataclass(frozen=True)
@@ -86,31 +87,58 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
     return [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
 
 
+@dataclass(frozen=True)
+class Line:
+    """A line of a list that names a video with a class, and what became of it."""
+
+    number: int
+    label: str
+    found: Entry | Refusal
+
+
 class Found:
     """The videos of one list: a missing one and one listed before are refused, naming the line.
 
+    `lines` are all that could be read, in order, whether their video is there or not.
     `list_name` is the file that lines are read from; a list may consist of several.
     """
 
     def __init__(self, list_name: str):
         self.list_name, self.entries, self.refused, self._seen = list_name, [], [], {}
+        self.lines: list[Line] = []
+        self.subset: dict = {}  # which part of the list these are; {}: all
 
-    def add(self, number: int, places: list[Path], key: str, label: str, images: tuple[int, int] | None = None) -> None:
+    def add(
+        self,
+        number: int,
+        places: list[Path],
+        key: str,
+        label: str,
+        images: tuple[int, int] | None = None,
+        annotation: str = "",
+    ) -> None:
         """The first of `places` that is there; a folder of pictures where `images` is given."""
+        before = len(self.entries)
+        self._add(number, places, Entry(Path(), key, label, images or (0, -1), annotation), bool(images))
+        found = self.entries[before] if len(self.entries) > before else self.refused[-1]
+        self.lines.append(Line(number, label, found))
+
+    def _add(self, number: int, places: list[Path], entry: Entry, is_folder: bool) -> None:
+        key = entry.key
         try:
-            path = next((p for p in places if (p.is_dir() if images else p.is_file())), None)
+            path = next((p for p in places if (p.is_dir() if is_folder else p.is_file())), None)
         except (ValueError, OSError) as error:  # a NUL in the name, a name too long
             self.refuse(number, key, f"no possible path: {error}")
             return
         real = path and os.path.realpath(path)
         if not path:
             others = f", nor under {len(places) - 1} other names, the last {places[-1]}" if len(places) > 1 else ""
-            self.refuse(number, key, f"no such {'folder' if images else 'file'} {places[0]}{others}")
+            self.refuse(number, key, f"no such {'folder' if is_folder else 'file'} {places[0]}{others}")
         elif real in self._seen:
             self.refuse(number, key, f"already listed in line {self._seen[real]}")
         else:
             self._seen[real] = f"{number} of {self.list_name}"
-            self.entries.append(Entry(path, key, label, images or (0, -1)))
+            self.entries.append(replace(entry, path=path))
 
     def refuse(self, number: int, key: str, reason: str) -> None:
         self.refused.append(Refusal(key, f"line {number} of {self.list_name}: {reason}"))

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field, replace
 from multiprocessing.connection import wait
 from pathlib import Path
 
-from sigma_jax.data import metadata, records, time_limit
+from sigma_jax.data import annotations, metadata, records, time_limit
 from sigma_jax.data.decode import BadVideo
 from sigma_jax.data.schema import Record
 from sigma_jax.datasets.listing import Entry, Refusal
@@ -56,7 +56,8 @@ class ShardJob:
         for entry in self.entries:
             stat = entry.path.stat() if entry.path.exists() else None
             seen = (stat.st_size, stat.st_mtime_ns) if stat else None
-            digest.update(repr((entry.key, entry.label, self.labels[entry.label], entry.images, seen)).encode())
+            told = (entry.annotation,) if entry.annotation else ()
+            digest.update(repr((entry.key, entry.label, self.labels[entry.label], entry.images, seen, *told)).encode())
         return digest.hexdigest()
 
 
@@ -170,7 +171,13 @@ def read_video(entry: Entry, label: int, payload: Payload) -> tuple[Record, str]
     else:
         record, info = store(entry.path.read_bytes(), payload)
         warning = info.warning
-    return replace(record, key=entry.key, label=label, label_name=entry.label), warning
+    if entry.annotation:
+        try:
+            annotations.decode(entry.annotation).check(record.num_frames)
+        except ValueError as error:
+            raise BadVideo(str(error)) from error
+    record = replace(record, key=entry.key, label=label, label_name=entry.label, annotation=entry.annotation)
+    return record, warning
 
 
 class _Worker:

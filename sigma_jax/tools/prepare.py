@@ -24,16 +24,18 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from tqdm import tqdm
 
 from sigma_jax.data import metadata, records
 from sigma_jax.datasets import beam_writing as beam_shards
 from sigma_jax.datasets.classes import check_names, label_hash, shipped_names, spelling
-from sigma_jax.datasets.list_formats import FORMATS, ListSpec, read_list
+from sigma_jax.datasets.list_formats import FOLDER_FORMATS, FORMATS, ListSpec, read_list
 from sigma_jax.datasets.listing import SUFFIXES, Entry, Refusal, are_numbers, list_folder, number_labels, printable
 from sigma_jax.datasets.payload import PAYLOADS, Payload
 from sigma_jax.datasets.specs import SPECS, expected_videos
+from sigma_jax.datasets.subsets import SUBSETS
 from sigma_jax.datasets.writing import (
     OutOfSpace,
     ShardJob,
@@ -61,11 +63,12 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--csv", type=Path, help="list of `path label` lines (tab, comma or blank), see --format")
     parser.add_argument("--format", default="csv", choices=sorted(FORMATS), help="of the list")
     parser.add_argument("--labels", type=Path, help="class names, for lists that keep them apart (ssv2, ucf101, ...)")
+    parser.add_argument("--subset", default="", choices=["", *SUBSETS], help="part of a list that SEVERE trains on")
     parser.add_argument("--payload", default="video", choices=PAYLOADS, help="what is stored of a video")
     parser.add_argument("--short_side", type=int, default=256, help="of video-small and jpeg, pixels; never enlarged")
     parser.add_argument("--quality", type=int, default=90, help="of jpeg, 1..100")
     parser.add_argument("--out", type=Path, required=True, help="folder for the shards")
-    parser.add_argument("--name", default="videos", help="name of the data set, part of the file names")
+    parser.add_argument("--name", help="name of the data set, part of the file names; default: the subset's, or videos")
     parser.add_argument("--split", default="train")
     parser.add_argument("--val_fraction", type=float, default=0.0, help="share of the videos put into a split `val`")
     parser.add_argument("--shards", type=int, default=0, help="per split; default: by size")
@@ -73,7 +76,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--runner", default="local", help="local, or one of Apache Beam: DirectRunner, ...")
     parser.add_argument("--beam_options", default="", help="Beam's own flags, in one argument")
     parser.add_argument("--timeout", type=float, default=300.0, help="seconds for one video")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    args.name = args.name or args.subset or "videos"
+    return args
 
 
 def prepare(args: argparse.Namespace) -> int:
@@ -91,19 +96,22 @@ def prepare(args: argparse.Namespace) -> int:
 
 def write_all(args: argparse.Namespace) -> int:
     """Lists, checks and writes all splits of one command; returns the exit code."""
-    entries, refused, others, class_names = _list(args)
+    listed = _list(args)
+    entries, refused = listed.entries, listed.refused
     payload = _payload(args)
     if not entries and not refused:
         expected = "lines `path label`" if args.csv else f"files that end in {SUFFIXES}"
         print(f"{args.csv or args.videos} lists no video: expected {expected}")
     args.out.mkdir(parents=True, exist_ok=True)
     with _alone(args.out):
-        entries, labels, names, unknown = _number(args, entries, class_names)
+        entries, labels, names, unknown = _number(args, entries, listed.class_names)
         report, jobs = {}, []
         for split, members in _split(entries, args.split, args.val_fraction).items():
             report[split] = _write_split(args, split, members, labels, payload, jobs)
         report[args.split]["refused"] += [asdict(refusal) for refusal in refused + unknown]
-        report[args.split]["other_files"] = others
+        report[args.split]["other_files"] = listed.others
+        if listed.subset:
+            report[args.split]["subset"] = listed.subset
         if names and any(split["videos"] for split in report.values()):
             metadata.write_label_map(args.out, names)
         for split in report.values():
@@ -183,8 +191,18 @@ def _payload(args: argparse.Namespace) -> Payload:
         raise UsageError(str(error)) from error
 
 
-def _list(args: argparse.Namespace) -> tuple[list[Entry], list[Refusal], list[str], list[str]]:
-    """(videos, refused lines, files that are no videos, class names in order where the list states it)."""
+class Listed(NamedTuple):
+    """What a folder or a list holds."""
+
+    entries: list[Entry]
+    refused: list[Refusal]
+    others: list[str]  # files that are no videos
+    class_names: list[str]  # in order, where the list states it
+    subset: dict  # which part of the list was taken (list_formats.take_subset); {}: all
+
+
+def _list(args: argparse.Namespace) -> Listed:
+    """The videos of one command."""
     if not args.videos and not args.csv:
         raise UsageError("expected --videos=FOLDER or --csv=FILE")
     folder = args.videos or args.csv.parent
@@ -198,18 +216,20 @@ def _list(args: argparse.Namespace) -> tuple[list[Entry], list[Refusal], list[st
         raise UsageError(f"--beam_options={args.beam_options} needs a --runner of Apache Beam, such as DirectRunner")
     if args.shards < 0 or args.workers < 0 or args.timeout <= 0:
         raise UsageError(f"--shards={args.shards}, --workers={args.workers}, --timeout={args.timeout} must be positive")
+    if args.subset and (not args.csv or args.val_fraction):
+        raise UsageError(f"--subset={args.subset} is a part of a released list: give --csv, and no --val_fraction")
     if not args.csv:
         entries, others = list_folder(folder)
-        return entries, [], others, []
+        return Listed(entries, [], others, [], {})
     for flag in ("csv", "labels"):
         path = getattr(args, flag)
-        if path and not (path.is_file() or (path.is_dir() and args.format == "hmdb51")):
+        if path and not (path.is_file() or (path.is_dir() and args.format in FOLDER_FORMATS)):
             raise UsageError(f"--{flag}={path} is no file")
     try:
-        found, names = read_list(args.format, ListSpec(args.csv, folder, args.split, args.labels))
+        found, names = read_list(args.format, ListSpec(args.csv, folder, args.split, args.labels, args.subset))
     except ValueError as error:
         raise UsageError(str(error)) from error
-    return found.entries, found.refused, [], names
+    return Listed(found.entries, found.refused, [], names, found.subset)
 
 
 def _split(entries: list[Entry], split: str, val_fraction: float) -> dict[str, list[Entry]]:
@@ -335,6 +355,8 @@ def print_summary(out: Path, report: dict) -> None:
         print(f"  classes: {classes - bool(unlabelled)}, videos without a class: {unlabelled}")
         if result["label_hash"]:
             print(f"  label map: hash {result['label_hash']}")
+        for problem in metadata.problems_of(split, result) if "subset" in result else ():
+            print(f"  INCOMPLETE subset {result['subset']['name']}: {printable(problem)}")
         if result.get("other_files"):
             print(f"  {len(result['other_files'])} files without a video suffix were left alone")
         for title, items in (("refused", refused), ("accepted with a warning", result["warnings"])):

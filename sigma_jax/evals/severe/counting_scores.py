@@ -1,0 +1,36 @@
+"""Numbers of a counter: relative error and its relatives.
+
+Letters: n videos.
+"""
+
+import numpy as np
+
+NEAR = 1.0  # a count that misses by no more is right "off by one"
+
+
+def count_scores(predicted: np.ndarray, true: np.ndarray) -> dict[str, float]:
+    """Scores of predicted [n] against true counts [n], at least one each.
+
+    Returns:
+      relative_error: mean of |predicted - true| / true, the score of UCF-RC (SEVERE calls it MAE); lower is better.
+      relative_error_std: its standard deviation over videos.
+      oboa: share of videos that miss by at most one.
+      maep, maen: the same error over the videos with too high and with too low a count; 0 where there is none.
+
+    Raises:
+      ValueError: no videos, counts of different shapes, or a true count below 1.
+    """
+    predicted, true = np.asarray(predicted, np.float64), np.asarray(true, np.float64)
+    if predicted.shape != true.shape or not predicted.size:
+        raise ValueError(f"predicted {predicted.shape} and true counts {true.shape}: expected one of each per video")
+    if true.min() < 1:
+        raise ValueError(f"a true count of {true.min():g}: expected at least 1")
+    error = np.abs(predicted - true) / true
+    over, under = predicted > true, predicted < true
+    return {
+        "relative_error": float(error.mean()),
+        "relative_error_std": float(error.std()),
+        "oboa": float((np.abs(predicted - true) <= NEAR).mean()),
+        "maep": float(error[over].mean()) if over.any() else 0.0,
+        "maen": float(error[under].mean()) if under.any() else 0.0,
+    }

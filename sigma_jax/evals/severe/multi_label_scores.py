@@ -1,0 +1,58 @@
+"""Mean average precision of clips with several labels.
+
+Letters: n videos, C classes.
+"""
+
+import numpy as np
+
+RANKINGS = ("all_videos", "unlabelled_last")
+
+
+def average_precision(scores: np.ndarray, is_positive: np.ndarray) -> float:
+    """Sum over distinct scores, from the highest, of (recall - recall before) * precision; scikit-learn's definition.
+
+    No interpolation, and equal scores count together: their order plays no part.
+
+    Args:
+      scores: [n].
+      is_positive: bool [n], at least one of them.
+    """
+    order = np.argsort(-scores, kind="stable")
+    scores, is_positive = scores[order], is_positive[order].astype(bool)
+    last = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))  # of each run of equal scores
+    hits = np.cumsum(is_positive)[last]
+    recall, precision = hits / is_positive.sum(), hits / (last + 1)
+    return float(np.sum(np.diff(recall, prepend=0.0) * precision))
+
+
+def mean_average_precision(
+    scores: np.ndarray, labels: np.ndarray, ranking: str = "all_videos"
+) -> tuple[float, dict[int, float]]:
+    """mAP over the classes that have a positive, in per cent.
+
+    Args:
+      scores: [n C].
+      labels: [n C], 0 or 1.
+      ranking: all_videos, or unlabelled_last: videos without any label rank behind all others, as in the script that
+        Charades was released with.
+
+    Returns:
+      (mAP, 0 where no class has a positive; average precision of each class that has one, in per cent).
+
+    Raises:
+      ValueError: shapes that differ, labels other than 0 and 1, scores that are no numbers, or an unknown ranking.
+    """
+    scores, labels = np.asarray(scores, np.float64), np.asarray(labels)
+    if scores.shape != labels.shape or scores.ndim != 2:
+        raise ValueError(f"scores {scores.shape} and labels {labels.shape}: expected the same [videos, classes]")
+    if not np.isin(labels, (0, 1)).all():
+        raise ValueError(f"labels span {labels.min()}..{labels.max()}: expected 0 and 1")
+    if np.isnan(scores).any():
+        raise ValueError(f"{np.isnan(scores).any(axis=1).sum()} of {len(scores)} videos have scores that are no number")
+    if ranking not in RANKINGS:
+        raise ValueError(f"ranking {ranking!r} is unknown: choose one of {', '.join(RANKINGS)}")
+    if ranking == "unlabelled_last":
+        scores = np.where(labels.any(axis=1, keepdims=True), scores, -np.inf)
+    kept = np.flatnonzero(labels.any(axis=0))
+    precisions = {int(c): 100.0 * average_precision(scores[:, c], labels[:, c]) for c in kept}
+    return float(np.mean(list(precisions.values()))) if precisions else 0.0, precisions

@@ -1,0 +1,48 @@
+"""The four linear heads of repetition counting, and what the encoder sees of a window.
+
+A VideoClassifier with NUM_OUTPUTS "classes" is the network: mean over all tubes, a fresh LayerNorm, and one linear
+layer that is four heads side by side. The video transformer under them is our adaptation: SEVERE counts with R(2+1)D.
+
+Letters: B windows, F frames of a window, T frames of a clip, A anchors.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from sigma_jax.ops.repetition_windows import ANCHORS, Array
+from sigma_jax.ops.tubes import PIXEL_MEAN, PIXEL_STD, unit_pixels
+
+NUM_OUTPUTS = 6 * len(ANCHORS)
+# Normalised, a frame outside the clip has the value of the mean colour (not 0), as in the published code.
+OUTSIDE = tuple(mean * std + mean for mean, std in zip(PIXEL_MEAN, PIXEL_STD, strict=True))
+
+
+class Heads(NamedTuple):
+    """What the network says about B windows: logits [B 2 A] and boxes [B A] of the left and the right half."""
+
+    left_logits: Array
+    left_boxes: Array
+    right_logits: Array
+    right_boxes: Array
+
+
+def split_heads(outputs: Array) -> Heads:
+    """The classifier's outputs [B 6*A] -> Heads."""
+    sides = outputs.reshape(len(outputs), 2, 3, len(ANCHORS))
+    return Heads(sides[:, 0, :2], sides[:, 0, 2], sides[:, 1, :2], sides[:, 1, 2])
+
+
+def window_pixels(video: jax.Array, frames: jax.Array, length: jax.Array) -> jax.Array:
+    """Pixels of windows, float [B F H W 3] in [0, 1].
+
+    Args:
+      video: [B T H W 3] uint8.
+      frames: numbers int [B F]; below 0 or from `length` on there is nothing, which is shown as OUTSIDE.
+      length: frames of each clip, int [B].
+    """
+    places = jnp.clip(frames, 0, video.shape[1] - 1)[:, :, None, None, None]
+    pixels = unit_pixels(jnp.take_along_axis(video, places, axis=1))
+    inside = (frames >= 0) & (frames < length[:, None])
+    return jnp.where(inside[:, :, None, None, None], pixels, jnp.asarray(OUTSIDE, pixels.dtype))
