@@ -4,7 +4,7 @@
 
 Looks for result.json below --runs; every run of configs/severe.py leaves one in its workdir/eval. A score that is
 missing, twice there or incomplete is named, and then the Mean stays empty. With --out also writes severe.md, severe.txt
-and severe.png. Without --runs: the published rows alone. Exit code 0: printed; 1: a score is missing; 2: wrong usage.
+and severe.png. Without --runs: the published rows alone. Exit code 0: printed; 1: a score is missing; 2: wrong flags.
 """
 
 import argparse
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from sigma_jax.evals.severe.table import Row, gather, published_rows, table_text
 from sigma_jax.report.severe import write_severe
+from sigma_jax.runtime.command import run_command
 
 LEGEND = (
     "Top-1 in per cent, UCF-RC: relative counting error, Charades: mAP in per cent. Mean: of the seven where higher is "
@@ -22,16 +23,20 @@ LEGEND = (
 
 
 def main(argv: list[str] | None = None) -> int:
+    return run_command("severe", parse, tabulate, argv)
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, help="folder with the runs of one model")
     parser.add_argument("--name", default="", help="of our row; default: the folder's name")
     parser.add_argument("--out", type=Path, help="folder for severe.md, severe.txt and severe.png")
-    args = parser.parse_args(argv)
-    try:
-        ours = [gather(args.runs, args.name)] if args.runs else []
-    except (ValueError, OSError) as error:
-        print(f"severe: {error}", file=sys.stderr)
-        return 2
+    return parser.parse_args(argv)
+
+
+def tabulate(args: argparse.Namespace) -> int:
+    """Prints the table, and writes it where asked."""
+    ours = [gather(args.runs, args.name)] if args.runs else []
     rows = [*published_rows(), *ours]
     text = f"{table_text(rows)}\n\n{LEGEND}\n{notes_text(ours)}"
     print(text, end="")

@@ -71,7 +71,7 @@ def test_more_views_than_frames_stay_inside(sampling, num_frames):
 
 
 def test_wrong_kind_and_view():
-    with pytest.raises(ValueError, match="'dense' or 'uniform'"):
+    with pytest.raises(ValueError, match="one of dense, uniform, window, tiled"):
         FrameSampling("random", 16)
     with pytest.raises(ValueError, match="view 2 of 2"):
         DENSE.view(300, 2, 2)

@@ -1,0 +1,1 @@
+"""SEVERE: eight scores of generalisation, with repetition counting and multi-label classification."""

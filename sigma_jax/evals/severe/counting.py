@@ -13,6 +13,7 @@ import numpy as np
 
 from sigma_jax.models.repetition import Heads
 from sigma_jax.ops.repetition_windows import MIN_HALF, UNIT_ANCHOR, best_factor, move, window_frames
+from sigma_jax.runtime.errors import InvalidValue
 
 NUM_SCALES = 30
 SHORTEST, LONGEST = 0.03, 0.35  # half windows of the scale search, of the clip's length
@@ -45,7 +46,7 @@ def count_cycles(network: Network, length: int, num_frames: int = 32) -> Count:
       num_frames: F, that the network sees of a window.
     """
     if length < 1:
-        raise ValueError(f"a clip of {length} frames: expected at least one")
+        raise InvalidValue(f"a clip of {length} frames: expected at least one")
 
     def look(state: np.ndarray) -> Heads:
         return network(window_frames(state, num_frames))

@@ -5,6 +5,8 @@ Letters: n videos.
 
 import numpy as np
 
+from sigma_jax.runtime.errors import InvalidValue
+
 NEAR = 1.0  # a count that misses by no more is right "off by one"
 
 
@@ -18,13 +20,13 @@ def count_scores(predicted: np.ndarray, true: np.ndarray) -> dict[str, float]:
       maep, maen: the same error over the videos with too high and with too low a count; 0 where there is none.
 
     Raises:
-      ValueError: no videos, counts of different shapes, or a true count below 1.
+      InvalidValue: no videos, counts of different shapes, or a true count below 1.
     """
     predicted, true = np.asarray(predicted, np.float64), np.asarray(true, np.float64)
     if predicted.shape != true.shape or not predicted.size:
-        raise ValueError(f"predicted {predicted.shape} and true counts {true.shape}: expected one of each per video")
+        raise InvalidValue(f"predicted {predicted.shape} and true counts {true.shape}: expected one of each per video")
     if true.min() < 1:
-        raise ValueError(f"a true count of {true.min():g}: expected at least 1")
+        raise InvalidValue(f"a true count of {true.min():g}: expected at least 1")
     error = np.abs(predicted - true) / true
     over, under = predicted > true, predicted < true
     return {

@@ -5,6 +5,8 @@ Letters: n videos, C classes.
 
 import numpy as np
 
+from sigma_jax.runtime.errors import InvalidValue
+
 RANKINGS = ("all_videos", "unlabelled_last")
 
 
@@ -40,17 +42,19 @@ def mean_average_precision(
       (mAP, 0 where no class has a positive; average precision of each class that has one, in per cent).
 
     Raises:
-      ValueError: shapes that differ, labels other than 0 and 1, scores that are no numbers, or an unknown ranking.
+      InvalidValue: shapes that differ, labels other than 0 and 1, scores that are no numbers, or an unknown ranking.
     """
     scores, labels = np.asarray(scores, np.float64), np.asarray(labels)
     if scores.shape != labels.shape or scores.ndim != 2:
-        raise ValueError(f"scores {scores.shape} and labels {labels.shape}: expected the same [videos, classes]")
+        raise InvalidValue(f"scores {scores.shape} and labels {labels.shape}: expected the same [videos, classes]")
     if not np.isin(labels, (0, 1)).all():
-        raise ValueError(f"labels span {labels.min()}..{labels.max()}: expected 0 and 1")
+        raise InvalidValue(f"labels span {labels.min()}..{labels.max()}: expected 0 and 1")
     if np.isnan(scores).any():
-        raise ValueError(f"{np.isnan(scores).any(axis=1).sum()} of {len(scores)} videos have scores that are no number")
+        raise InvalidValue(
+            f"{np.isnan(scores).any(axis=1).sum()} of {len(scores)} videos have scores that are no number"
+        )
     if ranking not in RANKINGS:
-        raise ValueError(f"ranking {ranking!r} is unknown: choose one of {', '.join(RANKINGS)}")
+        raise InvalidValue(f"ranking {ranking!r} is unknown: choose one of {', '.join(RANKINGS)}")
     if ranking == "unlabelled_last":
         scores = np.where(labels.any(axis=1, keepdims=True), scores, -np.inf)
     kept = np.flatnonzero(labels.any(axis=0))

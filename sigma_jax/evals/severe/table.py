@@ -13,6 +13,8 @@ from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
+from sigma_jax.runtime.errors import InvalidValue
+
 
 class Score(NamedTuple):
     """One column: name of the data set in configs and results, heading, which number of a result, how it is shown."""
@@ -85,10 +87,10 @@ def gather(folder: Path, method: str = "") -> Row:
     note.
 
     Raises:
-      ValueError: no such folder.
+      InvalidValue: no such folder.
     """
     if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder: expected one that holds runs, each with eval/result.json")
+        raise InvalidValue(f"{folder} is no folder: expected one that holds runs, each with eval/result.json")
     found: dict[str, list[Path]] = {score.name: [] for score in SCORES}
     contents, notes = {}, []
     for path in sorted(folder.rglob("result.json")):
