@@ -7,6 +7,7 @@ import tempfile
 from importlib.metadata import version
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # small products; threads would wait for a busy machine
 os.environ.setdefault("PJRT_NPROC", "16")  # fewer threads than devices deadlock at collectives
 _flags = os.environ.get("XLA_FLAGS", "")
 if "host_platform_device_count" not in _flags:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from sigma_jax.models.transformer import Block, LayerNorm, TorchDense, init_stack, run_stack
 from sigma_jax.ops.masking import gather
-from sigma_jax.ops.posembed import position_table
+from sigma_jax.ops.posembed import position_table, resize_positions
 from sigma_jax.ops.tubes import TubeGrid, standardize_tubes, video_to_tubes
 
 
@@ -17,6 +17,9 @@ class Encoder(nn.Module):
     """ViT over the visible tubes, or over all of them (method.md section 3, step 3).
 
     A tube embedding has kernel = stride, so it commutes with choosing tubes: only visible tubes are embedded.
+
+    Attributes:
+      position_grid: (h, w) whose positions are resized to those of `grid`; None: positions are computed for `grid`.
     """
 
     grid: TubeGrid
@@ -32,6 +35,7 @@ class Encoder(nn.Module):
     backend: str = "auto"
     remat: str = "none"
     unroll: int = 1
+    position_grid: tuple[int, int] | None = None
 
     @nn.compact
     def __call__(
@@ -49,7 +53,10 @@ class Encoder(nn.Module):
           latents [B V D].
         """
         tubes = video_to_tubes(video, self.grid.tube_size)
-        positions = jnp.asarray(position_table(self.positions, self.grid.shape, self.width))[None]
+        t, h, w = self.grid.shape
+        h0, w0 = self.position_grid or (h, w)
+        table = jnp.asarray(position_table(self.positions, (t, h0, w0), self.width))
+        positions = resize_positions(table, (t, h0, w0), (t, h, w))[None]
         if visible_idx is not None:
             tubes = gather(tubes, visible_idx)
             positions = gather(jnp.broadcast_to(positions, (tubes.shape[0], *positions.shape[1:])), visible_idx)

@@ -6,12 +6,10 @@ Letters: B clips, F frames, y x pixels, (pt ph pw) tube size, N tubes of a clip 
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from sigma_jax.report import style
 
 CELL = 160  # px of a frame
-FRAME_MS = 125
 
 
 def hide_tubes(video: np.ndarray, mask: np.ndarray, tube_size: tuple[int, int, int]) -> np.ndarray:
@@ -99,16 +97,4 @@ def write_animation(
             picture.paste(style.fit(video[clip, frame], CELL), (left, 0))
             picture.paste(style.fit(visible[clip, frame], CELL), (left, height + style.GAP))
         pictures.append(picture)
-    palette = _palette(pictures)
-    pictures = [picture.quantize(palette=palette) for picture in pictures]
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=FRAME_MS, loop=0)
-    return path
-
-
-def _palette(pictures: list[Image.Image]) -> Image.Image:
-    """The 256 colours that fit all pictures together, so that colours do not flicker from frame to frame."""
-    width, height = pictures[0].size
-    strip = Image.new("RGB", (width, height * len(pictures)))
-    for i, picture in enumerate(pictures):
-        strip.paste(picture, (0, i * height))
-    return strip.quantize(256)
+    return style.save_animation(path, pictures)

@@ -1,5 +1,7 @@
 """The look that all pictures of a run share: colours, lettering, and how frames become cells."""
 
+from pathlib import Path
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -11,6 +13,7 @@ HIDDEN = (214, 218, 225)  # a tube the encoder does not see
 TEXT = 18  # px of lettering in pictures
 GAP = 6  # px between cells
 MARGIN = 28  # px around a picture
+FRAME_MS = 125  # of an animation
 
 
 def fit(image: np.ndarray, side: int) -> Image.Image:
@@ -53,3 +56,15 @@ def grid_shape(video: np.ndarray, tube_size: tuple[int, int, int]) -> tuple[int,
     if any(size % tube for size, tube in zip(video.shape[1:4], tube_size, strict=True)):
         raise ValueError(f"clips of {video.shape[1:4]} frames, rows, columns are no whole number of {tube_size} tubes")
     return tuple(size // tube for size, tube in zip(video.shape[1:4], tube_size, strict=True))
+
+
+def save_animation(path: Path, pictures: list[Image.Image]) -> Path:
+    """Writes pictures of one size as an endless GIF, all with the 256 colours that fit them together (no flicker)."""
+    width, height = pictures[0].size
+    strip = Image.new("RGB", (width, height * len(pictures)))
+    for i, picture in enumerate(pictures):
+        strip.paste(picture, (0, i * height))
+    palette = strip.quantize(256)
+    first, *others = (picture.quantize(palette=palette) for picture in pictures)
+    first.save(path, save_all=True, append_images=others, duration=FRAME_MS, loop=0)
+    return path

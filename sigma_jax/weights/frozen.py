@@ -84,6 +84,7 @@ class EncoderAlone(nn.Module):
     positions: str = "sincos_1d"
     final_norm: bool = True
     compute: Compute = Compute()
+    position_grid: tuple[int, int] | None = None
 
     @nn.compact
     def __call__(self, video: jax.Array) -> jax.Array:
@@ -97,6 +98,7 @@ class EncoderAlone(nn.Module):
             final_norm=self.final_norm,
             dtype=self.compute.dtype,
             backend=self.compute.backend,
+            position_grid=self.position_grid,
             name="encoder",
         )
         return encoder(video)
@@ -169,34 +171,100 @@ class Pretrained:
         Raises:
           ValueError: no such axes, or frames that are no whole number of tubes.
         """
+        shape = self._shape(video)
+        self._say_new_grid(shape)
+        return self._function(_View(shape, pool))(self.params, video)
+
+    @property
+    def token_size(self) -> int:
+        """Side in pixels of the square that a token stands for."""
+        sizes = self.weights.sizes
+        return sizes["patch_size"] if self.weights.kind == "teacher" else sizes["tube_size"][1]
+
+    @property
+    def frames_per_step(self) -> int:
+        """Frames that one step of tokens stands for: 1 of a teacher, those of a tube of a video model."""
+        return 1 if self.weights.kind == "teacher" else self.weights.sizes["tube_size"][0]
+
+    @property
+    def has_final_norm(self) -> bool:
+        """Whether the weights have a norm over the last block's tokens (a classifier's is over their mean)."""
+        return self.weights.kind in ("pretrain", "teacher") or bool(self.weights.sizes.get("final_norm", False))
+
+    def dense_features(
+        self, video: jax.Array | np.ndarray, *, final_norm: bool = True, resize_positions: bool = False
+    ) -> jax.Array:
+        """video [B F y x 3] (as `features` takes it) -> the tokens in their grid, [B t h w D], fp32.
+
+        A video model has a step t per tube (2 frames), a teacher one per frame.
+
+        Args:
+          final_norm: False: the last block's output before the final norm.
+          resize_positions: whether sin-cos positions of another frame size are those of training, resized in space,
+            instead of computed anew. A teacher's are always resized.
+
+        Raises:
+          ValueError: as `features`.
+        """
+        shape = self._shape(video)
+        t, h, w = self.token_grid(shape)
+        if not resize_positions:
+            self._say_new_grid(shape)
+        view = _View(shape, False, final_norm, resize_positions)
+        tokens = self._function(view)(self.params, video)
+        return rearrange(tokens, "B (t h w) D -> B t h w D", t=t, h=h, w=w)
+
+    def token_grid(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """(t, h, w) of the tokens of a clip of `shape` (frames, rows, columns).
+
+        Raises:
+          ValueError: the shape is no whole number of tubes.
+        """
+        sizes = self.weights.sizes
+        if self.weights.kind == "teacher":
+            return shape[0], *(n // sizes["patch_size"] for n in shape[1:])
+        return grid_of(sizes, shape[0], shape[1:]).shape
+
+    def _shape(self, video: jax.Array | np.ndarray) -> tuple[int, int, int]:
         if np.ndim(video) != 5 or video.shape[-1] != 3:
             raise ValueError(f"video has shape {np.shape(video)}, expected [B F y x 3] with colours last")
         shape = tuple(int(n) for n in video.shape[1:4])
-        if self.weights.kind != "teacher":
-            grid_of(self.weights.sizes, shape[0], shape[1:])
-        self._say_new_grid(shape)
-        return self._function(shape, pool)(self.params, video)
+        self.token_grid(shape)
+        return shape
 
     def _say_new_grid(self, shape: tuple[int, int, int]) -> None:
         sizes = self.weights.sizes
         if self.weights.kind == "teacher":
-            old, new = sizes["position_grid"], tuple(n // sizes["patch_size"] for n in shape[1:])
+            old, new = sizes["position_grid"], self.token_grid(shape)[1:]
             what = "the learned position table is resized"
         else:
-            old, new = self.module.grid.shape, grid_of(sizes, shape[0], shape[1:]).shape
+            old, new = self.module.grid.shape, self.token_grid(shape)
             what = "sin-cos positions are computed anew"
         if tuple(old) != new:
             logging.log_first_n(logging.INFO, "positions: grid %s, weights %s: %s", 1, new, tuple(old), what)
 
     @functools.lru_cache(maxsize=8)  # noqa: B019  one model lives as long as the program
-    def _function(self, shape: tuple[int, int, int], pool: bool):
+    def _function(self, view: "_View"):
         if self.weights.kind == "teacher":
-            return jax.jit(functools.partial(_teacher_features, self.module, pool))
+            return jax.jit(functools.partial(_teacher_features, self.module, view))
         sizes = self.weights.sizes
-        grid = grid_of(sizes, shape[0], shape[1:])
-        final_norm = self.weights.kind == "pretrain" or sizes.get("final_norm", False)
-        encoder = EncoderAlone(grid, video_size(sizes), sizes["positions"], final_norm, self.compute)
-        return jax.jit(functools.partial(_video_features, encoder, pool))
+        grid = grid_of(sizes, view.shape[0], view.shape[1:])
+        final_norm = self.has_final_norm and view.final_norm
+        position_grid = self.module.grid.shape[1:] if view.resize_positions else None
+        encoder = EncoderAlone(
+            grid, video_size(sizes), sizes["positions"], final_norm, self.compute, position_grid=position_grid
+        )
+        return jax.jit(functools.partial(_video_features, encoder, view.pool))
+
+
+@dataclasses.dataclass(frozen=True)
+class _View:
+    """What of a clip of `shape` (frames, rows, columns) is wanted; one compiled function each."""
+
+    shape: tuple[int, int, int]
+    pool: bool
+    final_norm: bool = True
+    resize_positions: bool = False
 
 
 def _video_features(encoder: EncoderAlone, pool: bool, params: dict, video: jax.Array) -> jax.Array:
@@ -207,9 +275,13 @@ def _video_features(encoder: EncoderAlone, pool: bool, params: dict, video: jax.
     return LayerNorm().apply({"params": params["norm"]}, pooled) if "norm" in params else pooled
 
 
-def _teacher_features(teacher: DinoVit, pool: bool, params: dict, video: jax.Array) -> jax.Array:
-    tokens = teacher.apply({"params": params}, rearrange(video, "B F y x c -> (B F) y x c"))
-    if pool:
+def _teacher_features(teacher: DinoVit, view: _View, params: dict, video: jax.Array) -> jax.Array:
+    images = rearrange(video, "B F y x c -> (B F) y x c")
+    if view.final_norm:
+        tokens = teacher.apply({"params": params}, images)
+    else:
+        tokens = teacher.apply({"params": params}, images, collect=True)["blocks"][-1].astype(jnp.float32)
+    if view.pool:
         return jnp.mean(rearrange(tokens[:, 0], "(B F) D -> B F D", B=len(video)), axis=1)
     patches = tokens[:, 1 + teacher.size.num_registers :]
     return rearrange(patches, "(B F) T D -> B (F T) D", B=len(video))

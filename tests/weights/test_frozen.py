@@ -81,3 +81,34 @@ def test_wrong_videos_are_refused(paths):
             model.features(np.zeros(shape, np.uint8))
     with pytest.raises(ValueError, match="expected uint8"):
         model.preprocess(np.zeros((16, 32, 32, 3), np.float32))
+
+
+def test_dense_features_are_the_tokens_in_their_grid(paths):
+    model = sigma_jax.load(paths / "pretrain_dino_swav.npz")
+    video = np.random.default_rng(0).random((2, 16, 32, 32, 3), np.float32)
+    dense = model.dense_features(video)
+    assert dense.shape == (2, 8, 4, 4, 48)
+    np.testing.assert_array_equal(np.asarray(dense).reshape(2, -1, 48), model.features(video, pool=False))
+    without = np.asarray(model.dense_features(video, final_norm=False))
+    scale, bias = (np.asarray(model.params["encoder"]["norm"][name]) for name in ("scale", "bias"))
+    normed = (without - without.mean(-1, keepdims=True)) / np.sqrt(without.var(-1, keepdims=True) + 1e-6)
+    np.testing.assert_allclose(normed * scale + bias, dense, atol=1e-4)
+
+
+def test_a_teacher_has_one_step_per_frame(paths):
+    model = sigma_jax.load(paths / "dino_vit.npz")
+    video = np.random.default_rng(0).random((1, 3, 48, 64, 3), np.float32)
+    dense = model.dense_features(video)
+    assert dense.shape == (1, 3, 3, 4, 48)
+    assert np.abs(model.dense_features(video, final_norm=False) - dense).max() > 0.1
+
+
+def test_positions_of_larger_frames_are_resized_where_asked(paths):
+    model = sigma_jax.load(paths / "pretrain_dino_swav.npz")
+    small, large = (np.full((1, 2, side, side, 3), 0.5, np.float32) for side in (32, 48))
+    same = [np.asarray(model.dense_features(small, resize_positions=choice)) for choice in (False, True)]
+    np.testing.assert_allclose(*same, atol=1e-6)  # the size of training
+    computed, resized = (np.asarray(model.dense_features(large, resize_positions=choice)) for choice in (False, True))
+    assert computed.shape == resized.shape == (1, 1, 6, 6, 48) and np.abs(computed - resized).max() > 0.01
+    last = [np.abs(tokens[0, 0, -1, -1] - same[0][0, 0, -1, -1]).mean() for tokens in (computed, resized)]
+    assert last[1] < last[0]  # the last token stays near the last position that was trained

@@ -5,10 +5,10 @@ video transformers; what they leave open is an option in `settings.py`, and ever
 
     layouts      sequences on disk: DAVIS, YouTube-VOS, any folder; what is wrong with them
     frames       which frames, how they and their masks are resized
-    features     a frozen model's features per frame
     clustering   standardise, PCA, upsample, k-means (kmeans.py) -> cluster maps
     matching     clusters to objects, mIoU
     propagation  labels of the first frame carried through the video
     region_boundary  J and F of the DAVIS challenge
-    benchmark    clips -> features -> scores, restartable
+    benchmark    clips -> features -> scores; the monitor of a network that is still training
+    clustering_run, propagation_run  a whole set in a folder (result_folder) that takes up where it was interrupted
 """

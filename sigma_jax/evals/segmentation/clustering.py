@@ -13,6 +13,7 @@ from functools import lru_cache
 import numpy as np
 
 from sigma_jax.evals.segmentation import kmeans
+from sigma_jax.runtime.errors import InvalidValue
 
 _ROWS = 4096  # tokens in double precision at once
 
@@ -58,10 +59,10 @@ def reduce_tokens(tokens: np.ndarray, dims: int = 50) -> np.ndarray:
       ValueError: tokens that are no matrix or not finite.
     """
     if tokens.ndim != 2 or not tokens.size:
-        raise ValueError(f"tokens have shape {tokens.shape}; expected [n D]")
+        raise InvalidValue(f"tokens have shape {tokens.shape}; expected [n D]")
     if not np.isfinite(tokens).all():
         broken = int((~np.isfinite(tokens)).any(axis=1).sum())
-        raise ValueError(f"{broken} of {len(tokens)} tokens are not finite: check the weights and the frames")
+        raise InvalidValue(f"{broken} of {len(tokens)} tokens are not finite: check the weights and the frames")
     standardized = standardize(tokens)
     mean, components, _ = principal_components(standardized, dims)
     return (standardized - mean) @ components.T
@@ -114,9 +115,9 @@ def cluster_clip(
       ValueError: features of another rank, fewer points than clusters, or an unknown way of upsampling.
     """
     if features.ndim != 4:
-        raise ValueError(f"features have shape {features.shape}; expected [F h w d]")
+        raise InvalidValue(f"features have shape {features.shape}; expected [F h w d]")
     if upsampled not in ("features", "labels"):
-        raise ValueError(f"upsampled={upsampled!r}: expected 'features' or 'labels'")
+        raise InvalidValue(f"upsampled={upsampled!r}: expected 'features' or 'labels'")
     settings = settings or kmeans.KmeansSettings()
     features = np.ascontiguousarray(features, np.float32)
     num_frames, h, w, width = features.shape

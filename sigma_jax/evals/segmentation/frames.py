@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from sigma_jax.evals.segmentation.layouts import BadSequence, Note, Sequence
+from sigma_jax.runtime.errors import InvalidValue
 
 MEAN = np.array((0.485, 0.456, 0.406))
 STD_TIMET = np.array((0.228, 0.224, 0.225))  # of the public code; models were trained with 0.229
@@ -57,7 +58,7 @@ def draw_frames(name: str, num_available: int, num_frames: int, draw: str = "ran
         first and the last included).
     """
     if draw not in DRAWS:
-        raise ValueError(f"draw={draw!r}: expected one of {', '.join(DRAWS)}")
+        raise InvalidValue(f"draw={draw!r}: expected one of {', '.join(DRAWS)}")
     if draw == "linspace":
         return np.round(np.linspace(0, num_available - 1, num_frames)).astype(np.int64)
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
@@ -120,7 +121,7 @@ def map_instances(mask: np.ndarray, categories: Mapping[int, int], how: str = "l
         was just written where it equals a later instance number.
     """
     if how not in CATEGORIES:
-        raise ValueError(f"categories={how!r}: expected one of {', '.join(CATEGORIES)}")
+        raise InvalidValue(f"categories={how!r}: expected one of {', '.join(CATEGORIES)}")
     mapped = mask.copy()
     for instance, category in categories.items():
         mapped[(mask if how == "lookup" else mapped) == instance] = category
@@ -145,7 +146,7 @@ def read_clip(
       BadSequence: a file cannot be used; the sentence names it.
     """
     if void not in VOIDS:
-        raise ValueError(f"void={void!r}: expected one of {', '.join(VOIDS)}")
+        raise InvalidValue(f"void={void!r}: expected one of {', '.join(VOIDS)}")
     video, labels, notes = [], [], list(sequence.notes)
     in_full, in_small, with_void = set(), set(), []
     for number in frame_numbers:
@@ -164,6 +165,8 @@ def read_clip(
         labels.append(_labels(sequence, number, small, void, categories))
     notes += _notes(sequence, frame_numbers, in_full - in_small, with_void, void)
     clip = Clip(sequence.name, np.stack(video), np.stack(labels), np.asarray(frame_numbers))
+    if not (clip.labels >= 0).any():
+        raise BadSequence("void only", f"{with_void[0]} and the other chosen masks of {clip.name} are void throughout")
     if in_small == {0}:
         notes.append(Note(clip.name, "background only", f"{clip.name}: the chosen frames show no object"))
     return dataclasses.replace(clip, notes=tuple(notes))

@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from sigma_jax.runtime.errors import InvalidValue
+
 _RESTART_STRIDE = 15486557  # seeds of the restarts are this far apart
 _SPLIT_SEED = 1234
 _SPLIT_SHIFT = np.float32(1 / 1024)  # the two halves of a split cluster are moved apart by this share
@@ -36,7 +38,7 @@ class KmeansSettings:
     def __post_init__(self):
         for name in ("iterations", "restarts", "points_per_cluster"):
             if getattr(self, name) < 1:
-                raise ValueError(f"k-means {name}={getattr(self, name)}: expected at least 1")
+                raise InvalidValue(f"k-means {name}={getattr(self, name)}: expected at least 1")
 
 
 def permutation_prefix(n: int, seed: int, count: int) -> np.ndarray:
@@ -72,7 +74,7 @@ def fit(
       ValueError: fewer points than clusters.
     """
     if not 1 <= num_clusters <= n:
-        raise ValueError(f"{num_clusters} clusters of {n} points: expected 1 to {n}")
+        raise InvalidValue(f"{num_clusters} clusters of {n} points: expected 1 to {n}")
     most = settings.points_per_cluster * num_clusters
     rows = permutation_prefix(n, settings.seed, most) if n > most else np.arange(n)
     points = np.ascontiguousarray(points_at(rows), np.float32)
@@ -129,9 +131,11 @@ def _averages(points: np.ndarray, labels: np.ndarray, old: np.ndarray) -> np.nda
     """Means of the clusters [K d]; each empty one takes half of a large one."""
     num_clusters = len(old)
     sizes = np.bincount(labels, minlength=num_clusters).astype(np.float32)
-    is_member = np.zeros((num_clusters, len(points)), np.float32)
-    is_member[labels, np.arange(len(points))] = 1
-    centroids = (is_member @ points) / np.maximum(sizes, 1)[:, None]
+    present = np.flatnonzero(sizes)
+    starts = np.concatenate([[0], np.cumsum(sizes[present])[:-1]]).astype(np.int64)
+    centroids = np.zeros_like(old)
+    sums = np.add.reduceat(points[np.argsort(labels, kind="stable")], starts, axis=0)
+    centroids[present] = sums / sizes[present, None]
     if (sizes == 0).any():
         _refill(centroids, sizes, len(points))
     return centroids

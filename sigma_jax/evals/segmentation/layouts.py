@@ -9,11 +9,13 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from sigma_jax.runtime.errors import InvalidValue, NotThere, UserError
+
 FRAME_SUFFIXES = (".jpg", ".jpeg", ".png")
 LAYOUTS = ("davis", "ytvos", "folder")
 
 
-class BadSequence(ValueError):
+class BadSequence(UserError, ValueError):
     """A sequence that cannot be measured.
 
     Attributes:
@@ -74,34 +76,34 @@ def open_sequences(
       unsupervised: of DAVIS, Annotations_unsupervised where it is there.
 
     Raises:
-      ValueError, FileNotFoundError: no such layout, or a folder that does not have it; says what is missing.
+      InvalidValue, NotThere: no such layout, or a folder that does not have it; says what is missing.
     """
     root = Path(data_dir)
     if layout not in LAYOUTS:
-        raise ValueError(f"layout {layout!r}: expected one of {', '.join(LAYOUTS)}")
+        raise InvalidValue(f"layout {layout!r}: expected one of {', '.join(LAYOUTS)}")
     if not root.is_dir():
-        raise FileNotFoundError(f"{root} is no folder")
+        raise NotThere(f"{root} is no folder")
     wanted = None if names is None else _lines(names)
     if layout == "davis":
         return _davis(root, split or "val", wanted, unsupervised)
     if layout == "ytvos":
         return _ytvos(root, split or "train", wanted)
     if split:
-        raise ValueError(f"split={split!r}: a folder of frames/ and masks/ has no splits; leave it out")
+        raise InvalidValue(f"split={split!r}: a folder of frames/ and masks/ has no splits; leave it out")
     return _folder(root, wanted)
 
 
 def _davis(root: Path, split: str, wanted: list[str] | None, unsupervised: bool) -> DataSet:
     listed = root / "ImageSets" / "2017" / f"{split}.txt"
     if not listed.is_file():
-        raise FileNotFoundError(f"{listed} is not there: expected a DAVIS 2017 folder with the split {split!r}")
+        raise NotThere(f"{listed} is not there: expected a DAVIS 2017 folder with the split {split!r}")
     frames = root / "JPEGImages" / "480p"
     masks = root / "Annotations_unsupervised" / "480p"
     if not unsupervised or not masks.is_dir():
         masks = root / "Annotations" / "480p"
     for folder in (frames, masks):
         if not folder.is_dir():
-            raise FileNotFoundError(f"{folder} is not there: expected the 480p release of DAVIS 2017")
+            raise NotThere(f"{folder} is not there: expected the 480p release of DAVIS 2017")
     return _collect(wanted or _lines(listed), frames, masks, _davis_pairs)
 
 
@@ -124,14 +126,12 @@ def _ytvos(root: Path, split: str, wanted: list[str] | None) -> DataSet:
     frames, masks, meta = folder / "JPEGImages", folder / "Annotations", folder / "meta.json"
     for path in (frames, masks, meta):
         if not path.exists():
-            raise FileNotFoundError(
-                f"{path} is not there: expected a YouTube-VOS folder (JPEGImages, Annotations, meta.json)"
-            )
+            raise NotThere(f"{path} is not there: expected a YouTube-VOS folder (JPEGImages, Annotations, meta.json)")
     try:
         videos = json.loads(meta.read_text())["videos"]
         categories = category_numbers(videos)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{meta} is no YouTube-VOS description ({error!r})") from error
+        raise InvalidValue(f"{meta} is no YouTube-VOS description ({error!r})") from error
 
     def pairs(name: str, frames: dict[str, Path], masks: dict[str, Path]) -> Sequence:
         if name not in videos:
@@ -161,7 +161,7 @@ def _folder(root: Path, wanted: list[str] | None) -> DataSet:
     frames, masks = root / "frames", root / "masks"
     for path in (frames, masks):
         if not path.is_dir():
-            raise FileNotFoundError(f"{path} is not there: expected {root} to hold frames/ and masks/")
+            raise NotThere(f"{path} is not there: expected {root} to hold frames/ and masks/")
     names = sorted(_folders(frames))
     if not names:  # a single sequence
         return _collect(["."], frames, masks, lambda _, *files: _annotated(root.resolve().name, *files))
@@ -214,5 +214,5 @@ def _folders(root: Path) -> list[str]:
 def _lines(path: Path) -> list[str]:
     lines = [line.strip() for line in Path(path).read_text().splitlines() if line.strip()]
     if not lines:
-        raise ValueError(f"{path} names no sequence")
+        raise InvalidValue(f"{path} names no sequence")
     return lines

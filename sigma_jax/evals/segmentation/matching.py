@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from sigma_jax.runtime.errors import InvalidValue
+
 MATCHES = ("hungarian", "precision", "iou")
 AVERAGES = ("plain", "timet")
 
@@ -53,7 +55,7 @@ class MatchedClip:
           ValueError: a cluster that was not matched here.
         """
         if not np.isin(cluster_map, self.clusters).all():
-            raise ValueError(f"the map has clusters beside {self.clusters.tolist()}, those that were matched")
+            raise InvalidValue(f"the map has clusters beside {self.clusters.tolist()}, those that were matched")
         return self.cluster_object[np.searchsorted(self.clusters, cluster_map)].astype(cluster_map.dtype)
 
 
@@ -64,7 +66,7 @@ def overlap(labels: np.ndarray, cluster_map: np.ndarray) -> tuple[np.ndarray, np
       ValueError: maps of different shapes, or without a pixel.
     """
     if labels.shape != cluster_map.shape or not labels.size:
-        raise ValueError(f"labels {labels.shape} and cluster map {cluster_map.shape}: expected one shape, not empty")
+        raise InvalidValue(f"labels {labels.shape} and cluster map {cluster_map.shape}: expected one shape, not empty")
     objects, rows = np.unique(labels, return_inverse=True)
     clusters, columns = np.unique(cluster_map, return_inverse=True)
     joint = rows.ravel() * len(clusters) + columns.ravel()
@@ -83,6 +85,11 @@ def precision_matrix(pixels: np.ndarray) -> np.ndarray:
     return pixels / np.maximum(pixels.sum(axis=0, keepdims=True), 1)
 
 
+def one_to_one(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of the pairs of objects and clusters whose total IoU is largest, from common pixels [G P]."""
+    return linear_sum_assignment(iou_matrix(pixels), maximize=True)
+
+
 def match_clip(labels: np.ndarray, cluster_map: np.ndarray, match: str = "hungarian") -> MatchedClip:
     """Gives each cluster an object and measures the overlap.
 
@@ -97,11 +104,11 @@ def match_clip(labels: np.ndarray, cluster_map: np.ndarray, match: str = "hungar
       ValueError: an unknown match, or maps that do not fit together.
     """
     if match not in MATCHES:
-        raise ValueError(f"match={match!r}: expected one of {', '.join(MATCHES)}")
+        raise InvalidValue(f"match={match!r}: expected one of {', '.join(MATCHES)}")
     objects, clusters, pixels = overlap(labels, cluster_map)
     cluster_object = np.zeros(len(clusters), np.int64)
     if match == "hungarian":
-        rows, columns = linear_sum_assignment(iou_matrix(pixels), maximize=True)
+        rows, columns = one_to_one(pixels)
         cluster_object[columns] = objects[rows]
     else:
         scores = precision_matrix(pixels) if match == "precision" else iou_matrix(pixels)
@@ -122,9 +129,9 @@ def average(scores: Sequence[float], how: str = "plain", batch_size: int = 16) -
       ValueError: no scores, or an unknown average.
     """
     if how not in AVERAGES:
-        raise ValueError(f"average={how!r}: expected one of {', '.join(AVERAGES)}")
+        raise InvalidValue(f"average={how!r}: expected one of {', '.join(AVERAGES)}")
     if not len(scores):
-        raise ValueError("no clip has a score: nothing to average")
+        raise InvalidValue("no clip has a score: nothing to average")
     if how == "plain":
         return float(np.mean(scores))
     return float(np.mean([np.mean(scores[low : low + batch_size]) for low in range(0, len(scores), batch_size)]))

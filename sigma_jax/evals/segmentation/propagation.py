@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from sigma_jax.evals.segmentation.clustering import upsample
+from sigma_jax.runtime.errors import InvalidValue
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,14 +45,14 @@ class PropagationSettings:
     def __post_init__(self):
         for name, least in (("context", 0), ("radius", 0), ("topk", 1), ("short_side", 16)):
             if getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)}: expected at least {least}")
+                raise InvalidValue(f"{name}={getattr(self, name)}: expected at least {least}")
         if self.temperature <= 0:
-            raise ValueError(f"temperature={self.temperature}: expected more than 0")
+            raise InvalidValue(f"temperature={self.temperature}: expected more than 0")
         for name, known in (("shape", ("square", "circle")), ("upsampling", ("bilinear", "nearest"))):
             if getattr(self, name) not in known:
-                raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(known)}")
+                raise InvalidValue(f"{name}={getattr(self, name)!r}: expected one of {', '.join(known)}")
         if self.preset not in ("dino", "dinov3"):
-            raise ValueError(f"preset={self.preset!r}: expected dino or dinov3")
+            raise InvalidValue(f"preset={self.preset!r}: expected dino or dinov3")
 
 
 PRESETS = {

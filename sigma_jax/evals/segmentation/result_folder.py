@@ -1,0 +1,115 @@
+"""The folder of a benchmark over a whole set, which takes up where it was interrupted, one clip at a time.
+
+OUT/settings.json              what decides the numbers; another run with other settings is refused
+OUT/clips/<seed>/<clip>.json   scores of a finished clip, or why it was left out
+OUT/tokens/                    features of the batch at work; gone when it is done
+OUT/predictions/<clip>/*.png   propagated masks, as the official evaluation reads them
+OUT/result.json                everything, when all clips are done
+"""
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sigma_jax.evals.segmentation.layouts import BadSequence, Note
+from sigma_jax.runtime.errors import InvalidValue
+
+
+class ResultFolder:
+    """Files of a run; each appears under its name only when complete."""
+
+    def __init__(self, out: str | Path, made_of: Mapping[str, Any]):
+        """Claims `out` for the settings `made_of` (JSON).
+
+        Raises:
+          InvalidValue: it holds results of other settings, or cannot be written.
+        """
+        self.out = Path(out)
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            path = self.out / "settings.json"
+            if path.exists():
+                self._compare(json.loads(path.read_text()), json.loads(json.dumps(made_of)))
+            self.write("settings.json", made_of)
+        except (OSError, json.JSONDecodeError) as error:
+            raise InvalidValue(f"{self.out} cannot take results ({error}): choose another --out") from error
+
+    def _compare(self, there: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        names = [name for name in {**there, **now} if there.get(name) != now.get(name)]
+        if names:
+            differing = "; ".join(f"{name}: {there.get(name)} there, {now.get(name)} now" for name in names)
+            raise InvalidValue(f"{self.out} holds results made otherwise ({differing}): choose another --out")
+
+    def write(self, name: str, content: Mapping[str, Any]) -> Path:
+        """Writes OUT/name as JSON."""
+        path = self.out / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_text(json.dumps(content, indent=1) + "\n")
+        os.replace(partial, path)
+        return path
+
+    def clip(self, name: str, seed: int = 0) -> dict[str, Any] | None:
+        """What is known of a clip; None where it is not finished."""
+        path = self.out / self._place(name, seed)
+        try:
+            return json.loads(path.read_text())
+        except FileNotFoundError:
+            return None
+        except json.JSONDecodeError as error:
+            raise InvalidValue(f"{path} is damaged ({error}): delete it, and the clip is measured again") from error
+
+    def finish(self, name: str, content: Mapping[str, Any], seed: int = 0) -> None:
+        """Keeps the scores of a clip."""
+        self.write(self._place(name, seed), content)
+
+    def leave_out(self, name: str, error: BadSequence, seed: int = 0) -> None:
+        """Keeps why a clip has no scores."""
+        self.finish(name, {"left_out": error.kind, "reason": str(error)}, seed)
+
+    @staticmethod
+    def _place(name: str, seed: int) -> str:
+        return f"clips/{seed}/{name}.json"
+
+    def tokens(self, name: str, seed: int, compute: Callable[[], np.ndarray]) -> np.ndarray:
+        """Features of a clip, from the disk where an interrupted run has left them."""
+        path = self.out / "tokens" / f"{seed}-{name}.npy"
+        if path.exists():
+            try:
+                return np.load(path)
+            except (ValueError, EOFError):
+                path.unlink()
+        tokens = compute()
+        path.parent.mkdir(exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        with open(partial, "wb") as file:
+            np.save(file, tokens)
+        os.replace(partial, path)
+        return tokens
+
+    def drop_tokens(self) -> None:
+        """Deletes the features of a batch that is done."""
+        shutil.rmtree(self.out / "tokens", ignore_errors=True)
+
+
+def check_any(clips: Mapping, left_out: Sequence[Note]) -> None:
+    if not clips:
+        why = f"; the first of {len(left_out)}: {left_out[0].sentence}" if left_out else ""
+        raise InvalidValue(f"no clip could be measured{why}")
+
+
+def remarks(left_out: Sequence[Note], notes: Sequence[Note]) -> dict[str, Any]:
+    """What a result says of clips that are missing or odd, and how often each kind occurs."""
+    counts = Counter([f"left out: {note.kind}" for note in left_out] + [note.kind for note in notes])
+    return {
+        "complete": not left_out,
+        "left_out": [{"clip": note.sequence, "reason": note.sentence} for note in left_out],
+        "notes": [note.sentence for note in notes],
+        "counts": dict(counts),
+    }
