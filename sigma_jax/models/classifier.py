@@ -33,7 +33,7 @@ class VideoClassifier(nn.Module):
     head_init_scale: float = 0.001
     drop_path: float = 0.0
     dropout: float = 0.0
-    pooling: str = "mean"  # or attentive
+    pooling: str = "mean"  # or attentive; first: the first tube's latent (VideoMAE without mean pooling)
     positions: str = "sincos_1d"
     compute: Compute = Compute()
 
@@ -84,7 +84,9 @@ class VideoClassifier(nn.Module):
         """[B N D] -> [B D], fp32."""
         if self.pooling == "mean":
             return jnp.mean(latents.astype(jnp.float32), axis=1)
+        if self.pooling == "first":
+            return latents[:, 0].astype(jnp.float32)
         if self.pooling != "attentive":
-            raise InvalidValue(f"pooling {self.pooling!r} is unknown: choose mean or attentive")
+            raise InvalidValue(f"pooling {self.pooling!r} is unknown: choose mean, first or attentive")
         compute = self.compute
         return AttentivePool(self.size.num_heads, finetune_init, compute.dtype, compute.backend, name="pool")(latents)

@@ -37,6 +37,7 @@ class PretrainModel(nn.Module):
     num_prototypes: int = 0  # 0: no prototypes (L2 objectives)
     projection_widths: tuple[int, ...] = ()  # (): projections are the targets themselves
     positions: str = "sincos_1d"
+    final_norm: bool = True  # of the encoder
     compute: Compute = Compute()
 
     def setup(self):
@@ -49,7 +50,9 @@ class PretrainModel(nn.Module):
             "unroll": self.compute.unroll,
         }
         size = self.size
-        self.encoder = Encoder(width=size.width, depth=size.depth, num_heads=size.num_heads, **shared)
+        self.encoder = Encoder(
+            width=size.width, depth=size.depth, num_heads=size.num_heads, final_norm=self.final_norm, **shared
+        )
         self.decoder = Decoder(
             width=size.decoder_width,
             depth=size.decoder_depth,

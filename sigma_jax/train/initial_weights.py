@@ -15,7 +15,7 @@ from sigma_jax.train.state import TrainState
 from sigma_jax.weights.formats import read_weights
 from sigma_jax.weights.frozen import teacher_size
 from sigma_jax.weights.loading import load_into, names_in, say
-from sigma_jax.weights.torch_weights import WeightsMismatch
+from sigma_jax.weights.weights_file import WeightsMismatch
 
 DINO_PLACE = "https://dl.fbaipublicfiles.com/dino"
 DINOV2_PLACE = "https://dl.fbaipublicfiles.com/dinov2"

@@ -1,5 +1,6 @@
 """Every format of weights: which one a path holds, read it, write it."""
 
+import dataclasses
 import json
 import zipfile
 from pathlib import Path
@@ -9,12 +10,12 @@ from etils import epath
 from sigma_jax.checkpoints.manager import CheckpointError, find_checkpoint
 from sigma_jax.runtime.errors import InvalidValue, NotThere
 from sigma_jax.weights import huggingface, orbax_weights, published
-from sigma_jax.weights.inferred_sizes import agreed
-from sigma_jax.weights.pth_reader import read_pth
-from sigma_jax.weights.pth_writer import write_pth
+from sigma_jax.weights.facts import agreed, with_facts_of_arrays
+from sigma_jax.weights.pth import read_pth, write_pth
 from sigma_jax.weights.weights_file import UnreadableWeights, Weights, read_npz, write_npz
 
 FORMATS = ("npz", "orbax", "pth", "hf")
+WHICH = ("model", "ema")
 
 
 def detect_format(path: str | Path) -> str:
@@ -60,7 +61,7 @@ def _folder_format(place: epath.Path) -> str:
         if huggingface.CONFIG in names:
             return "hf"
         raise UnreadableWeights(
-            f"{place} holds neither a checkpoint of ours ({error}) nor {huggingface.CONFIG} with safetensors"
+            f"{place} holds neither a checkpoint of ours ({error}) nor {huggingface.CONFIG} of Hugging Face"
         ) from error
 
 
@@ -70,27 +71,43 @@ def read_weights(
     form: str | None = None,
     num_heads: int | None = None,
     decoder_num_heads: int | None = None,
+    which: str = "model",
 ) -> Weights:
     """Weights from a path in any format.
 
     Args:
       form: one of FORMATS, None to detect.
       num_heads, decoder_num_heads: where the file does not record them and width / 64 does not tell.
+      which: one of WHICH, 'ema' for the average of the weights that training kept beside them.
 
     Raises:
       FileNotFoundError, UnreadableWeights, WeightsMismatch, CheckpointError: each names the path.
     """
     form = form or detect_format(path)
-    heads = {"num_heads": num_heads, "decoder_num_heads": decoder_num_heads}
+    given = {"num_heads": num_heads, "decoder_num_heads": decoder_num_heads}
+    if which not in WHICH:
+        raise InvalidValue(f"weights {which!r} are unknown: choose one of {', '.join(WHICH)}")
+    if which != "model" and form == "npz":
+        raise UnreadableWeights(f"{path} holds one set of weights: nothing is averaged in it")
     if form == "npz":
-        return _checked(read_npz(path), heads)
+        weights = read_npz(path)
+        agreed(weights.sizes, given, weights.source)
+        return dataclasses.replace(weights, sizes=with_facts_of_arrays(weights.params, weights.sizes))
     if form == "orbax":
-        return orbax_weights.read_run(path, heads)
+        return orbax_weights.read_run(path, given, which)
     if form == "hf":
-        return huggingface.read_folder(path, heads)
+        return huggingface.read_folder(path, given, which)
     if form == "pth":
-        return published.weights_of(published.state_dict_of(read_pth(path), str(path)), str(path), heads)
+        return _read_pth(Path(path), given, which)
     raise InvalidValue(f"format {form!r} is unknown: choose one of {', '.join(FORMATS)}")
+
+
+def _read_pth(path: Path, given: dict[str, int | None], which: str) -> Weights:
+    """A .pth of the authors, or one that holds Hugging Face's names."""
+    arrays, notes, recorded = published.state_dict_of(read_pth(path.expanduser()), str(path), which)
+    if huggingface.has_names(arrays):
+        return huggingface.read_folder(path, given, which)
+    return published.weights_of(arrays, str(path), given, recorded, notes)
 
 
 def write_weights(path: str | Path, weights: Weights, form: str) -> list[str]:
@@ -105,7 +122,7 @@ def write_weights(path: str | Path, weights: Weights, form: str) -> list[str]:
     elif form == "orbax":
         orbax_weights.write_run(path, weights)
     elif form == "pth":
-        write_pth(path, published.published_arrays(weights))
+        write_pth(path, published.published_arrays(weights), texts=published.recorded_facts(weights))
     elif form == "hf":
         return huggingface.write_folder(path, weights)
     else:
@@ -113,11 +130,9 @@ def write_weights(path: str | Path, weights: Weights, form: str) -> list[str]:
     return []
 
 
-def _checked(weights: Weights, heads: dict[str, int | None]) -> Weights:
-    agreed(weights.sizes, heads, weights.source)
-    return weights
-
-
 def describe(weights: Weights) -> str:
-    """One line: kind and sizes."""
-    return f"{weights.kind} {json.dumps(weights.sizes)}"
+    """One line: kind and facts."""
+    names = weights.sizes.get("class_names") or ()
+    shown = {"class_names": f"{', '.join(names[:4])}{', ...' if len(names) > 4 else ''}"} if names else {}
+    assumed = f", assumed: {', '.join(weights.assumed)}" if weights.assumed else ""
+    return f"{weights.kind} {json.dumps(weights.sizes | shown)}{assumed}"

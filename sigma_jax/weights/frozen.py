@@ -23,11 +23,11 @@ from sigma_jax.models.pretrain import Compute, PretrainModel
 from sigma_jax.models.sizes import TeacherSize, VideoSize
 from sigma_jax.models.transformer import LayerNorm
 from sigma_jax.ops.tubes import TubeGrid
+from sigma_jax.runtime.errors import InvalidValue
+from sigma_jax.weights.facts import require_heads
 from sigma_jax.weights.formats import read_weights
-from sigma_jax.weights.load_report import LoadReport
-from sigma_jax.weights.loading import fit, say
-from sigma_jax.weights.torch_weights import unflatten
-from sigma_jax.weights.weights_file import Weights
+from sigma_jax.weights.loading import LoadReport, fit, say
+from sigma_jax.weights.weights_file import Weights, unflatten
 
 FLOAT32 = Compute()
 FRAME_STRIDE = 4  # of the published Kinetics recipe; what preprocess takes by default
@@ -56,13 +56,15 @@ def module_of(weights: Weights, grid: TubeGrid | None = None, compute: Compute =
     Args:
       grid: of a video model; None for the frames and size it was trained on (16 and 224 where the file does not say).
     """
+    require_heads(weights)
     sizes = weights.sizes
     if weights.kind == "teacher":
         return DinoVit(teacher_size(sizes), dtype=compute.dtype, backend=compute.backend)
     grid = grid or grid_of(sizes, sizes["num_frames"], sizes["image_size"])
     size, positions = video_size(sizes), sizes["positions"]
     if weights.kind == "classifier":
-        return VideoClassifier(grid, size, sizes["num_classes"], positions=positions, compute=compute)
+        pooling = sizes["pooling"]
+        return VideoClassifier(grid, size, sizes["num_classes"], pooling=pooling, positions=positions, compute=compute)
     if weights.kind == "encoder":
         return EncoderAlone(grid, size, positions, sizes["final_norm"], compute)
     return PretrainModel(
@@ -72,6 +74,7 @@ def module_of(weights: Weights, grid: TubeGrid | None = None, compute: Compute =
         num_prototypes=sizes["num_prototypes"],
         projection_widths=sizes["projection_widths"],
         positions=positions,
+        final_norm=sizes["final_norm"],
         compute=compute,
     )
 
@@ -155,7 +158,7 @@ class Pretrained:
         """
         frames = np.asarray(frames)
         if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
-            raise ValueError(f"a video is {frames.dtype} {frames.shape}, expected uint8 [F y x 3]")
+            raise InvalidValue(f"a video is {frames.dtype} {frames.shape}, expected uint8 [F y x 3]")
         sizes = self.weights.sizes
         side = sizes.get("image_size", 224)
         wanted = sampling.center_indices(len(frames), num_frames or sizes.get("num_frames", 16), stride)
@@ -227,7 +230,7 @@ class Pretrained:
 
     def _shape(self, video: jax.Array | np.ndarray) -> tuple[int, int, int]:
         if np.ndim(video) != 5 or video.shape[-1] != 3:
-            raise ValueError(f"video has shape {np.shape(video)}, expected [B F y x 3] with colours last")
+            raise InvalidValue(f"video has shape {np.shape(video)}, expected [B F y x 3] with colours last")
         shape = tuple(int(n) for n in video.shape[1:4])
         self.token_grid(shape)
         return shape

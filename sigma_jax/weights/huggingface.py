@@ -1,101 +1,230 @@
-"""Hugging Face folders (config.json + safetensors) of VideoMAE, DINOv2 and DINOv2 with registers.
+"""Hugging Face folders (config.json and weights) of VideoMAE, DINOv2 and DINOv2 with registers.
 
 Names are mapped to and from the authors' names (torch_weights). Hugging Face splits qkv into query, key and value and
 has no bias for a VideoMAE key. Files carry `q_bias`/`v_bias` (what transformers writes) or `query.bias`/`value.bias`
 (what version 5 calls them in memory); both are read, the former is written, which every version loads.
 """
 
+import contextlib
 import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
+from sigma_jax.ops.tubes import PIXEL_MEAN, PIXEL_STD
 from sigma_jax.weights.huggingface_names import DINOV2, VIDEOMAE, from_authors, to_authors
-from sigma_jax.weights.inferred_sizes import agreed
-from sigma_jax.weights.published import published_arrays, weights_of
-from sigma_jax.weights.safetensors_file import read_file, write_file
-from sigma_jax.weights.torch_weights import WeightsMismatch
-from sigma_jax.weights.weights_file import UnreadableWeights, Weights
+from sigma_jax.weights.pth import read_pth
+from sigma_jax.weights.published import V_JEPA, check_names, foreign, published_arrays, state_dict_of, weights_of
+from sigma_jax.weights.weights_file import UnreadableWeights, Weights, WeightsMismatch
 
 CONFIG = "config.json"
+PROCESSOR = "preprocessor_config.json"
 WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
+FILES = (WEIGHTS, f"{WEIGHTS}.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")  # the first there is
 MODELS = {"videomae": VIDEOMAE, "dinov2": DINOV2, "dinov2_with_registers": DINOV2}
+FOREIGN = {"vjepa2": V_JEPA, "dinov3_vit": "DINOv3", "dinov3_convnext": "DINOv3", "ijepa": "I-JEPA"}
+PATCHES = "embeddings.patch_embeddings.projection.weight"  # in every model of MODELS, in no file of the authors
+DTYPES = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    **{"I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8, "U8": np.uint8, "BOOL": np.bool_},
+}
 LAYER_NORM_EPSILON = 1e-6
+MAX_EPSILON = 1e-5  # up to here outputs agree in four digits
 
 
-def read_folder(path: str | Path, given: dict[str, int | None]) -> Weights:
-    """Weights from a folder, or from one .safetensors file beside its config.json.
+def read_folder(path: str | Path, given: Mapping[str, int | None], which: str = "model") -> Weights:
+    """Weights from a folder, or from one file in it.
 
     Args:
       given: num_heads and decoder_num_heads, None for what the config says.
+      which: 'model' or 'ema', for .bin files.
 
     Raises:
       UnreadableWeights, WeightsMismatch: each names the file, and the key where there is one.
     """
     path = Path(path).expanduser()
     folder = path if path.is_dir() else path.parent
-    if not (folder / CONFIG).is_file():
-        raise UnreadableWeights(f"{path} has no {CONFIG} beside it: the heads and the model's kind stand there")
-    config = _read_json(folder / CONFIG)
-    model_type = config.get("model_type")
-    if model_type not in MODELS:
-        raise UnreadableWeights(f"{folder / CONFIG}: model_type {model_type!r}, expected one of {', '.join(MODELS)}")
-    notes = check_config(config, str(folder / CONFIG))
-    arrays = read_safetensors(path if path.is_file() else folder)
+    if path.is_dir() and not (folder / CONFIG).is_file():
+        raise UnreadableWeights(f"{path} has no {CONFIG}: the model's kind and its heads stand there")
+    config = _read_json(folder / CONFIG) if (folder / CONFIG).is_file() else None
+    said = check_config(folder, config) if config else []
+    arrays, notes = read_arrays(path, which)
+    return weights_from(arrays, str(path), given, config, (*notes, *said))
+
+
+def has_names(arrays: Mapping[str, Any]) -> bool:
+    """Whether arrays have the names of Hugging Face."""
+    return any(name.endswith(PATCHES) for name in arrays)
+
+
+def weights_from(
+    arrays: Mapping[str, Any], source: str, given: Mapping[str, int | None], config: dict | None, notes: Iterable[str]
+) -> Weights:
+    """Weights from arrays under Hugging Face's names (or the authors', as timm's files have them).
+
+    Args:
+      config: the config.json beside them, None where there is none.
+    """
+    check_names(arrays, source)
+    if not has_names(arrays):
+        return weights_of(arrays, source, given, {}, notes)
+    if not config:
+        notes = (*notes, f"no {CONFIG} beside it: its heads, frames and size are taken for the published ones")
+    axes = next(len(array.shape) for name, array in arrays.items() if name.endswith(PATCHES))
+    names = MODELS[config["model_type"]] if config else VIDEOMAE if axes == 5 else DINOV2
     try:
-        arrays = to_authors(arrays, MODELS[model_type])
+        arrays = to_authors(arrays, names)
     except WeightsMismatch as error:
-        raise WeightsMismatch(f"{path}: {error}") from error
-    said = {"num_heads": config["num_attention_heads"], "decoder_num_heads": config.get("decoder_num_attention_heads")}
-    weights = weights_of(arrays, str(path), agreed(said, given, str(path)))
-    sizes = dict(weights.sizes)
-    if model_type == "videomae":
-        sizes |= {"num_frames": config["num_frames"], "image_size": config["image_size"]}
-    return Weights(weights.kind, weights.params, sizes, str(path), (*weights.notes, *notes))
+        raise WeightsMismatch(f"{source}: {error}") from error
+    return weights_of(arrays, source, given, _facts(config) if config else {}, notes)
 
 
-def check_config(config: dict[str, Any], path: str) -> list[str]:
-    """Refuses what our model does not compute; returns what differs in the last digits."""
-    expected = {"hidden_act": ("gelu",), "use_swiglu_ffn": (False,), "qkv_bias": (True,), "qv_bias": (True,)}
+def _facts(config: dict[str, Any]) -> dict[str, Any]:
+    """What a config.json says and no array tells."""
+    facts = {"num_heads": config.get("num_attention_heads")}
+    if config["model_type"] != "videomae":
+        return facts
+    labels = config.get("id2label") or {}
+    names = tuple(str(labels.get(str(i), "")) for i in range(len(labels)))
+    is_named = all(names) and names != tuple(f"LABEL_{i}" for i in range(len(names)))  # which is what nobody named
+    side = config.get("image_size")
+    return facts | {
+        "decoder_num_heads": config.get("decoder_num_attention_heads"),
+        "num_frames": config.get("num_frames"),
+        "image_size": tuple(side) if isinstance(side, list) else side,
+        "normalize_targets": config.get("norm_pix_loss"),
+        "class_names": names if is_named else None,
+    }
+
+
+def check_config(folder: Path, config: dict[str, Any]) -> list[str]:
+    """Notes on what differs in the last digits.
+
+    Raises:
+      WeightsMismatch, UnreadableWeights: another family, or what our model does not compute.
+    """
+    path, kind = str(folder / CONFIG), config.get("model_type")
+    if kind in FOREIGN:
+        raise foreign(path, FOREIGN[kind], f"model_type {kind!r}")
+    if kind not in MODELS:
+        raise UnreadableWeights(f"{path}: model_type {kind!r}, expected one of {', '.join(MODELS)}")
+    if config.get("use_swiglu_ffn"):
+        raise foreign(path, "a ViT-g of DINOv2, with SwiGLU instead of an MLP", "use_swiglu_ffn")
+    expected = {"hidden_act": ("gelu",), "qkv_bias": (True,), "qv_bias": (True,)}
     for name, allowed in expected.items():
         if name in config and config[name] not in allowed:
             raise UnreadableWeights(f"{path}: {name}={config[name]!r} is not supported, only {allowed[0]!r}")
+    if (folder / PROCESSOR).is_file():
+        processor = _read_json(folder / PROCESSOR)
+        for name, ours in (("image_mean", PIXEL_MEAN), ("image_std", PIXEL_STD)):
+            theirs = processor.get(name, ours)
+            if not np.allclose(theirs, ours, atol=1e-3):
+                raise UnreadableWeights(
+                    f"{folder / PROCESSOR}: {name} is {theirs}; the models here standardise pixels with {list(ours)}"
+                )
     epsilon = config.get("layer_norm_eps", LAYER_NORM_EPSILON)
+    if epsilon > MAX_EPSILON:
+        raise UnreadableWeights(
+            f"{path}: layer_norm_eps is {epsilon}, expected {LAYER_NORM_EPSILON}, as is computed here"
+        )
     if epsilon == LAYER_NORM_EPSILON:
         return []
     return [f"layer_norm_eps is {epsilon} in {CONFIG} and {LAYER_NORM_EPSILON} here, as the authors trained"]
 
 
-def read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """Arrays of one .safetensors file, or of a folder with one or with shards and their index."""
-    files = [path]
-    if path.is_dir():
-        if (path / INDEX).is_file():
-            index = _read_json(path / INDEX)["weight_map"]
-            files = [path / name for name in sorted(set(index.values()))]
-        elif (path / WEIGHTS).is_file():
-            index, files = None, [path / WEIGHTS]
+class _Stored:
+    """An array of a .safetensors file, read when numpy asks; the file is open only then, so that none of it stays."""
+
+    def __init__(self, path: Path, name: str, shape: list[int], dtype: np.dtype):
+        self.path, self.name, self.shape, self.dtype = path, name, tuple(shape), dtype
+        self.ndim = len(shape)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        with _opened(self.path) as file:
+            array = file.get_tensor(self.name)
+        return array if dtype is None else array.astype(dtype, copy=False)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            yield file
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
+        raise UnreadableWeights(f"{path} is truncated, damaged or no safetensors ({error}): copy it again") from error
+
+
+def read_safetensors(path: Path) -> dict[str, Any]:
+    """Name -> array of one file, which numpy reads when it is used.
+
+    Raises:
+      UnreadableWeights: truncated, damaged, or of a type that numpy does not have.
+    """
+    with _opened(path) as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  a file, no dict
+        unknown = [f"{name} as {part.get_dtype()}" for name, part in slices.items() if part.get_dtype() not in DTYPES]
+        if unknown:
+            raise TypeError(f"{unknown[0]}, expected one of {', '.join(DTYPES)}")
+        shapes = {name: (part.get_shape(), np.dtype(DTYPES[part.get_dtype()])) for name, part in slices.items()}
+    return {name: _Stored(path, name, *shape) for name, shape in shapes.items()}
+
+
+def read_arrays(path: Path, which: str = "model") -> tuple[dict[str, Any], list[str]]:
+    """Arrays of one file, or of a folder's one file or shards with their index; and notes."""
+    if path.is_file():
+        files, promised = [path], set()
+    else:
+        found = next((path / name for name in FILES if (path / name).is_file()), None)
+        if found is None:
+            names = ", ".join(sorted(inner.name for inner in path.iterdir()))
+            raise UnreadableWeights(f"{path} has none of {', '.join(FILES)} (found: {names})")
+        files, promised = _shards(found) if found.suffix == ".json" else ([found], set())
+    arrays: dict[str, Any] = {}
+    notes: list[str] = []
+    for file in files:
+        if file.suffix == ".safetensors":
+            arrays |= read_safetensors(file)
         else:
-            found = ", ".join(sorted(inner.name for inner in path.iterdir()))
-            raise UnreadableWeights(f"{path} has no {WEIGHTS} and no {INDEX} (found: {found})")
-        missing = [file.name for file in files if not file.is_file()]
-        if missing:
-            raise UnreadableWeights(f"{path / INDEX} names shards that are not there: {', '.join(missing)}")
-        arrays = {name: array for file in files for name, array in read_file(file).items()}
-        absent = sorted(set(index or ()) - arrays.keys())
-        if absent:
-            raise UnreadableWeights(f"{path}: its shards do not hold what {INDEX} promises: {', '.join(absent[:8])}")
-        return arrays
-    return read_file(path)
+            inner, said, _ = state_dict_of(read_pth(file), str(file), which)
+            arrays |= inner
+            notes += said
+    absent = sorted(promised - arrays.keys())
+    if absent:
+        raise UnreadableWeights(f"{path}: its shards do not hold what their index promises: {', '.join(absent[:8])}")
+    return arrays, notes
+
+
+def _shards(index: Path) -> tuple[list[Path], set[str]]:
+    """Files and names that an index promises."""
+    names = _read_json(index).get("weight_map")
+    if not isinstance(names, dict):
+        raise UnreadableWeights(f"{index} has no weight_map: copy it again")
+    if any(Path(name).name != name for name in names.values()):
+        raise UnreadableWeights(f"{index} names shards outside of its folder")
+    files = [index.parent / name for name in sorted(set(names.values()))]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise UnreadableWeights(f"{index} names shards that are not there: {', '.join(missing)}")
+    return files, set(names)
 
 
 def _read_json(path: Path) -> dict:
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UnreadableWeights(f"{path} is no JSON ({error}): copy it again") from error
+    if not isinstance(content, dict):
+        raise UnreadableWeights(f"{path} holds no JSON object: copy it again")
+    return content
 
 
 def write_folder(path: str | Path, weights: Weights) -> list[str]:
@@ -109,15 +238,35 @@ def write_folder(path: str | Path, weights: Weights) -> list[str]:
         notes.append(
             f"written as VideoMAEModel, without {', '.join(parts)}: VideoMAEForPreTraining predicts pixels only"
         )
-        sizes = weights.sizes | {"final_norm": True}
-        weights = Weights("encoder", {"encoder": weights.params["encoder"]}, sizes, weights.source)
+        weights = Weights("encoder", {"encoder": weights.params["encoder"]}, weights.sizes, weights.source)
     names = DINOV2 if weights.kind == "teacher" else VIDEOMAE
     config = _teacher_config(weights) if weights.kind == "teacher" else _video_config(weights)
     arrays = from_authors(_authors_arrays(weights), names, weights.kind)
     folder.mkdir(parents=True, exist_ok=True)
-    write_file(folder / WEIGHTS, arrays, {"format": "pt"})
+    _write_file(folder / WEIGHTS, arrays)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     return notes
+
+
+def _write_file(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Float32 arrays one after the other; the library would need all of them contiguous, a second copy of the weights.
+
+    The format: eight bytes with the header's length, the header as JSON (name -> type, shape, first and last byte),
+    bytes. The file appears under its name only when complete.
+    """
+    header, position = {"__metadata__": {"format": "pt"}}, 0
+    for name, array in arrays.items():
+        offsets = [position, position + 4 * array.size]
+        header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": offsets}
+        position = offsets[1]
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    partial = path.with_name(f".{path.name}.partial")
+    with open(partial, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for array in arrays.values():
+            file.write(np.ascontiguousarray(array, "<f4").view(np.uint8).reshape(-1).data)
+    os.replace(partial, path)
 
 
 def _predicts_pixels(weights: Weights) -> bool:
@@ -166,9 +315,10 @@ def _video_config(weights: Weights) -> dict[str, Any]:
         "layer_norm_eps": LAYER_NORM_EPSILON,
         "qkv_bias": True,
         "qv_bias": True,
-        "use_mean_pooling": weights.kind == "classifier" or "norm" not in weights.params["encoder"],
-        "norm_pix_loss": True,
+        "use_mean_pooling": sizes.get("pooling") == "mean" or sizes.get("final_norm") is False,
     }
+    if "normalize_targets" in sizes:
+        config["norm_pix_loss"] = sizes["normalize_targets"]
     if weights.kind == "pretrain":
         config |= {
             "decoder_hidden_size": sizes["decoder_width"],
@@ -177,8 +327,9 @@ def _video_config(weights: Weights) -> dict[str, Any]:
             "decoder_intermediate_size": 4 * sizes["decoder_width"],
         }
     if weights.kind == "classifier":
-        config["id2label"] = {str(i): f"LABEL_{i}" for i in range(sizes["num_classes"])}
-        config["label2id"] = {f"LABEL_{i}": i for i in range(sizes["num_classes"])}
+        names = sizes.get("class_names") or [f"LABEL_{i}" for i in range(sizes["num_classes"])]
+        config["id2label"] = {str(i): name for i, name in enumerate(names)}
+        config["label2id"] = {name: i for i, name in enumerate(names)}
     return config
 
 

@@ -5,10 +5,12 @@ A table per family: inside a block, and outside of blocks. Query, key and value 
 
 import dataclasses
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from sigma_jax.weights.torch_weights import WeightsMismatch
+from sigma_jax.weights.weights_file import WeightsMismatch
 
 QKV = ("query", "key", "value")
 
@@ -73,7 +75,7 @@ def _renamed(name: str, table: tuple[tuple[str, str], ...]) -> str | None:
     return None
 
 
-def to_authors(arrays: dict[str, np.ndarray], names: Names) -> dict[str, np.ndarray]:
+def to_authors(arrays: Mapping[str, Any], names: Names) -> dict[str, Any]:
     """Hugging Face name -> array becomes authors' name -> array.
 
     Names that the tables do not know are kept, so that the strict loader lists them as they are in the file.
@@ -82,8 +84,8 @@ def to_authors(arrays: dict[str, np.ndarray], names: Names) -> dict[str, np.ndar
       WeightsMismatch: a query, key or value without the other two.
     """
     pretrain = any(name.startswith(("decoder.", "encoder_to_decoder.")) for name in arrays)
-    out: dict[str, np.ndarray] = {}
-    split: dict[str, dict[str, np.ndarray]] = {}
+    out: dict[str, Any] = {}
+    split: dict[str, dict[str, Any]] = {}
     for full, array in arrays.items():
         in_decoder = full.startswith("decoder.")
         name = full
@@ -105,7 +107,19 @@ def to_authors(arrays: dict[str, np.ndarray], names: Names) -> dict[str, np.ndar
     return out | _joined(split)
 
 
-def _joined(split: dict[str, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+class _Stacked:
+    """Query, key and value one above the other, read from their file when numpy asks."""
+
+    def __init__(self, parts: list[Any]):
+        self.parts, self.dtype = parts, parts[0].dtype
+        self.shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
+        self.ndim = len(self.shape)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.concatenate([np.asarray(part, dtype) for part in self.parts])
+
+
+def _joined(split: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Stacks query, key and value; a bias of query and value alone is VideoMAE's q_bias and v_bias."""
     out = {}
     for name, parts in split.items():
@@ -117,7 +131,7 @@ def _joined(split: dict[str, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         if missing or len({part.shape for part in parts.values()}) > 1:
             shapes = {part: array.shape for part, array in parts.items()}
             raise WeightsMismatch(f"{name}: expected query, key and value of one shape, got {shapes}")
-        out[name] = np.concatenate([parts[part] for part in QKV])
+        out[name] = _Stacked([parts[part] for part in QKV])
     return out
 
 
@@ -126,7 +140,7 @@ def from_authors(arrays: dict[str, np.ndarray], names: Names, kind: str) -> dict
     block = tuple((new, old) for old, new in names.block if old != "attention.o_proj")
     outside = tuple((new, old) for old, new in names.outside)
     inner_prefix = names.prefixes[0] if kind in ("pretrain", "classifier") else ""
-    heads = ("classifier", "fc_norm", "mask_token", "encoder_to_decoder", "decoder.")
+    heads = ("classifier.", "fc_norm.", "mask_token", "encoder_to_decoder.", "decoder.")
     out = {}
     for full, array in arrays.items():
         in_decoder = full.startswith("decoder.")

@@ -1,5 +1,6 @@
 """The one strict loader: weights into a model's parameters, all of them or an error that says which not."""
 
+import dataclasses
 import logging
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -7,16 +8,58 @@ from typing import Any
 import jax
 import numpy as np
 
-from sigma_jax.weights.load_report import LoadReport
-from sigma_jax.weights.torch_weights import WeightsMismatch, flatten, torch_names
-from sigma_jax.weights.weights_file import Weights
+from sigma_jax.weights.torch_weights import torch_names
+from sigma_jax.weights.weights_file import Weights, WeightsMismatch, flatten
 
 LOGGER = logging.getLogger("absl")
 LISTED = 12  # names per list in a message
 
 
+@dataclasses.dataclass(frozen=True)
+class LoadReport:
+    """Names are our parameter paths.
+
+    `missing`, `unexpected` and `other_shape` hold only what the caller allowed: anything else is an error before a
+    report exists.
+    """
+
+    source: str
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    other_shape: tuple[str, ...]
+    num_loaded: int  # numbers, not arrays
+    num_total: int
+    digest: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def fraction(self) -> float:
+        """Part of the model's numbers that come from the file, in [0, 1]."""
+        return self.num_loaded / max(self.num_total, 1)
+
+    def lines(self) -> list[str]:
+        """The report in words."""
+        lines = [
+            f"{self.source}: {len(self.loaded)} arrays loaded, {self.num_loaded:,} of {self.num_total:,} parameters "
+            f"({100 * self.fraction:.1f} %), content {self.digest}"
+        ]
+        lists = {
+            "missing, fresh values kept": self.missing,
+            "other shape, fresh values kept": self.other_shape,
+            "in the file, not used": self.unexpected,
+        }
+        lines += [f"  {what}: {', '.join(names)}" for what, names in lists.items() if names]
+        return lines + [f"  note: {note}" for note in self.notes]
+
+
 def fit(
-    weights: Weights, wanted: dict, *, allow_missing: Iterable[str] = (), allow_unexpected: Iterable[str] = ()
+    weights: Weights,
+    wanted: dict,
+    *,
+    allow_missing: Iterable[str] = (),
+    allow_unexpected: Iterable[str] = (),
+    advice: str = "",
 ) -> tuple[dict[str, np.ndarray], LoadReport]:
     """The arrays of `weights` that a model asks for.
 
@@ -25,6 +68,7 @@ def fit(
       allow_missing: names ('head', 'decoder/blocks') of parts that the file need not hold, or may hold in another
         shape; the model keeps its own values there.
       allow_unexpected: names of parts of the file that the model has no use for.
+      advice: what a user of the running command can do about weights that do not fit.
 
     Returns:
       path -> float32 array, and the report.
@@ -61,8 +105,7 @@ def fit(
         raise WeightsMismatch(
             f"{weights.source} does not fit the model: {len(loaded)} of {len(target)} arrays fit.\n"
             + "\n".join(lines)
-            + "\n  Name what may be absent with --allow_missing=PART,... and what need not be used with "
-            "--allow_unexpected=PART,..."
+            + (f"\n  {advice}" if advice else "")
         )
     report = LoadReport(
         source=weights.source,
@@ -79,13 +122,19 @@ def fit(
 
 
 def load_into(
-    weights: Weights, fresh: dict, *, allow_missing: Iterable[str] = (), allow_unexpected: Iterable[str] = ()
+    weights: Weights,
+    fresh: dict,
+    *,
+    allow_missing: Iterable[str] = (),
+    allow_unexpected: Iterable[str] = (),
+    advice: str = "",
 ) -> tuple[dict, LoadReport]:
     """`fresh` (nested dicts of arrays, jax or numpy) with the arrays of `weights` in their places.
 
     jax.Arrays keep type and sharding; what may be missing keeps its value. Arguments and errors as `fit`.
     """
-    loaded, report = fit(weights, fresh, allow_missing=allow_missing, allow_unexpected=allow_unexpected)
+    allowed = {"allow_missing": allow_missing, "allow_unexpected": allow_unexpected}
+    loaded, report = fit(weights, fresh, **allowed, advice=advice)
     return _replaced(fresh, lambda path, leaf: _like(loaded[path], leaf) if path in loaded else leaf), report
 
 

@@ -1,22 +1,23 @@
 """Weights from and to our own checkpoints (Orbax run folders)."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from sigma_jax.checkpoints.manager import Checkpointer, find_checkpoint, read_meta, restore_subtree, saved_shapes
-from sigma_jax.weights.inferred_sizes import agreed, infer_sizes
-from sigma_jax.weights.weights_file import UnreadableWeights, Weights
+from sigma_jax.weights.facts import agreed, complete, sizes_of, with_facts_of_arrays
+from sigma_jax.weights.weights_file import UnreadableWeights, Weights, from_json
 
 
-def read_run(path: str | Path, given: dict[str, int | None]) -> Weights:
+def read_run(path: str | Path, given: Mapping[str, int | None], which: str = "model") -> Weights:
     """The parameters of a checkpoint: workdir, its checkpoints folder, or one step folder.
 
     Args:
       given: num_heads and decoder_num_heads, None for what the checkpoint says, or width / 64.
+      which: 'ema' for the averaged parameters of a run with `optim.ema_decay`.
 
     Raises:
       CheckpointError, UnreadableWeights: no checkpoint, a damaged one, or none with parameters.
@@ -25,17 +26,20 @@ def read_run(path: str | Path, given: dict[str, int | None]) -> Weights:
     saved = saved_shapes(folder)
     if "params" not in saved:
         raise UnreadableWeights(f"{folder} has no 'params', only {', '.join(saved)}: expected a training checkpoint")
+    optimizer = saved.get("opt_state")
+    averaged = optimizer.get("mean") if isinstance(optimizer, Mapping) else None
+    if which == "ema" and averaged is None:
+        raise UnreadableWeights(f"{folder} holds no averaged weights: its run had no optim.ema_decay")
+    shapes = saved["params"] if which == "model" else averaged
     here = _everywhere() if jax.process_count() > 1 else jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), saved["params"])
-    params = jax.tree.map(np.asarray, restore_subtree(folder, {"params": wanted})["params"])
-    meta = read_meta(folder)
-    if "weights" in meta:
-        said = {name: tuple(v) if isinstance(v, list) else v for name, v in meta["weights"]["sizes"].items()}
-        kind = meta["weights"]["kind"]
+    wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes)
+    if which == "model":
+        params = restore_subtree(folder, {"params": wanted})["params"]
     else:
-        kind, said = _from_config(params, meta, agreed(meta.get("heads", {}), given, str(folder)))
-    agreed(said, given, str(folder))
-    return Weights(kind, params, said, str(folder))
+        params = restore_subtree(folder, {"opt_state": {"mean": wanted}})["opt_state"]["mean"]
+    params = jax.tree.map(np.asarray, params)
+    notes = ("the run also keeps averaged weights: --weights=ema takes them",) * (averaged is not None)
+    return _with_facts(params, read_meta(folder), given, str(folder), notes if which == "model" else ())
 
 
 def _everywhere() -> jax.sharding.Sharding:
@@ -44,20 +48,34 @@ def _everywhere() -> jax.sharding.Sharding:
     return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
 
-def _from_config(params: dict, meta: dict, counts: dict[str, int | None]) -> tuple[str, dict[str, Any]]:
-    """Kind and sizes of a training checkpoint: arrays, completed by the config and the saved heads."""
+def _with_facts(
+    params: dict, meta: dict, given: Mapping[str, int | None], source: str, notes: tuple[str, ...]
+) -> Weights:
+    """Kind and facts of a checkpoint: of a training run its config tells them, of converted weights what they said."""
+    if "weights" in meta:
+        kind, said = meta["weights"]["kind"], from_json(meta["weights"]["sizes"])
+        agreed(said, given, source)
+        return Weights(
+            kind, params, with_facts_of_arrays(params, said), source, notes, tuple(meta["weights"].get("assumed", ()))
+        )
+    config = meta["config"]
+    model, data = from_json(config["model"]), config.get("data", {})
+    recorded = {name: model.get(name) for name in ("positions", "pooling", "num_frames", "image_size")}
+    recorded |= {name: data.get(name) for name in ("frame_stride", "sampling", "label_hash")}
+    recorded["normalize_targets"] = config.get("objective", {}).get("normalize_targets")
+    recorded["class_names"] = tuple(meta.get("class_names") or ()) or None
     kind = "pretrain" if "decoder" in params else "classifier"
-    model = meta["config"]["model"]
-    inferred = infer_sizes(kind, params, tuple(model["tube_size"]), **counts)
-    for name in ("num_frames", "image_size", "positions"):
-        inferred[name] = tuple(model[name]) if isinstance(model[name], list) else model[name]
-    return kind, inferred
+    sizes, assumed = complete(
+        sizes_of(kind, params, model["tube_size"]), recorded | meta.get("heads", {}), given, source
+    )
+    return Weights(kind, params, sizes, source, notes, assumed)
 
 
 def write_run(path: str | Path, weights: Weights) -> None:
     """A run folder with one checkpoint, step 0, of the parameters alone."""
     checkpoints = Checkpointer(Path(path) / "checkpoints", keep_last=1, save_every_steps=1)
-    meta = {"weights": {"kind": weights.kind, "sizes": weights.sizes, "source": weights.source}}
+    meta = {"weights": {"kind": weights.kind, "sizes": weights.sizes, "assumed": weights.assumed}}
+    meta["weights"]["source"] = weights.source
     state = {"params": jax.tree.map(jnp.asarray, weights.params)}
     try:
         if not checkpoints.save(0, state, data_state={}, meta=meta, force=True):

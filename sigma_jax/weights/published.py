@@ -1,15 +1,29 @@
-"""Published .pth files: what they wrap weights in, and how one tells SIGMA, VideoMAE, DINO and DINOv2 apart."""
+"""Published .pth files: what they wrap weights in, and how one tells SIGMA, VideoMAE, DINO and DINOv2 apart.
 
+Files of related models that compute something else (`FOREIGN`) are refused by naming what they are: some of them have
+arrays of the same names and shapes, and would load and be wrong.
+"""
+
+import json
 import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from sigma_jax.weights.inferred_sizes import infer_sizes
-from sigma_jax.weights.torch_weights import WeightsMismatch, from_torch, to_torch
-from sigma_jax.weights.weights_file import Weights
+from sigma_jax.weights.facts import RECORDED, complete, sizes_of
+from sigma_jax.weights.pickles import Unknown
+from sigma_jax.weights.pth import Tensor
+from sigma_jax.weights.torch_weights import from_torch, to_torch
+from sigma_jax.weights.weights_file import Weights, WeightsMismatch, from_json
 
-CONTAINERS = ("model", "module", "state_dict", "teacher", "model_state_dict")  # the first that is there
+CONTAINERS = {  # --weights: keys under which files keep them, the first that is there
+    "model": ("model", "module", "state_dict", "teacher", "model_state_dict"),
+    "ema": ("model_ema", "ema", "ema_model", "state_dict_ema", "ema_state_dict", "model_ema_state_dict"),
+}
+MAX_WRAPPERS = 8
+FACTS = "sigma_jax"  # the key of our own .pth files with facts as JSON
+ARGUMENTS = {"num_frames": "num_frames", "input_size": "image_size", "sampling_rate": "frame_stride"}  # the authors'
 PREFIXES = ("module.", "_orig_mod.", "backbone.", "model.")
 OPTIMIZER_KEYS = {"state", "param_groups"}
 RENAMED = (  # DINOv2 as published (torch hub) -> timm's names, which from_torch knows
@@ -19,32 +33,34 @@ RENAMED = (  # DINOv2 as published (torch hub) -> timm's names, which from_torch
 NOT_USED = {  # of a teacher: name -> why it is left out
     "mask_token": "used in DINOv2's training only",
     "head.": "projection head or ImageNet classifier",
+    "classifier.": "ImageNet classifier",
     "dino_head.": "projection head",
 }
+V_JEPA = "V-JEPA (Bardes et al. 2024, Assran et al. 2025)"
+FOREIGN = (  # (pattern of a name, what the file is)
+    (r"(^|\.)rope_embed\.|(^|\.)storage_tokens$|qkv\.bias_mask$", "DINOv3, with rotary positions"),
+    (r"(^|\.)predictor_(embed|pos_embed|blocks)\b|^backbone\.predictor|^target_encoder\.", f"{V_JEPA}"),
+    (r"(^|\.)mlp\.w12\.", "a ViT-g of DINOv2, with SwiGLU instead of an MLP"),
+    (r"(^|\.)mlp\.layers\.\d|patch_embed\.projection\.", "a checkpoint of mmaction2 or mmpretrain, with other names"),
+    (r"(^|\.)dist_token$", "a distilled DeiT"),
+    (r"(^|\.)temporal_(attn|embedding|fc)\b|(^|\.)time_embed$", "TimeSformer, with divided attention"),
+)
 
 
-def state_dict_of(loaded: Any, path: str) -> dict[str, np.ndarray]:
-    """The one dictionary of arrays in what a .pth holds, without wrappers' prefixes.
+def state_dict_of(loaded: Any, path: str, which: str = "model") -> tuple[dict[str, Any], list[str], dict[str, Any]]:
+    """The one dictionary of tensors in what a .pth holds, without wrappers' prefixes; notes; recorded facts.
+
+    Args:
+      which: 'model', or 'ema' for the average of the weights that training kept beside them.
 
     Raises:
-      WeightsMismatch: there is none; an optimizer's state alone is named as such.
+      WeightsMismatch: there is none; an optimizer's state alone, or a whole module, is named as such.
     """
-    keys = []
-    while isinstance(loaded, dict) and not _holds_arrays(loaded):
-        keys = [str(key) for key in loaded]
-        inner = next((key for key in CONTAINERS if isinstance(loaded.get(key), dict)), None)
-        if inner is None:
-            if OPTIMIZER_KEYS & set(keys) or "optimizer" in keys:
-                raise WeightsMismatch(
-                    f"{path} holds the state of an optimizer and no weights (keys: {', '.join(keys)})"
-                )
-            break
-        loaded = loaded[inner]
-    if not isinstance(loaded, dict) or not _holds_arrays(loaded):
-        what = f"keys: {', '.join(keys[:8])}" if keys else type(loaded).__name__
-        raise WeightsMismatch(f"{path} holds no weights ({what}): expected a state dict, or one under {CONTAINERS[:3]}")
-    arrays = {name: value for name, value in loaded.items() if isinstance(value, np.ndarray)}
-    others = sorted(str(name) for name in loaded.keys() - arrays.keys())
+    recorded = _recorded(loaded)
+    loaded, notes = _unwrapped(loaded, path, which)
+    arrays = {str(name): value for name, value in loaded.items() if isinstance(value, (Tensor, np.ndarray))}
+    others = [f"{name} ({value})" for name, value in loaded.items() if isinstance(value, Unknown)]
+    others += [str(name) for name, value in loaded.items() if not isinstance(value, (Tensor, np.ndarray, Unknown))]
     if others:
         raise WeightsMismatch(f"{path}: among its weights are entries that are no arrays: {', '.join(others[:8])}")
     for prefix in PREFIXES:
@@ -52,16 +68,91 @@ def state_dict_of(loaded: Any, path: str) -> dict[str, np.ndarray]:
             arrays = {name.removeprefix(prefix): array for name, array in arrays.items()}
     backbone = {name: array for name, array in arrays.items() if name.startswith("backbone.")}
     if backbone and all(name in backbone or name.startswith(("head.", "dino_head.", "ibot_head.")) for name in arrays):
-        return {name.removeprefix("backbone."): array for name, array in backbone.items()}
-    return arrays
+        arrays = {name.removeprefix("backbone."): array for name, array in backbone.items()}
+    return arrays, notes, recorded
+
+
+def _unwrapped(loaded: Any, path: str, which: str) -> tuple[dict, list[str]]:
+    """The innermost dictionary under the keys of CONTAINERS, and notes on what lies beside it."""
+    keys: list[str] = []
+    notes: list[str] = []
+    wanted = which
+    for _ in range(MAX_WRAPPERS):
+        if not isinstance(loaded, dict) or _holds_arrays(loaded):
+            break
+        keys = [str(key) for key in loaded]
+        if {"encoder", "target_encoder"} <= set(keys):
+            raise foreign(path, V_JEPA)
+        plain, averaged = _first(loaded, "model"), _first(loaded, "ema")
+        if wanted == "ema" and averaged:
+            inner, wanted = averaged, "model"
+        elif plain:
+            inner = plain
+            notes += (
+                [f"the file also holds averaged weights ({averaged}): --weights=ema takes them"] if averaged else []
+            )
+        elif averaged:
+            inner = averaged
+            notes.append(f"the file holds averaged weights only ({averaged}), as --weights=ema takes")
+        else:
+            break
+        loaded = loaded[inner]
+    shown = ", ".join(keys[:8])
+    if wanted == "ema":
+        raise WeightsMismatch(f"{path} holds no averaged weights, which --weights=ema asks for (keys: {shown})")
+    if isinstance(loaded, dict) and _holds_arrays(loaded):
+        return loaded, notes
+    if OPTIMIZER_KEYS & set(keys) or "optimizer" in keys:
+        raise WeightsMismatch(f"{path} holds the state of an optimizer and no weights (keys: {shown})")
+    if isinstance(loaded, Unknown):
+        raise WeightsMismatch(
+            f"{path} holds {loaded}, an object that only its own program can build, and no state dict: in that program "
+            "save torch.save(model.state_dict(), ...) and convert that"
+        )
+    expected = f"expected a state dict, or one under {CONTAINERS['model'][:3]}"
+    raise WeightsMismatch(
+        f"{path} holds no weights ({f'keys: {shown}' if keys else type(loaded).__name__}): {expected}"
+    )
+
+
+def _first(loaded: dict, which: str) -> str | None:
+    return next((key for key in CONTAINERS[which] if isinstance(loaded.get(key), (dict, Unknown))), None)
 
 
 def _holds_arrays(value: dict) -> bool:
-    return any(isinstance(inner, np.ndarray) for inner in value.values())
+    return any(isinstance(inner, (Tensor, np.ndarray)) for inner in value.values())
 
 
-def kind_of(arrays: dict[str, np.ndarray], path: str) -> str:
+def _recorded(loaded: Any) -> dict[str, Any]:
+    """Facts in a file of ours, or among the arguments that the authors' scripts save."""
+    if not isinstance(loaded, dict):
+        return {}
+    if isinstance(loaded.get(FACTS), str):
+        facts = from_json(json.loads(loaded[FACTS]))
+        return {name: facts[name] for name in RECORDED if name in facts}
+    args = loaded.get("args")
+    args = args if isinstance(args, dict) else {}
+    return {ours: args[name] for name, ours in ARGUMENTS.items() if type(args.get(name)) is int}
+
+
+def foreign(path: str, what: str, sign: str = "") -> WeightsMismatch:
+    """The error for weights of a model that is none of ours. sign: what tells."""
+    seen = f" (it has {sign})" if sign else ""
+    return WeightsMismatch(f"{path} is {what}{seen}, which is not read here: expected SIGMA, VideoMAE, DINO or DINOv2")
+
+
+def check_names(names: Iterable[str], path: str) -> None:
+    """Raises WeightsMismatch where a name tells that a file belongs to another family."""
+    names = list(names)
+    for pattern, what in FOREIGN:
+        name = next((name for name in names if re.search(pattern, name)), None)
+        if name:
+            raise foreign(path, what, name)
+
+
+def kind_of(arrays: Mapping[str, Any], path: str) -> str:
     """'pretrain', 'classifier', 'encoder' or 'teacher' by names and the patch convolution's axes."""
+    check_names(arrays, path)
     names = [name for name in arrays if name.endswith("patch_embed.proj.weight")]
     if len(names) != 1:
         first = ", ".join(sorted(arrays)[:6])
@@ -69,44 +160,63 @@ def kind_of(arrays: dict[str, np.ndarray], path: str) -> str:
             f"{path}: patch_embed.proj.weight is missing, so it is none of SIGMA, VideoMAE, DINO, DINOv2 (its names: "
             f"{first}, ...)"
         )
-    axes = np.ndim(arrays[names[0]])
-    if axes == 4:
+    shape = arrays[names[0]].shape
+    if len(shape) == 4:
         return "teacher"
-    if axes != 5:
-        raise WeightsMismatch(f"{path}: {names[0]} has {axes} axes, expected 5 (video) or 4 (image)")
+    if len(shape) != 5:
+        raise WeightsMismatch(f"{path}: {names[0]} has {len(shape)} axes, expected 5 (video) or 4 (image)")
+    if shape[0] == 1408:
+        raise foreign(path, "a ViT-g of VideoMAE V2", "width 1408")
+    if any(name.endswith("attn.qkv.bias") for name in arrays):
+        raise foreign(path, f"a video transformer like {V_JEPA}", "a bias for keys")
     if any(name.startswith(("decoder.", "encoder_to_decoder.")) for name in arrays):
         return "pretrain"
     return "classifier" if any(name.startswith(("head.", "fc_norm.")) for name in arrays) else "encoder"
 
 
-def weights_of(arrays: dict[str, np.ndarray], source: str, heads: dict[str, int | None]) -> Weights:
+def weights_of(
+    arrays: Mapping[str, Any],
+    source: str,
+    given: Mapping[str, int | None],
+    recorded: Mapping[str, Any] | None = None,
+    notes: Iterable[str] = (),
+) -> Weights:
     """Arrays under the authors' names -> our weights.
 
     Args:
-      heads: num_heads and decoder_num_heads, None for the rule.
+      given: num_heads and decoder_num_heads of the caller, None for what the file or the width tells.
+      recorded: facts that stand beside the arrays.
+      notes: what was found out on the way to them.
 
     Raises:
       WeightsMismatch: names the file and every key that has no place.
     """
-    kind, notes = kind_of(arrays, source), []
+    kind, notes, recorded = kind_of(arrays, source), list(notes), dict(recorded or {})
     if kind == "encoder":
         arrays = {name.removeprefix("encoder."): array for name, array in arrays.items()}
+    if kind == "classifier" and "norm.weight" in arrays and "fc_norm.weight" not in arrays:
+        # without mean pooling the authors' final norm is followed by the first token's row: the norm of that row
+        arrays = {re.sub(r"^norm\.", "fc_norm.", name): array for name, array in arrays.items()}
+        recorded["pooling"] = "first"
     if kind == "teacher":
-        arrays, notes = _plain_teacher(arrays)
+        arrays, unused = _plain_teacher(arrays)
+        notes += unused
+        recorded = {name: value for name, value in recorded.items() if name in ("num_heads", "position_grid")}
     if any(array.dtype != np.float32 for array in arrays.values()):
-        types = ", ".join(sorted({array.dtype.name for array in arrays.values()}))
+        types = ", ".join(sorted({np.dtype(array.dtype).name for array in arrays.values()}))
         notes.append(f"stored as {types}, read as float32")
     kernel = next(name for name in arrays if name.endswith("patch_embed.proj.weight"))
     patch = tuple(int(n) for n in arrays[kernel].shape[2:])
     try:
         params = from_torch(arrays, kind, np.float32)
-        sizes = infer_sizes(kind, params, patch, **heads)
+        sizes, assumed = complete(sizes_of(kind, params, patch), recorded, given, source)
     except WeightsMismatch as error:
-        raise WeightsMismatch(f"{source}: {error}") from error
-    return Weights(kind, params, sizes, source, tuple(notes))
+        text = str(error)
+        raise WeightsMismatch(text if text.startswith(source) else f"{source}: {text}") from error
+    return Weights(kind, params, sizes, source, tuple(notes), assumed)
 
 
-def _plain_teacher(arrays: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
+def _plain_teacher(arrays: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """timm's names, without what a frozen teacher does not use; what was left out is said."""
     kept, notes = {}, []
     for name, array in arrays.items():
@@ -146,4 +256,13 @@ def published_arrays(weights: Weights) -> dict[str, np.ndarray]:
     if weights.kind == "teacher" and weights.sizes["cls_position"] and weights.sizes["num_registers"]:
         table = params["positions"]
         params = {**params, "cls": params["cls"] + table[:1], "positions": table[1:]}
-    return to_torch(params, weights.kind, patch_of(weights))
+    arrays = to_torch(params, weights.kind, patch_of(weights))
+    if weights.sizes.get("pooling") == "first":
+        arrays = {re.sub(r"^fc_norm\.", "norm.", name): array for name, array in arrays.items()}
+    return arrays
+
+
+def recorded_facts(weights: Weights) -> dict[str, str]:
+    """The entry of our own .pth files that says what no array tells."""
+    facts = {name: weights.sizes[name] for name in RECORDED if name in weights.sizes and name not in weights.assumed}
+    return {FACTS: json.dumps(facts)}

@@ -8,18 +8,14 @@ Kinds of file: 'pretrain' (SIGMA, VideoMAE), 'classifier' (finetuned), 'encoder'
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from sigma_jax.runtime.errors import InvalidValue, UserError
-from sigma_jax.weights.mapped_file import drop_pages
-
-KINDS = ("pretrain", "classifier", "encoder", "teacher")
-
-
-class WeightsMismatch(UserError, ValueError):
-    """Names or shapes that do not fit, listed in the message."""
+from sigma_jax.runtime.errors import InvalidValue
+from sigma_jax.weights.pth import drop_pages
+from sigma_jax.weights.weights_file import KINDS, WeightsMismatch, flatten, unflatten
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,10 +124,11 @@ def _find(name: str, leaves: dict[str, Leaf]) -> tuple[Leaf | None, int | None]:
     return leaves.get(f"{name[: block.start()]}{{i}}{name[block.end() :]}"), int(block[0])
 
 
-def from_torch(arrays: dict[str, np.ndarray], kind: str, dtype: np.dtype | type | None = None) -> dict:
+def from_torch(arrays: Mapping[str, Any], kind: str, dtype: np.dtype | type | None = None) -> dict:
     """torch name -> array becomes our nested tree of new arrays; every array must find its place.
 
-    Arrays of a mapped file leave memory as soon as they are copied, so that a file is never in memory twice.
+    Arrays may be anything with dtype and shape that numpy reads when asked, one after the other. Those of a mapped file
+    leave memory as soon as they are copied, so that a file is never in memory twice.
 
     Args:
       dtype: of the new arrays, None for that of the old ones.
@@ -148,18 +145,18 @@ def from_torch(arrays: dict[str, np.ndarray], kind: str, dtype: np.dtype | type 
         elif leaf.layout in ("linear", "conv", "row") and np.ndim(array) < 2:
             flawed.append(f"{name} has shape {np.shape(array)}, expected at least two axes")
         elif block is not None:
-            stacks.setdefault(leaf, {})[block] = np.asarray(array)
+            stacks.setdefault(leaf, {})[block] = array
         else:
-            single[leaf] = np.asarray(array)
+            single[leaf] = array
     for leaf, layers in stacks.items():
         stem = leaf.path.split("/blocks/")[0]
         depth = 1 + max(max(layers) for other, layers in stacks.items() if other.path.split("/blocks/")[0] == stem)
         flawed += [f"{leaf.torch_name.format(i=i)} is missing" for i in range(depth) if i not in layers]
-        first = layers[min(layers)].shape
+        first = tuple(layers[min(layers)].shape)
         flawed += [
             f"{leaf.torch_name.format(i=i)} has another shape than in block {min(layers)}"
             for i in sorted(layers)
-            if layers[i].shape != first
+            if tuple(layers[i].shape) != first
         ]
     if unknown or flawed:
         listed = f"names that a {kind!r} file does not have: {', '.join(sorted(unknown)) or 'none'}"
@@ -170,13 +167,16 @@ def from_torch(arrays: dict[str, np.ndarray], kind: str, dtype: np.dtype | type 
     return unflatten(flat)
 
 
-def _stacked(layers: list[np.ndarray], layout: str, dtype: np.dtype | type | None) -> np.ndarray:
+def _stacked(layers: list[Any], layout: str, dtype: np.dtype | type | None) -> np.ndarray:
     """New array [L ...] of layers in our layout; each leaves memory, if it is a mapped file's, once it is copied."""
-    shape = _to_ours(layers[0], layout).shape
-    out = np.empty((len(layers), *shape), dtype or layers[0].dtype)
+    out = None
     for i, layer in enumerate(layers):
-        out[i, ...] = _to_ours(layer, layout)
-        drop_pages(layer)
+        array = np.asarray(layer)
+        ours = _to_ours(array, layout)
+        if out is None:
+            out = np.empty((len(layers), *ours.shape), dtype or ours.dtype)
+        out[i, ...] = ours
+        drop_pages(array)
     return out
 
 
@@ -209,26 +209,3 @@ def to_torch(tree: dict, kind: str, patch: tuple[int, ...]) -> dict[str, np.ndar
 def torch_names(kind: str) -> dict[str, str]:
     """Our path -> the authors' name ('{i}' = block), for messages."""
     return {leaf.path: leaf.torch_name for leaf in leaves_of(kind)}
-
-
-def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
-    """Nested dicts become 'a/b/c' -> leaf."""
-    flat = {}
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{name}/")
-        else:
-            flat[prefix + name] = value
-    return flat
-
-
-def unflatten(flat: dict[str, np.ndarray]) -> dict:
-    """'a/b/c' -> array becomes nested dicts."""
-    tree: dict = {}
-    for path, array in flat.items():
-        *parents, last = path.split("/")
-        node = tree
-        for part in parents:
-            node = node.setdefault(part, {})
-        node[last] = array
-    return tree

@@ -6,6 +6,7 @@ format becomes in memory is `Weights`.
 
 import dataclasses
 import functools
+import hashlib
 import json
 import os
 import zipfile
@@ -16,23 +17,27 @@ from typing import Any
 import numpy as np
 
 from sigma_jax.runtime.errors import UserError
-from sigma_jax.weights.load_report import content_digest
-from sigma_jax.weights.torch_weights import KINDS, flatten, unflatten
 
 METADATA = "__metadata__"
 FORMAT = "sigma_jax weights 1"
+KINDS = ("pretrain", "classifier", "encoder", "teacher")  # weights/torch_weights.py says what each holds
 
 
 class UnreadableWeights(UserError, ValueError):
     """A file that is no weights file, is damaged or refused; the message names the file and what to do."""
 
 
+class WeightsMismatch(UserError, ValueError):
+    """Names, shapes or facts that do not fit, listed in the message."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Weights:
     """Parameters outside of any model.
 
-    kind: one of torch_weights.KINDS. params: nested dicts of float32 numpy arrays, our names and layouts. sizes: what
-    inferred_sizes finds, plain numbers. source: where they came from. notes: what a reader should be told.
+    kind: one of torch_weights.KINDS. params: nested dicts of float32 numpy arrays, our names and layouts. sizes: the
+    facts of weights/facts.py by name. source: where they came from. notes: what a reader should be told. assumed: names
+    of those sizes that nobody recorded. content: the digest of the file, where `params` have been rearranged since.
     """
 
     kind: str
@@ -40,14 +45,26 @@ class Weights:
     sizes: dict[str, Any]
     source: str
     notes: tuple[str, ...] = ()
+    assumed: tuple[str, ...] = ()
+    content: str = ""
 
     def digest(self) -> str:
         """Content digest, equal in every format; computed once."""
-        return self._digest
+        return self.content or self._digest
 
     @functools.cached_property
     def _digest(self) -> str:
         return content_digest(flatten(self.params))
+
+
+def content_digest(flat: dict[str, np.ndarray]) -> str:
+    """16 hexadecimal digits of SHA-256 over names, shapes and bits of 'a/b/c' -> array; the same in every format."""
+    digest = hashlib.sha256()
+    for name in sorted(flat):
+        array = np.ascontiguousarray(flat[name])
+        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        digest.update(array.view(np.uint8).reshape(-1).data if array.size else b"")
+    return digest.hexdigest()[:16]
 
 
 def write_npz(path: str | Path, weights: Weights) -> None:
@@ -57,6 +74,7 @@ def write_npz(path: str | Path, weights: Weights) -> None:
         "format": FORMAT,
         "kind": weights.kind,
         "sizes": weights.sizes,
+        "assumed": weights.assumed,
         "source": weights.source,
         "digest": weights.digest(),
     }
@@ -95,5 +113,34 @@ def read_npz(path: str | Path) -> Weights:
         raise UnreadableWeights(
             f"{path} is damaged: content {digest}, written as {metadata['digest']}; convert the original again"
         )
-    sizes = {name: tuple(v) if isinstance(v, list) else v for name, v in metadata["sizes"].items()}
-    return Weights(metadata["kind"], unflatten(flat), sizes, f"{path} (from {metadata['source']})")
+    source = f"{path} (from {metadata['source']})"
+    assumed = tuple(metadata.get("assumed", ()))
+    return Weights(metadata["kind"], unflatten(flat), from_json(metadata["sizes"]), source, assumed=assumed)
+
+
+def from_json(sizes: dict[str, Any]) -> dict[str, Any]:
+    """Sizes as JSON holds them, with tuples for its lists."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in sizes.items()}
+
+
+def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts become 'a/b/c' -> leaf."""
+    flat = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}/")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def unflatten(flat: dict[str, np.ndarray]) -> dict:
+    """'a/b/c' -> array becomes nested dicts."""
+    tree: dict = {}
+    for path, array in flat.items():
+        *parents, last = path.split("/")
+        node = tree
+        for part in parents:
+            node = node.setdefault(part, {})
+        node[last] = array
+    return tree

@@ -26,7 +26,8 @@ from sigma_jax.train.initial_weights import InitFrom
 from sigma_jax.train.optimizer import evaluated_params, layer_scales, with_average
 from sigma_jax.train.plan import resolve_plan
 from sigma_jax.train.registry import kind_of
-from sigma_jax.weights.torch_weights import WeightsMismatch, from_torch
+from sigma_jax.weights.torch_weights import from_torch
+from sigma_jax.weights.weights_file import WeightsMismatch
 
 GOLDEN = Path(__file__).parents[1] / "goldens" / "finetune_cls.npz"
 SMALL = {

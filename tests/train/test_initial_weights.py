@@ -17,8 +17,7 @@ from sigma_jax.train.optimizer import adamw
 from sigma_jax.train.setup import fresh_state
 from sigma_jax.train.tasks import pretrain_task
 from sigma_jax.weights.formats import write_weights
-from sigma_jax.weights.torch_weights import WeightsMismatch
-from sigma_jax.weights.weights_file import Weights
+from sigma_jax.weights.weights_file import Weights, WeightsMismatch
 
 
 def task_of(arg: str):

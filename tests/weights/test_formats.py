@@ -8,9 +8,8 @@ import pytest
 
 from sigma_jax.weights.formats import detect_format, read_weights, write_weights
 from sigma_jax.weights.frozen import check
-from sigma_jax.weights.pth_writer import write_pth
-from sigma_jax.weights.torch_weights import WeightsMismatch
-from sigma_jax.weights.weights_file import METADATA, UnreadableWeights, Weights, write_npz
+from sigma_jax.weights.pth import write_pth
+from sigma_jax.weights.weights_file import METADATA, UnreadableWeights, Weights, WeightsMismatch, write_npz
 from tests.weights.weights_samples import NAMES, golden, heads_of, sample
 
 PLACES = {"npz": "w.npz", "pth": "w.pth", "hf": "folder", "orbax": "run"}
@@ -93,9 +92,11 @@ def test_half_precision_is_read_as_float32_and_said(tmp_path):
 
 
 def test_heads_follow_the_width_or_are_asked_for(tmp_path):
-    with pytest.raises(WeightsMismatch, match=r"w\.pth: width 48 is no multiple of 64.*--num_heads"):
-        write_pth(tmp_path / "w.pth", golden("finetune_cls")[0])
-        read_weights(tmp_path / "w.pth")
+    write_pth(tmp_path / "w.pth", golden("finetune_cls")[0])
+    with pytest.raises(WeightsMismatch, match=r"w\.pth does not say .*width 48 is no multiple of 64: give num_heads"):
+        check(read_weights(tmp_path / "w.pth"))
+    with pytest.raises(WeightsMismatch, match=r"w\.pth: num_heads=5 does not divide the width 48"):
+        read_weights(tmp_path / "w.pth", num_heads=5)
     write_npz(tmp_path / "w.npz", sample("finetune_cls"))
     with pytest.raises(WeightsMismatch, match=r"w\.npz.* was made with num_heads=3, not 4"):
         read_weights(tmp_path / "w.npz", num_heads=4)

@@ -5,10 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sigma_jax.weights.load_report import content_digest
 from sigma_jax.weights.loading import fit, load_into, names_in
-from sigma_jax.weights.torch_weights import WeightsMismatch, flatten
-from sigma_jax.weights.weights_file import Weights
+from sigma_jax.weights.weights_file import Weights, WeightsMismatch, content_digest, flatten
 
 
 def weights(**changes) -> Weights:

@@ -1,18 +1,24 @@
 """The .pth reader and writer without PyTorch; the older format and PyTorch itself where it is installed."""
 
+import argparse
 import collections
+import datetime
+import fractions
 import io
 import os
+import pathlib
 import pickle
+import re
 import struct
 import zipfile
 
 import numpy as np
 import pytest
 
-from sigma_jax.weights.pth_reader import LEGACY_MAGIC, read_pth
-from sigma_jax.weights.pth_writer import write_pth
-from sigma_jax.weights.weights_file import UnreadableWeights
+from sigma_jax.weights import pickles, pth
+from sigma_jax.weights.formats import read_weights
+from sigma_jax.weights.pth import LEGACY_MAGIC, read_pth, write_pth
+from sigma_jax.weights.weights_file import UnreadableWeights, WeightsMismatch
 
 ARRAYS = {
     "patch.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 4) / 7,
@@ -46,22 +52,25 @@ def test_what_is_written_is_read_bit_for_bit(tmp_path):
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_a_pickle_that_runs_code_is_refused_by_name(tmp_path, legacy):
-    payload = pickle.dumps(RunsCode(tmp_path / "ran"), protocol=2)
+def test_a_pickle_that_would_run_code_runs_nothing(tmp_path, legacy):
+    """Alone it is refused by name; beside weights, or among them, it stays a name."""
     path = tmp_path / "evil.pth"
     if legacy:
-        path.write_bytes(payload)
+        path.write_bytes(legacy_file(ARRAYS, company=pickle.dumps(RunsCode(tmp_path / "ran"), protocol=2)[2:-1]))
     else:
-        zipped(path, payload)
-    with pytest.raises(UnreadableWeights, match=r"evil\.pth is refused: its pickle asks for (posix|nt)\.system"):
-        read_pth(path)
+        payload = pickle.dumps(RunsCode(tmp_path / "ran"), protocol=2)
+        with pytest.raises(WeightsMismatch, match=r"evil\.pth holds (posix|nt)\.system.*model\.state_dict\(\)"):
+            read_weights(zipped(path, payload))
+        zipped(path, pickle.dumps({"model": {"a.weight": RunsCode(tmp_path / "ran")}, "x": 1}, protocol=2))
+    read = read_pth(path)
+    assert str(read["company"] if legacy else read["model"]["a.weight"]).endswith(".system")
     assert not (tmp_path / "ran").exists()
 
 
 def test_whole_modules_are_refused_by_name(tmp_path):
     payload = pickle.PROTO + b"\x02" + pickle.GLOBAL + b"torch.nn.modules.linear\nLinear\n" + pickle.STOP
-    with pytest.raises(UnreadableWeights, match=r"torch\.nn\.modules\.linear\.Linear.*save its state dict alone"):
-        read_pth(zipped(tmp_path / "module.pth", payload))
+    with pytest.raises(WeightsMismatch, match=r"torch\.nn\.modules\.linear\.Linear.*no state dict"):
+        read_weights(zipped(tmp_path / "module.pth", payload))
 
 
 def test_a_tensor_beyond_its_storage_is_refused(tmp_path):
@@ -72,7 +81,7 @@ def test_a_tensor_beyond_its_storage_is_refused(tmp_path):
         archive.writestr("archive/data.pkl", payload)
         archive.writestr("archive/data/0", b"\x00" * 8)
     with pytest.raises(UnreadableWeights, match=r"short\.pth is truncated.*element 3 of a storage of 2"):
-        read_pth(tmp_path / "short.pth")
+        np.asarray(read_pth(tmp_path / "short.pth")["model"]["a"])
 
 
 @pytest.mark.parametrize("kept", [10, 200, 600])
@@ -84,11 +93,8 @@ def test_truncated_files(tmp_path, kept):
         read_pth(tmp_path / "cut.pth")
 
 
-def legacy_file(arrays: dict[str, np.ndarray]) -> bytes:
+def legacy_file(arrays: dict[str, np.ndarray], company: bytes = b"") -> bytes:
     """What torch wrote before 1.6, opcode by opcode where it names torch's classes."""
-
-    def text(word: str) -> bytes:
-        return pickle.BINUNICODE + struct.pack("<I", len(word)) + word.encode()
 
     def integer(n: int) -> bytes:
         return pickle.BININT + struct.pack("<i", n)
@@ -104,6 +110,8 @@ def legacy_file(arrays: dict[str, np.ndarray]) -> bytes:
         body += pickle.MARK + storage + integer(array.size) + pickle.NONE + pickle.TUPLE + pickle.BINPERSID
         body += integer(0) + many(array.shape) + many(strides) + pickle.NEWFALSE
         body += pickle.EMPTY_DICT + pickle.TUPLE + pickle.REDUCE + pickle.SETITEM
+    if company:
+        body += text("company") + company + pickle.SETITEM
     out = io.BytesIO()
     for value in (LEGACY_MAGIC, 1001, {"little_endian": True}):
         out.write(pickle.dumps(value, protocol=2))
@@ -128,8 +136,6 @@ def test_the_format_before_torch_1_6(tmp_path):
 @pytest.mark.parametrize("zip_format", [True, False])
 def test_files_of_pytorch(tmp_path, zip_format):
     torch = pytest.importorskip("torch")
-    import argparse
-
     state = collections.OrderedDict(
         transposed=torch.randn(3, 4).T,
         part=torch.arange(10.0)[3:7],
@@ -144,7 +150,7 @@ def test_files_of_pytorch(tmp_path, zip_format):
     read = read_pth(tmp_path / "t.pth")
     assert read["epoch"] == 7 and read["args"].lr == 1e-3
     for name, tensor in state.items():
-        np.testing.assert_array_equal(read["model"][name].astype(np.float32), tensor.detach().float().numpy())
+        np.testing.assert_array_equal(np.asarray(read["model"][name], np.float32), tensor.detach().float().numpy())
 
 
 def test_pytorch_reads_what_is_written(tmp_path):
@@ -154,3 +160,122 @@ def test_pytorch_reads_what_is_written(tmp_path):
         read = torch.load(tmp_path / "w.pth", weights_only=True, mmap=mmap)["model"]
         for name, array in ARRAYS.items():
             np.testing.assert_array_equal(read[name].numpy(), array)
+
+
+def with_company(path, company: bytes, arrays=None):
+    """A file of one weight beside which lies whatever `company`, a pickle's body, leaves on the stack."""
+    write_pth(path, arrays or {"a.weight": np.arange(4, dtype=np.float32)})
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    members["archive/data.pkl"] = members["archive/data.pkl"][:-1] + text("company") + company + b"s."
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def text(word: str) -> bytes:
+    return pickle.BINUNICODE + struct.pack("<I", len(word)) + word.encode()
+
+
+HARMLESS = {
+    "set": {"names": set("ab"), "frozen": frozenset("ab")},
+    "paths": argparse.Namespace(out=pathlib.PurePosixPath("/out"), lr=0.1),
+    "random state": np.random.RandomState(0).get_state(),
+    "numpy": {"best": np.float64(3), "array": np.arange(3), "type": np.dtype("f4")},
+    "counters": [collections.Counter("ab"), collections.defaultdict(list, a=[1]), collections.deque([1, 2])],
+    "date": [datetime.datetime(2026, 1, 1), fractions.Fraction(1, 2), re.compile("x"), slice(1), 3j],
+}
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+@pytest.mark.parametrize("name", HARMLESS)
+def test_harmless_company_does_not_matter(tmp_path, name, protocol):
+    body = pickle.dumps(HARMLESS[name], protocol=protocol)[2 if protocol >= 2 else 0 : -1]
+    read = read_pth(with_company(tmp_path / "w.pth", body))
+    np.testing.assert_array_equal(read["model"]["a.weight"], np.arange(4))
+    if name == "paths" and protocol >= 2:
+        assert read["company"]["lr"] == 0.1 and "PurePosixPath" in repr(read["company"]["out"])
+
+
+def deep(levels: int, wrap: bytes) -> bytes:
+    return pickle.NONE + wrap * levels
+
+
+NESTED = {
+    "tuples": deep(300_000, pickle.TUPLE1),
+    "key of a dict": pickle.EMPTY_DICT + deep(300_000, pickle.TUPLE1) + pickle.NONE + pickle.SETITEM,
+    "member of a set": b"\x8f(" + deep(300_000, pickle.TUPLE1) + b"\x90",
+    "itself": pickle.EMPTY_LIST + pickle.MEMOIZE + b"h\x00a",
+    "parameters": b"ctorch._tensor\n_rebuild_from_type_v2\n" + deep(300_000, pickle.TUPLE1) + pickle.REDUCE,
+}
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_nesting_does_not_exhaust_the_stack(tmp_path, name):
+    read = read_pth(with_company(tmp_path / "w.pth", NESTED[name]))
+    np.testing.assert_array_equal(read["model"]["a.weight"], np.arange(4))
+
+
+def test_a_wrapper_that_holds_itself_is_refused(tmp_path):
+    itself = pickle.PROTO + b"\x02}q\x00" + text("model") + b"h\x00s."
+    with pytest.raises(WeightsMismatch, match=r"w\.pth holds no weights \(keys: model\)"):
+        read_weights(zipped(tmp_path / "w.pth", itself))
+
+
+def test_no_class_or_function_of_the_reader_can_be_changed(tmp_path):
+    """BUILD with a pair of dicts would set attributes of whatever lies on the stack."""
+    state = pickle.NONE + pickle.EMPTY_DICT + text("__init__") + pickle.NONE + pickle.SETITEM + pickle.TUPLE2
+    for name in (b"argparse\nNamespace\n", b"torch._utils\n_rebuild_tensor_v2\n", b"collections\nOrderedDict\n"):
+        read_pth(with_company(tmp_path / "w.pth", pickle.GLOBAL + name + state + pickle.BUILD))
+    assert argparse.Namespace(a=1).a == 1 and collections.OrderedDict(a=1)["a"] == 1
+
+
+def test_a_changed_byte_of_a_weight_is_noticed(tmp_path):
+    write_pth(tmp_path / "w.pth", ARRAYS)
+    whole = bytearray((tmp_path / "w.pth").read_bytes())
+    place = bytes(whole).index(ARRAYS["patch.weight"].tobytes())
+    whole[place + 5] ^= 1
+    (tmp_path / "w.pth").write_bytes(whole)
+    with pytest.raises(UnreadableWeights, match=r"w\.pth is .*damaged.*archive/data/0.*CRC"):
+        np.asarray(read_pth(tmp_path / "w.pth")["model"]["patch.weight"])
+
+
+@pytest.mark.parametrize(
+    "shape,strides,is_fine", [((3, 2), (0, 1), True), ((2**40,), (0,), False), ((2,), (-1,), False)]
+)
+def test_strides_may_repeat_numbers_but_not_without_end(tmp_path, shape, strides, is_fine):
+    """Expanded tensors have stride 0: 8 bytes must not become terabytes."""
+
+    def numbers(values) -> bytes:
+        return pickle.MARK + b"".join(pickle.LONG1 + b"\x08" + struct.pack("<q", n) for n in values) + pickle.TUPLE
+
+    storage = text("storage") + pickle.GLOBAL + b"torch\nFloatStorage\n" + text("0") + text("cpu") + b"K\x02"
+    body = pickle.GLOBAL + b"torch._utils\n_rebuild_tensor_v2\n" + pickle.MARK + pickle.MARK + storage + pickle.TUPLE
+    body += pickle.BINPERSID + b"K\x00" + numbers(shape) + numbers(strides) + b"\x89}" + pickle.TUPLE + pickle.REDUCE
+    read = read_pth(with_company(tmp_path / "w.pth", body, {"a.weight": np.arange(2, dtype=np.float32)}))
+    if is_fine:
+        np.testing.assert_array_equal(read["company"], [[0, 1]] * 3)
+    else:
+        with pytest.raises(UnreadableWeights, match=r"w\.pth is .*damaged"):
+            np.asarray(read["company"])
+
+
+def test_compressed_files_are_read_within_limits(tmp_path, monkeypatch):
+    write_pth(tmp_path / "w.pth", ARRAYS)
+    with zipfile.ZipFile(tmp_path / "w.pth") as archive, zipfile.ZipFile(tmp_path / "z.pth", "w", 8) as other:
+        for name in archive.namelist():
+            other.writestr(name, archive.read(name))
+    np.testing.assert_array_equal(read_pth(tmp_path / "z.pth")["model"]["patch.weight"], ARRAYS["patch.weight"])
+    monkeypatch.setattr(pth, "MAX_INFLATED", (2**16, 20))
+    with zipfile.ZipFile(tmp_path / "bomb.pth", "w", 8) as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps({}, protocol=2))
+        archive.writestr("archive/data/0", bytes(2**20))
+    with pytest.raises(UnreadableWeights, match=r"bomb\.pth is .*claim 10\d+ bytes"):
+        read_pth(tmp_path / "bomb.pth")
+
+
+def test_a_pickle_without_end_is_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(pickles, "MAX_INSTRUCTIONS", 1000)
+    with pytest.raises(UnreadableWeights, match="more than 1000 instructions"):
+        read_pth(with_company(tmp_path / "w.pth", b"]" * 1000))

@@ -8,8 +8,7 @@ from sigma_jax.ops.tubes import PIXEL_MEAN, PIXEL_STD
 from sigma_jax.tools.convert import main
 from sigma_jax.weights.formats import read_weights, write_weights
 from sigma_jax.weights.frozen import load
-from sigma_jax.weights.pth_reader import read_pth
-from sigma_jax.weights.pth_writer import write_pth
+from sigma_jax.weights.pth import read_pth, write_pth
 
 TOLERANCE = 2e-5
 SMALL = {"embed_dim": 48, "depth": 2, "num_heads": 3, "num_classes": 0}
@@ -65,7 +64,7 @@ def test_teachers_of_timm_compute_the_same_both_ways(tmp_path, torch, timm, name
 
     assert main([str(tmp_path / "ours.npz"), str(tmp_path / "back.pth")]) == 0
     back = read_pth(tmp_path / "back.pth")["model"]
-    assert all(back[key].tobytes() == value.numpy().tobytes() for key, value in model.state_dict().items())
+    assert all(np.asarray(back[key]).tobytes() == value.numpy().tobytes() for key, value in model.state_dict().items())
     other = timm.create_model(name, pretrained=False, img_size=size, **SMALL).eval()
     loaded = other.load_state_dict(torch.load(tmp_path / "back.pth", weights_only=True)["model"], strict=True)
     assert not loaded.missing_keys and not loaded.unexpected_keys
