@@ -9,8 +9,10 @@ Exit status: 0 done; 75 preempted, 76 another process was lost: start the same c
 meet; 1 anything else, 2 wrong flags. launch/keep_running.sh does the starting.
 """
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +22,7 @@ if "host_platform_device_count" in os.environ.get("XLA_FLAGS", "") or "JAX_NUM_C
 import jax
 from absl import flags, logging
 
+from sigma_jax.checkpoints import storage
 from sigma_jax.runtime import config as configs
 from sigma_jax.runtime import distributed
 from sigma_jax.runtime.command import Command, keep_traceback, leave, parse_flags
@@ -60,8 +63,12 @@ class Start(NamedTuple):
     command: list[str]
 
 
-def run(config: configs.ConfigDict, command: list[str]) -> None:
-    """Plans, trains, reports."""
+def check_places(config: configs.ConfigDict) -> None:
+    """Folders that are missing or cannot be, and a config that needs another machine.
+
+    Raises:
+      UserError: says which.
+    """
     if not FLAGS.workdir or not FLAGS.data_dir:
         raise InvalidValue(
             f"got --workdir={FLAGS.workdir} --data_dir={FLAGS.data_dir}: both are needed. Make a data folder with "
@@ -74,8 +81,27 @@ def run(config: configs.ConfigDict, command: list[str]) -> None:
                 "are read from a mounted bucket or a copy (launch/PODS.md)"
             )
     setup.require_platform(config, FLAGS.platform)
+
+
+@contextlib.contextmanager
+def owning_folders(workdir: Path, checkpoint_dir: str | None) -> Iterator[None]:
+    """This run's alone inside the block: the workdir, and where its checkpoints go (a bucket has no locks).
+
+    Raises:
+      FolderInUse: another run that is going on has one of them.
+    """
+
+    places = [str(workdir)] + ([checkpoint_dir] if checkpoint_dir and "://" not in checkpoint_dir else [])
+    with contextlib.ExitStack() as stack:
+        for folder in dict.fromkeys(storage.absolute(place) for place in places):
+            storage.check_writable(folder)
+            stack.enter_context(distributed.owned_by_run(folder, main.end_at_once))
+        yield
+
+
+def run(config: configs.ConfigDict, command: list[str]) -> None:
+    """Plans, trains, reports."""
     workdir = Path(FLAGS.workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
     if FLAGS.mode == "eval":
         if not FLAGS.init:
             raise InvalidValue("--mode=eval measures a checkpoint: give --init=RUN_FOLDER, its best, or a step folder")
@@ -120,8 +146,10 @@ def start(given: Start) -> int:
     config = configs.apply_overrides(configs.load_config(FLAGS.config), given.overrides)
     meeting = distributed.meeting_from_flags()
     logging.info("%s", distributed.connect(meeting, FLAGS.connect_seconds, FLAGS.peer_seconds))
+    check_places(config)
     try:
-        run(config, given.command)
+        with owning_folders(Path(FLAGS.workdir), FLAGS.checkpoint_dir):
+            run(config, given.command)
     except loop.Preempted as notice:
         logging.warning("%s", notice)
         return loop.RESTART_CODE

@@ -87,6 +87,12 @@ class Command:
         else:
             print(f"{self.name}: {sentence}", file=sys.stderr, flush=True)  # noqa: T201
 
+    def end_at_once(self, sentence: str) -> NoReturn:
+        """Tells why and ends the process without any of its own endings: nothing may be written any more."""
+        self.tell(sentence)
+        sys.stderr.flush()
+        os._exit(1)
+
     def _tell_stop(self, sentence: str) -> None:
         self.tell(f"{sentence}. {self.after_stop}" if self.after_stop else sentence)
 

@@ -4,13 +4,14 @@ One process per host on TPU pods, one per node or per GPU elsewhere. `connect` f
 (--coordinator --num_processes --process_id), or by what Slurm, Open MPI or the TPU runtime put into the environment.
 """
 
+import contextlib
 import json
 import os
 import re
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +21,7 @@ from jax.experimental import multihost_utils
 
 from sigma_jax.runtime.config import diff_configs
 from sigma_jax.runtime.errors import InvalidValue, UserError
+from sigma_jax.runtime.folder_lock import FolderInUse, FolderLock
 
 LOST_CODE = 76  # exit status when another process of the run was lost: start the same command again
 ALONE_CODE = 69  # exit status when the processes did not meet: a wrong address, or one that is not back yet
@@ -186,6 +188,44 @@ def check_agreement(mine: Mapping[str, Any]) -> None:
             f"process(es) {others} were started with other values than this one; their logs list them. Start the same "
             "command on all hosts, with the same data"
         )
+
+
+@contextlib.contextmanager
+def owned_by_run(folder: str | os.PathLike, on_lost: Callable[[str], None]) -> Iterator[None]:
+    """The folder belongs to this run inside the block: process 0 owns it, and each other one its own where hosts do
+    not share it.
+
+    Args:
+      folder: must be there, on every host.
+      on_lost: see FolderLock.
+
+    Raises:
+      FolderInUse: in every process, if it is in use on one host.
+    """
+    lock, refusal, first = FolderLock(folder, on_lost), "", jax.process_index() == 0
+    if first:
+        refusal = _refusal(lock, "")
+    if jax.process_count() > 1:
+        told = json.loads(_from_first(json.dumps([lock.owner.token, refusal])))
+        refusal = refusal or told[1] or ("" if first else _refusal(lock, told[0]))
+        refused = np.flatnonzero(multihost_utils.process_allgather(np.int32(bool(refusal))))
+        if refused.size and not refusal:
+            refusal = f"{folder} is in use on the host of process {refused[0]}, whose log says by whom"
+    try:
+        if refusal:
+            raise FolderInUse(refusal)
+        yield
+    finally:
+        lock.release()
+
+
+def _refusal(lock: FolderLock, friend: str) -> str:
+    """Why the folder cannot be taken; "" if it was, or is the friend's."""
+    try:
+        lock.take(friend)
+    except (FolderInUse, OSError) as error:
+        return str(error)
+    return ""
 
 
 def _from_first(text: str) -> str:

@@ -11,9 +11,7 @@ and the number of shards only. Exit code 0: shards are there; 1: nothing usable;
 """
 
 import argparse
-import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 import re
@@ -48,6 +46,7 @@ from sigma_jax.datasets.writing import (
 )
 from sigma_jax.runtime.command import Command, leave
 from sigma_jax.runtime.errors import StorageRefused, UserError
+from sigma_jax.runtime.folder_lock import owned
 
 _EARLY = 200  # videos, after which the size of all is told
 _SHARD_BYTES, _SHARD_VIDEOS = 256 * 2**20, 2048  # a shard holds at most about this much, unless --shards says otherwise
@@ -102,8 +101,7 @@ def write_all(args: argparse.Namespace) -> int:
     if not entries and not refused:
         expected = "lines `path label`" if args.csv else f"files that end in {SUFFIXES}"
         print(f"{args.csv or args.videos} lists no video: expected {expected}")
-    args.out.mkdir(parents=True, exist_ok=True)
-    with _alone(args.out):
+    with owned(args.out, main.end_at_once):  # two would delete each other's shards
         entries, labels, names, unknown = _number(args, entries, listed.class_names)
         report, jobs = {}, []
         for split, members in _split(entries, args.split, args.val_fraction).items():
@@ -120,23 +118,6 @@ def write_all(args: argparse.Namespace) -> int:
         remove_notes(jobs)
     print_summary(args.out, report)
     return 0 if all(split["videos"] for split in report.values()) else 1
-
-
-@contextlib.contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Raises UsageError where another run writes to this folder: two would delete each other's shards."""
-    folder = os.open(out, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process
-    except BlockingIOError as error:
-        os.close(folder)
-        raise UsageError(f"another run writes to {out}: wait for its end or choose another --out") from error
-    except OSError:
-        pass  # a file system without locks
-    try:
-        yield
-    finally:
-        os.close(folder)
 
 
 def _number(

@@ -10,6 +10,7 @@ import pytest
 
 from sigma_jax.data import records
 from sigma_jax.datasets import classes, payload, specs, synthetic
+from sigma_jax.runtime.folder_lock import owned
 from sigma_jax.tools import prepare
 
 DATA = Path(__file__).parents[1] / "data"
@@ -158,10 +159,9 @@ def test_a_class_of_two_lines_would_shift_all_others(videos, tmp_path):
 
 def test_two_runs_at_once_do_not_share_a_folder(videos, tmp_path, capsys):
     out = tmp_path / "out"
-    out.mkdir()
-    with prepare._alone(out):
+    with owned(out, print):
         assert _prepare(out, videos=videos) == 2
-        assert f"another run writes to {out}: wait for its end" in capsys.readouterr().err
+        assert f"{out} is in use by process" in capsys.readouterr().err
     assert _prepare(out, videos=videos) == 0
 
 

@@ -18,6 +18,7 @@ import pytest
 from sigma_jax import main as command
 from sigma_jax.checkpoints.manager import Checkpointer, SaveFailed
 from sigma_jax.runtime.config import apply_overrides, load_config
+from sigma_jax.runtime.folder_lock import owned
 from sigma_jax.train import loop, setup
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -141,6 +142,16 @@ def test_a_changed_config_is_refused_and_named(shapes_dir, tmp_path):
         loop.train(run(**{"optim.weight_decay": "0.1"}))
     assert json.loads((tmp_path / "config.json").read_text())["optim"]["weight_decay"] == 0.05
     assert int(loop.train(run(**{"optim.weight_decay": "0.1"}), allow_config_change=True).step) == 2
+
+
+def test_a_workdir_belongs_to_one_run(shapes_dir, tmp_path, said, flags_restored):
+    words = ("--config=configs/demo.py", f"--data_dir={shapes_dir}")
+    for name, busy in (("workdir", tmp_path / "run"), ("checkpoint_dir", tmp_path / "kept")):
+        with owned(busy, print):
+            given = {"workdir": tmp_path / "free"} | {name: busy}
+            assert cli(*words, *(f"--{flag}={place}" for flag, place in given.items())) == 1
+        assert f"{busy} is in use by process {os.getpid()}" in said.pop()
+        assert not list(tmp_path.rglob("config.json"))
 
 
 def refuse(*args, **kwargs):
