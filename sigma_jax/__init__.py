@@ -18,7 +18,7 @@ Where each term of the paper lives:
 __version__ = "0.1.0"
 
 
-def load(path, *, num_heads: int | None = None, decoder_num_heads: int | None = None):
+def load(path, *, num_heads: int | None = None, decoder_num_heads: int | None = None, weights: str = "model"):
     """A model from published or own weights, ready for features.
 
         model = sigma_jax.load("sigma_b.npz")         # .npz, .pth, Hugging Face folder, run folder
@@ -26,8 +26,9 @@ def load(path, *, num_heads: int | None = None, decoder_num_heads: int | None = 
         features = model.features(clip)                # [1 768]; video [B F y x 3], uint8 0..255 or float in [0, 1]
 
     `model.module` and `model.params` are the Flax module and its parameters. Heads are width / 64 unless the file or
-    the caller says otherwise. Raises FileNotFoundError or ValueError that say what was found and what was expected.
+    the caller says otherwise; weights="ema" takes averaged weights where the file has them. Raises FileNotFoundError or
+    ValueError that say what was found and what was expected.
     """
     from sigma_jax.weights import frozen  # here, so that importing sigma_jax costs nothing
 
-    return frozen.load(path, num_heads=num_heads, decoder_num_heads=decoder_num_heads)
+    return frozen.load(path, num_heads=num_heads, decoder_num_heads=decoder_num_heads, weights=weights)

@@ -16,6 +16,7 @@ from absl import logging
 from einops import rearrange
 
 from sigma_jax.data import augment, sampling
+from sigma_jax.models.attentive import AttentivePool
 from sigma_jax.models.classifier import VideoClassifier
 from sigma_jax.models.dino import DinoVit
 from sigma_jax.models.encoder import Encoder
@@ -150,25 +151,31 @@ class Pretrained:
         """Length D of a feature."""
         return self.weights.sizes["width"]
 
-    def preprocess(self, frames: np.ndarray, num_frames: int | None = None, stride: int = FRAME_STRIDE) -> np.ndarray:
+    @property
+    def frame_stride(self) -> int:
+        """Frames from one frame of a clip to the next in training; 4, of the Kinetics recipe, where nobody says it."""
+        return self.weights.sizes.get("frame_stride") or FRAME_STRIDE
+
+    def preprocess(self, frames: np.ndarray, num_frames: int | None = None, stride: int | None = None) -> np.ndarray:
         """One video, uint8 [F y x 3], any length and size -> the clip the weights were trained for, uint8 [1 F y x 3].
 
-        Takes `num_frames` (None: those of training) around the middle, `stride` apart, scales the short side to the
+        Takes `num_frames` around the middle, `stride` apart (None: those of training), scales the short side to the
         training size and cuts the centre. Pixels stay 0..255: the model standardises them itself.
         """
         frames = np.asarray(frames)
         if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
             raise InvalidValue(f"a video is {frames.dtype} {frames.shape}, expected uint8 [F y x 3]")
         sizes = self.weights.sizes
-        side = sizes.get("image_size", 224)
-        wanted = sampling.center_indices(len(frames), num_frames or sizes.get("num_frames", 16), stride)
+        side, num_frames = sizes.get("image_size", 224), num_frames or sizes.get("num_frames", 16)
+        wanted = sampling.center_indices(len(frames), num_frames, stride or self.frame_stride)
         return augment.center_crop_resize(frames[wanted], side if isinstance(side, int) else min(side))[None]
 
     def features(self, video: jax.Array | np.ndarray, *, pool: bool = True) -> jax.Array:
         """video [B F y x 3] (uint8 0..255, or float in [0, 1]) -> features [B D], or every token [B n D], fp32.
 
         F, y and x may be any multiples of the tube: sin-cos positions are computed for them, a teacher's learned table
-        is resized. Pooled: the mean over tubes (classifier: then its norm); a teacher's mean cls token over frames.
+        is resized. Pooled: the mean over tubes, or of a classifier what its head sees; a teacher's mean cls token over
+        frames.
         Tokens: latents of the tubes, in order time, row, column; a teacher's patches likewise.
 
         Raises:
@@ -192,7 +199,7 @@ class Pretrained:
     @property
     def has_final_norm(self) -> bool:
         """Whether the weights have a norm over the last block's tokens (a classifier's is over their mean)."""
-        return self.weights.kind in ("pretrain", "teacher") or bool(self.weights.sizes.get("final_norm", False))
+        return self.weights.kind == "teacher" or bool(self.weights.sizes.get("final_norm"))
 
     def dense_features(
         self, video: jax.Array | np.ndarray, *, final_norm: bool = True, resize_positions: bool = False
@@ -257,7 +264,8 @@ class Pretrained:
         encoder = EncoderAlone(
             grid, video_size(sizes), sizes["positions"], final_norm, self.compute, position_grid=position_grid
         )
-        return jax.jit(functools.partial(_video_features, encoder, view.pool))
+        pooling = sizes.get("pooling", "mean") if view.pool else None
+        return jax.jit(functools.partial(_video_features, encoder, pooling))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,11 +278,16 @@ class _View:
     resize_positions: bool = False
 
 
-def _video_features(encoder: EncoderAlone, pool: bool, params: dict, video: jax.Array) -> jax.Array:
+def _video_features(encoder: EncoderAlone, pooling: str | None, params: dict, video: jax.Array) -> jax.Array:
+    """Latents [B N D], or pooled [B D] as a classifier with this `pooling` does, its norm included."""
     latents = encoder.apply({"params": {"encoder": params["encoder"]}}, video).astype(jnp.float32)
-    if not pool:
+    if pooling is None:
         return latents
-    pooled = jnp.mean(latents, axis=1)
+    if pooling == "attentive":
+        pool = AttentivePool(encoder.size.num_heads, nn.initializers.zeros, encoder.compute.dtype)
+        pooled = pool.apply({"params": params["pool"]}, latents)
+    else:
+        pooled = latents[:, 0] if pooling == "first" else jnp.mean(latents, axis=1)
     return LayerNorm().apply({"params": params["norm"]}, pooled) if "norm" in params else pooled
 
 
@@ -295,15 +308,20 @@ def load(
     *,
     num_heads: int | None = None,
     decoder_num_heads: int | None = None,
+    weights: str = "model",
     compute: Compute = FLOAT32,
 ) -> Pretrained:
     """A model from a file or folder in any format (weights/formats.py); all of its parameters, or an error.
 
+    Args:
+      num_heads, decoder_num_heads: where the file does not say them and width / 64 is wrong.
+      weights: 'ema' for the average of the weights that training kept beside them.
+
     Raises:
       FileNotFoundError, ValueError: each says what was found and what was expected.
     """
-    weights = read_weights(path, num_heads=num_heads, decoder_num_heads=decoder_num_heads)
-    module = module_of(weights, compute=compute)
-    loaded, report = fit(weights, abstract_params(module, weights))
+    found = read_weights(path, num_heads=num_heads, decoder_num_heads=decoder_num_heads, which=weights)
+    module = module_of(found, compute=compute)
+    loaded, report = fit(found, abstract_params(module, found))
     say(report)
-    return Pretrained(module, jax.tree.map(jnp.asarray, unflatten(loaded)), weights, report, compute)
+    return Pretrained(module, jax.tree.map(jnp.asarray, unflatten(loaded)), found, report, compute)

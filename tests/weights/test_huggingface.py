@@ -31,7 +31,12 @@ VIDEO = {
 IMAGE = {"image_size": 56, "patch_size": 14, "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3}
 CASES = {
     "VideoMAEForPreTraining": ("VideoMAEConfig", VIDEO | {"use_mean_pooling": False}),
+    "VideoMAEForPreTraining without final norm": ("VideoMAEConfig", VIDEO),  # what a default config makes
     "VideoMAEForVideoClassification": ("VideoMAEConfig", VIDEO | {"num_labels": 5}),
+    "VideoMAEForVideoClassification of the first token": (  # what videomae-base's config makes
+        "VideoMAEConfig",
+        VIDEO | {"use_mean_pooling": False, "id2label": {0: "walk", 1: "run", 2: "jump"}},
+    ),
     "VideoMAEModel": ("VideoMAEConfig", VIDEO | {"use_mean_pooling": False}),
     "Dinov2Model": ("Dinov2Config", IMAGE),
     "Dinov2WithRegistersModel": ("Dinov2WithRegistersConfig", IMAGE),
@@ -50,7 +55,7 @@ def model_of(torch, name: str):
 
     config_name, values = CASES[name]
     torch.manual_seed(0)
-    model = getattr(transformers, name)(getattr(transformers, config_name)(**values)).eval()
+    model = getattr(transformers, name.split()[0])(getattr(transformers, config_name)(**values)).eval()
     with torch.no_grad():
         for _, parameter in model.named_parameters():
             wide = parameter.ndim > 1
@@ -74,7 +79,7 @@ MASK = np.tile(np.arange(32) % 4 != 0, (2, 1))  # 32 tubes
 
 def theirs(torch, model, name: str, pixels: np.ndarray) -> np.ndarray:
     with torch.no_grad():
-        if name == "VideoMAEForPreTraining":
+        if name.startswith("VideoMAEForPreTraining"):
             return model(standardized(torch, pixels), bool_masked_pos=torch.from_numpy(MASK)).logits.numpy()
         out = model(standardized(torch, pixels))
         return (out.logits if "Classification" in name else out.last_hidden_state).numpy()
@@ -83,7 +88,7 @@ def theirs(torch, model, name: str, pixels: np.ndarray) -> np.ndarray:
 def ours(path, name: str, pixels: np.ndarray) -> np.ndarray:
     model = load(path)
     with jax.default_matmul_precision("highest"):
-        inputs = indices_of(MASK) if name == "VideoMAEForPreTraining" else ()
+        inputs = indices_of(MASK) if name.startswith("VideoMAEForPreTraining") else ()
         return np.asarray(jax.jit(model.module.apply)({"params": model.params}, pixels, *inputs))
 
 
@@ -104,13 +109,16 @@ def test_transformers_computes_the_same_with_our_folder(tmp_path, torch, name):
     model_of(torch, name).save_pretrained(tmp_path / "first")
     weights = read_weights(tmp_path / "first")
     write_weights(tmp_path / "ours", weights, "hf")
-    model, info = getattr(transformers, name).from_pretrained(tmp_path / "ours", output_loading_info=True)
+    model, info = getattr(transformers, name.split()[0]).from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not info["unexpected_keys"] and not info["mismatched_keys"]
     assert set(info["missing_keys"]) <= {"embeddings.mask_token"}  # used in DINOv2's training only
     pixels = inputs_of(name, CASES[name][1]["image_size"])
     expected = theirs(torch, model.eval(), name, pixels)
     np.testing.assert_allclose(ours(tmp_path / "first", name, pixels), expected, atol=TOLERANCE, rtol=0)
-    assert read_weights(tmp_path / "ours").digest() == weights.digest()
+    again = read_weights(tmp_path / "ours")
+    assert again.digest() == weights.digest() and again.sizes == weights.sizes
+    if "first" in name:
+        assert model.config.id2label == {0: "walk", 1: "run", 2: "jump"} and again.sizes["pooling"] == "first"
 
 
 def test_sigma_hands_its_encoder_over_and_says_what_stays(tmp_path, torch):

@@ -148,7 +148,7 @@ def test_files_of_pytorch(tmp_path, zip_format):
     file = {"model": state, "epoch": 7, "args": args}
     torch.save(file, tmp_path / "t.pth", _use_new_zipfile_serialization=zip_format)
     read = read_pth(tmp_path / "t.pth")
-    assert read["epoch"] == 7 and read["args"].lr == 1e-3
+    assert read["epoch"] == 7 and read["args"]["lr"] == 1e-3
     for name, tensor in state.items():
         np.testing.assert_array_equal(np.asarray(read["model"][name], np.float32), tensor.detach().float().numpy())
 
