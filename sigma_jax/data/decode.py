@@ -1,15 +1,19 @@
 """Decoding with PyAV (videos) and libjpeg-turbo (frames): chosen frames, or everything. Other libraries: decoders.py.
 
 Frames are numbered in order of presentation, as they come out when a file is decoded from its start. A seek is used
-only where packet timestamps show that it leads to the same frames (see _decode_by_time). Rotation metadata is
-applied, non-square pixels are not stretched. One thread per video: parallelism belongs to the pipeline.
+only where packet timestamps show that it leads to the same frames (see _decode_by_time). Pictures are turned and
+mirrored as the display matrix says; non-square pixels are not stretched. Of several video streams the one that FFmpeg
+takes is decoded. One thread per video: parallelism belongs to the loader.
 """
 
 import io
+import itertools
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,6 +24,7 @@ _STORES_TIMES = {"mp4", "matroska"}  # FFmpeg's names of container formats
 _SKIPS_EXACTLY = {"h264", "hevc"}  # decoders that leave out frames nothing depends on, and change no other
 _MAX_PIXELS = 2**26  # per frame; larger claims are refused before anything is allocated
 _JPEG = b"\xff\xd8"
+ONE_FRAME = "one frame: a picture, not a video"
 _local = threading.local()
 
 ChooseBox = Callable[[int, int], jpeg_crop.Box]  # (height, width) -> the part that is wanted
@@ -34,11 +39,12 @@ class VideoInfo:
     """What full decoding found."""
 
     num_frames: int
-    height: int  # pixels, after rotation
+    height: int  # pixels, upright
     width: int
-    fps: float  # 0 where the container states none
+    fps: float  # average; 0 where the container states none
     codec: str
     warning: str = ""
+    times: tuple[float, ...] = ()  # seconds from the start of the file at which each frame is shown; see _times
 
 
 def decode_frames(data: bytes, indices: np.ndarray, num_frames: int | None = None) -> np.ndarray:
@@ -73,24 +79,52 @@ def probe(data: bytes, visit: Callable[[np.ndarray], None] | None = None) -> Vid
       BadVideo: empty, no container, no video stream, no frame, an error while decoding, or a size that changes.
     """
     with _open(data) as (container, stream):
-        num_frames, size, last = 0, None, None
-        for num_frames, frame in enumerate(_frames(container, stream), 1):
-            if size not in (None, (frame.height, frame.width, _quarter_turns(frame))):
-                raise BadVideo(f"the frame size changes at frame {num_frames - 1}")
-            size, last = (frame.height, frame.width, _quarter_turns(frame)), frame.time
+        size, shown = None, []
+        for frame in _frames(container, stream):
+            if size not in (None, (frame.height, frame.width, _turn_of(frame))):
+                raise BadVideo(f"the frame size changes at frame {len(shown)}")
+            size = frame.height, frame.width, _turn_of(frame)
+            shown.append(frame.time)
             if visit:
                 visit(_upright(frame))
-        if not num_frames:
+        if not shown:
             raise BadVideo("zero frames: there is a video stream, but no picture in it can be decoded")
-        height, width = size[:2] if size[2] % 2 == 0 else size[1::-1]
-        declared, fps, codec = stream.frames, float(stream.average_rate or 0), stream.codec_context.name
-        seconds = (container.duration or 0) / 1e6
-    warning = ""
-    if declared and declared != num_frames:
-        warning = f"{declared} frames declared, {num_frames} decodable"
-    elif not declared and last is not None and fps and last + 1 / fps < 0.9 * seconds:
-        warning = f"ends after {last + 1 / fps:.2f} of {seconds:.2f} declared seconds"
-    return VideoInfo(num_frames, height, width, fps, codec, warning)
+        height, width = size[1::-1] if size[2].transpose else size[:2]
+        fps, codec = float(stream.average_rate or 0), stream.codec_context.name
+        # the timestamps of AVI are made of the order of its packets, late by as many frames as the decoder waits for
+        start = shown[0] if container.format.name == "avi" else (container.start_time or 0) / 1e6
+        times = _times(shown, start or 0.0, fps)
+        warnings = [*_stream_notes(container, stream), *_length_notes(container, stream, times, fps)]
+    return VideoInfo(len(shown), height, width, fps, codec, "; ".join(warnings), times)
+
+
+def _times(shown: list[float | None], start: float, fps: float) -> tuple[float, ...]:
+    """Seconds from the start of the file at which frames are shown.
+
+    Timestamps that are missing or run backwards are no times of presentation: then frames follow at the average rate,
+    and without one the times are unknown, NaN.
+    """
+    if None not in shown and all(a <= b for a, b in itertools.pairwise(shown)):
+        return tuple(time - start for time in shown)
+    return tuple(number / fps if fps else math.nan for number in range(len(shown)))
+
+
+def _length_notes(container, stream, times: tuple[float, ...], fps: float) -> Iterator[str]:
+    """Says where a video has other frames or another length than it declares, or only one frame."""
+    if len(times) == 1:
+        yield ONE_FRAME
+    if stream.frames and stream.frames != len(times):
+        yield f"{stream.frames} frames declared, {len(times)} decodable"
+    seconds, end = (container.duration or 0) / 1e6, times[-1] + 1 / fps if fps else math.nan
+    if not stream.frames and end < 0.9 * seconds:
+        yield f"ends after {end:.2f} of {seconds:.2f} declared seconds"
+
+
+def _stream_notes(container, stream) -> Iterator[str]:
+    """Says which of several video streams was taken."""
+    others = [f"{s.index} ({s.width}x{s.height})" for s in _video_streams(container) if s.index != stream.index]
+    if others:
+        yield f"video stream {stream.index} ({stream.width}x{stream.height}) taken, not {', '.join(others)}"
 
 
 def decode_images(images: Sequence[bytes], choose_box: ChooseBox | None = None) -> np.ndarray:
@@ -173,27 +207,42 @@ def _decode_other(data: bytes) -> np.ndarray:
 
 @contextmanager
 def _open(data: bytes) -> Iterator[tuple]:
-    """(container, first video stream); whatever PyAV raises inside the block becomes BadVideo."""
+    """(container, the video stream to decode); whatever PyAV raises inside the block becomes BadVideo."""
     import av  # lazy: training from JPEG shards needs no video decoder
 
     if not data:
         raise BadVideo("empty file")
     try:
         with av.open(io.BytesIO(data), metadata_errors="ignore") as container:
-            cover = av.stream.Disposition.attached_pic
-            streams = [s for s in container.streams.video if not s.disposition & cover]
+            streams = _video_streams(container)
             if not streams:
                 kinds = sorted({s.type for s in container.streams})
                 raise BadVideo(f"no video stream, only {kinds or 'nothing'}")
-            context = streams[0].codec_context
+            stream = max(streams, key=_rank)
+            context = stream.codec_context
             if context is None:
                 raise BadVideo("no decoder for this video codec")
             if context.width * context.height > _MAX_PIXELS:
                 raise BadVideo(f"claims {context.width} x {context.height} pixels")
             context.thread_count = 1
-            yield container, streams[0]
+            yield container, stream
     except av.error.FFmpegError as error:
         raise BadVideo(f"not readable as a video: {error.strerror}") from error
+
+
+def _video_streams(container) -> list:
+    """All but cover pictures."""
+    import av
+
+    cover = av.stream.Disposition.attached_pic
+    return [stream for stream in container.streams.video if not stream.disposition & cover]
+
+
+def _rank(stream) -> int:
+    """FFmpeg's choice among video streams is the first of the highest: pixels, and a bonus for the default stream."""
+    import av
+
+    return stream.width * stream.height + 5_000_000 * bool(stream.disposition & av.stream.Disposition.default)
 
 
 def _frames(container, stream) -> Iterator:
@@ -264,8 +313,9 @@ def _stored_packets(container, stream) -> list:
 
 
 def is_plain(data: bytes, num_frames: int, codecs: set[str]) -> bool:
-    """Whether every reader must number the frames alike: one video stream of one of `codecs` (FFmpeg's names), as many
-    packets as full decoding gave frames, none of them hidden by an edit list, each with a timestamp of its own.
+    """Whether every reader must give the same frames the same numbers: one video stream of one of `codecs` (FFmpeg's
+    names), as many packets as full decoding gave frames, none of them hidden by an edit list, each with a timestamp of
+    its own, and no display matrix that mirrors, which not all readers apply.
 
     Raises BadVideo where there is no video.
     """
@@ -274,7 +324,10 @@ def is_plain(data: bytes, num_frames: int, codecs: set[str]) -> bool:
             return False
         packets = _stored_packets(container, stream)
         times = {packet.pts for packet in packets if packet.pts is not None}
-        return len(packets) == len(times) == num_frames and not any(packet.is_discard for packet in packets)
+        if not len(packets) == len(times) == num_frames or any(packet.is_discard for packet in packets):
+            return False
+    with _open(data) as (container, stream):
+        return not any(_turn_of(frame).mirrors for frame in itertools.islice(_frames(container, stream), 1))
 
 
 class _Images:
@@ -301,12 +354,44 @@ def _upright(frame) -> np.ndarray:
         _local.reformatter = VideoReformatter()
     plane = _local.reformatter.reformat(frame, format="rgb24", threads=1).planes[0]
     rows = np.frombuffer(plane, np.uint8).reshape(frame.height, plane.line_size)[:, : 3 * frame.width]
-    return np.rot90(rows.reshape(frame.height, frame.width, 3), _quarter_turns(frame))
+    return _turn_of(frame).apply(rows.reshape(frame.height, frame.width, 3))
 
 
-def _quarter_turns(frame) -> int:
-    """Counter-clockwise quarter turns that the display matrix asks for."""
-    return round(frame.rotation / 90) % 4 if abs(frame.rotation) <= 360 else 0
+class _Turn(NamedTuple):
+    """One of the eight ways to lay a picture on the screen: first transposed, then flipped along its new axes."""
+
+    transpose: bool
+    flip_x: bool
+    flip_y: bool
+
+    @property
+    def mirrors(self) -> bool:
+        return sum(self) % 2 == 1
+
+    def apply(self, picture: np.ndarray) -> np.ndarray:
+        """A view of [h w 3]."""
+        if self.transpose:
+            picture = picture.transpose(1, 0, 2)
+        return picture[:: -1 if self.flip_y else 1, :: -1 if self.flip_x else 1]
+
+
+def _turn_of(frame) -> _Turn:
+    """What the frame's display matrix asks for, to the next quarter turn; nothing where there is none, or a void one.
+
+    A point (x, y) of the picture is shown at (a x + c y, b x + d y), with y counted downwards.
+    """
+    from av.sidedata.sidedata import Type
+
+    matrix = frame.side_data.get(Type.DISPLAYMATRIX)
+    if matrix is None:
+        return _UPRIGHT
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        return _Turn(True, c < 0, b < 0)
+    return _Turn(False, a < 0, d < 0)
+
+
+_UPRIGHT = _Turn(False, False, False)
 
 
 def decode_image(data: bytes) -> np.ndarray:

@@ -19,7 +19,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 from sigma_jax.data import annotations, metadata, records, time_limit
-from sigma_jax.data.decode import BadVideo
+from sigma_jax.data.decode import ONE_FRAME, BadVideo
 from sigma_jax.data.schema import Record
 from sigma_jax.datasets.listing import Entry, Refusal
 from sigma_jax.datasets.payload import MAX_BYTES, Payload, list_images, store, store_images
@@ -165,7 +165,8 @@ def check_room(folder: Path, num_bytes: int, reused: int = 0) -> None:
 def read_video(entry: Entry, label: int, payload: Payload) -> tuple[Record, str]:
     """(record, warning or empty); raises BadVideo with the reason where the video is of no use."""
     if entry.path.is_dir():
-        record, warning = store_images(list_images(entry.path, *entry.images), payload), ""
+        record = store_images(list_images(entry.path, *entry.images), payload)
+        warning = ONE_FRAME if record.num_frames == 1 else ""
     elif entry.path.stat().st_size > MAX_BYTES:  # before it fills the memory
         raise BadVideo(f"{entry.path.stat().st_size} bytes, more than {MAX_BYTES}: cut or re-encode it")
     else:

@@ -48,13 +48,17 @@ def picture(number: int) -> np.ndarray:
     return image
 
 
+def shown_by(mp4: bytes, a: int, b: int, c: int, d: int) -> bytes:
+    """The mp4 with a display matrix: the point (x, y) of a picture is shown at (a x + c y, b x + d y)."""
+    place, one = mp4.index(b"tkhd") + 44, 1 << 16
+    matrix = struct.pack(">9i", a * one, b * one, 0, c * one, d * one, 0, 0, 0, 1 << 30)
+    return mp4[:place] + matrix + mp4[place + 36 :]
+
+
 def rotated(mp4: bytes, turns: int) -> bytes:
     """The mp4 with a display matrix of so many clockwise quarter turns."""
-    place = mp4.index(b"tkhd") + 44
     cos, sin = ((1, 0), (0, 1), (-1, 0), (0, -1))[turns % 4]
-    one = 1 << 16
-    matrix = struct.pack(">9i", cos * one, sin * one, 0, -sin * one, cos * one, 0, 0, 0, 1 << 30)
-    return mp4[:place] + matrix + mp4[place + 36 :]
+    return shown_by(mp4, cos, sin, -sin, cos)
 
 
 _UNEVEN = [int(t) for t in np.cumsum(np.random.default_rng(0).integers(5, 120, COUNT))]
@@ -77,4 +81,6 @@ ODD = {
     "rotated": lambda: rotated(video(), 1),
     "rotated_180": lambda: rotated(video(options=_B_FRAMES), 2),
     "rotated_270": lambda: rotated(video(shift=-130), 3),
+    "mirrored": lambda: shown_by(video(), -1, 0, 0, 1),
+    "mirrored_and_rotated": lambda: shown_by(video(options=_B_FRAMES), 0, 1, 1, 0),
 }

@@ -9,6 +9,8 @@ import pytest
 
 from sigma_jax.data import decode
 from sigma_jax.data.decode import BadVideo
+from sigma_jax.datasets import payload
+from tests.data import odd_videos
 
 DATA = Path(__file__).parent
 READABLE = sorted(p for p in DATA.glob("*/**/*") if p.suffix in {".mp4", ".webm"} and p.stem != "sample_audio_only")
@@ -70,6 +72,97 @@ def test_probe_tells_size_after_rotation_and_lost_frames():
     webm = (DATA / "clips/sign/milk.webm").read_bytes()
     assert decode.probe(webm).warning == ""
     assert "declared seconds" in decode.probe(webm[: len(webm) // 2]).warning
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(("one", "two"), [(1, 1), (1, -1), (-1, 1), (-1, -1)])
+def test_pictures_are_shown_as_the_display_matrix_says(turned, one, two):
+    """All eight ways, point by point as the matrix is defined, by seeking, probing, and as prepare stores them."""
+    a, b, c, d = (0, one, two, 0) if turned else (one, 0, 0, two)
+    plain = odd_videos.video()
+    stored = decode.decode_frames(plain, np.array([7]))[0]
+    y, x = np.indices(stored.shape[:2])
+    to_x, to_y = a * x + c * y, b * x + d * y
+    expected = np.empty((np.ptp(to_y) + 1, np.ptp(to_x) + 1, 3), np.uint8)
+    expected[to_y - to_y.min(), to_x - to_x.min()] = stored
+    shown, seen = odd_videos.shown_by(plain, a, b, c, d), []
+    info = decode.probe(shown, seen.append)
+    assert (info.height, info.width) == expected.shape[:2]
+    np.testing.assert_array_equal(seen[7], expected)
+    np.testing.assert_array_equal(decode.decode_frames(shown, np.array([7]), info.num_frames)[0], expected)
+    record, _ = payload.store(shown, payload.Payload("jpeg", quality=100))
+    found = decode.decode_images(record.frames[7:8])[0]
+    assert np.abs(found.astype(int) - expected).mean() < 2
+
+
+def test_a_void_display_matrix_turns_nothing():
+    plain = odd_videos.video()
+    np.testing.assert_array_equal(
+        decode.decode_frames(odd_videos.shown_by(plain, 0, 0, 0, 0), np.array([3])),
+        decode.decode_frames(plain, np.array([3])),
+    )
+
+
+def _streams(sizes: list[tuple[int, int]], defaults: set[int]) -> bytes:
+    """An mp4 of several video streams (width, height); frames of stream i have grey level 40 + 50 i."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        streams = [container.add_stream("libx264", rate=25) for _ in sizes]
+        for number, (stream, (width, height)) in enumerate(zip(streams, sizes, strict=True)):
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            stream.disposition = av.stream.Disposition.default if number in defaults else 0
+        for _ in range(6):
+            for number, stream in enumerate(streams):
+                picture = np.full((stream.height, stream.width, 3), 40 + 50 * number, np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        for stream in streams:
+            container.mux(stream.encode(None))
+    return file.getvalue()
+
+
+SMALL, LARGE = (32, 32), (96, 64)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "defaults", "taken"),  # as `ffmpeg -i` chose among these
+    [
+        ([SMALL, LARGE], {0, 1}, 1),
+        ([LARGE, SMALL], {0, 1}, 0),
+        ([SMALL, SMALL], {0, 1}, 0),
+        ([LARGE, SMALL], {1}, 1),
+        ([SMALL, LARGE], {0}, 0),
+    ],
+)
+def test_of_several_streams_the_one_that_ffmpeg_takes(sizes, defaults, taken):
+    data = _streams(sizes, defaults)
+    info = decode.probe(data)
+    assert (info.width, info.height) == sizes[taken]
+    names = [f"{number} ({width}x{height})" for number, (width, height) in enumerate(sizes)]
+    assert info.warning == f"video stream {names[taken]} taken, not {names[1 - taken]}"
+    frame = decode.decode_frames(data, np.array([5, 2]), 6)
+    assert frame.shape == (2, info.height, info.width, 3) and abs(int(frame.mean()) - 40 - 50 * taken) < 4
+
+
+def test_a_video_of_one_frame_is_flagged():
+    assert decode.probe(_encode(1, {})).warning == "one frame: a picture, not a video"
+    assert not decode.probe(_encode(2, {})).warning
+
+
+@pytest.mark.parametrize("name", ["plain", "vfr", "vfr_mkv", "late_start", "vp9_vfr", "b_frames"])
+def test_times_are_those_of_presentation(name):
+    data = odd_videos.ODD[name]()
+    with av.open(io.BytesIO(data)) as container:
+        start = container.start_time / 1e6
+        expected = [frame.time - start for frame in container.decode(video=0)]
+    times = decode.probe(data).times
+    np.testing.assert_allclose(times, expected)
+    assert abs(times[0]) < 1e-3
+    if "vfr" in name:
+        assert np.abs(np.array(times) - np.arange(len(times)) * times[-1] / (len(times) - 1)).max() > 0.1
+
+
+def test_times_without_timestamps_are_those_of_the_rate():
+    assert decode.probe(odd_videos.ODD["avi"]()).times == pytest.approx(np.arange(40) / 25)
 
 
 def test_bad_videos_are_named_by_reason():

@@ -46,11 +46,21 @@ def test_odd_files_are_odd():
     hidden = {name for name, length in lengths.items() if length < odd_videos.COUNT}
     assert hidden == {"negative_start", "edit_list_in_b_frames", "negative_start_vfr", "rotated_270"}
     upright = {name: frames.shape[1:3] for name in odd_videos.ODD for frames in [_odd(name)[1]]}
-    assert {name for name, size in upright.items() if size == (64, 48)} == {"rotated", "rotated_270"}
+    assert {name for name, size in upright.items() if size == (64, 48)} == {
+        "rotated",
+        "rotated_270",
+        "mirrored_and_rotated",
+    }
     corner = [_odd(name)[1][0].mean(axis=2) for name in ("plain", "rotated", "rotated_180")]
     assert corner[0][0, 0] < 20 + corner[0][-1, -1] / 2  # dark corner: top left, top right, bottom right
     assert corner[1][0, -1] == pytest.approx(corner[0][0, 0], abs=4)
     assert corner[2][-1, -1] == pytest.approx(corner[0][0, 0], abs=4)
+
+
+def test_what_others_may_show_otherwise_is_not_plain():
+    names = ("plain", "rotated_180", "mirrored", "mirrored_and_rotated", "negative_start", "avi")
+    plain = [name for name in names if decode.is_plain(_odd(name)[0], len(_odd(name)[1]), {"h264", "mpeg4"})]
+    assert plain == ["plain", "rotated_180"]
 
 
 @pytest.mark.parametrize("decoder", ["decord", "torchcodec"])
@@ -64,7 +74,7 @@ def test_other_decoders_are_used_where_they_are_exact_and_only_there(decoder, mo
         decoders.decode_frames(data, np.array([3]), len(frames), decoder)
         if name in ("plain", "b_frames", "vfr", "vfr_mkv", "late_start", "vp9", "vp8", "rotated_180"):
             assert data not in asked, f"{name} went to PyAV"
-        if name in ("hevc", "avi", "negative_start"):
+        if name in ("hevc", "avi", "negative_start", "mirrored", "mirrored_and_rotated"):
             assert data in asked, f"{decoder} decoded {name}"
     data, frames = _odd("plain")
     asked.clear()
