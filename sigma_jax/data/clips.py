@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sigma_jax.data import augment, decode, decoders, records, sampling, schema, time_limit
+from sigma_jax.data import augment, decode, decoders, pictures, records, sampling, schema, time_limit
 from sigma_jax.data.decoders import AUTO, Decoding
 from sigma_jax.data.source import Source
 from sigma_jax.runtime.errors import InvalidValue
@@ -65,19 +65,19 @@ def decode_record(
     indices: np.ndarray,
     num_frames: int | None = None,
     decoder: str = "auto",
-    choose_box: decode.ChooseBox | None = None,
+    choose_box: pictures.ChooseBox | None = None,
 ) -> np.ndarray:
     """Frames `indices` of a record, whatever its payload, as RGB uint8 [n h w 3]; see decoders.decode_frames.
 
-    With `choose_box` only that part of them, see decode.decode_images.
+    With `choose_box` only that part of them, see pictures.decode_images.
     Raises BadVideo, and BadRecord where a frame is damaged on disk.
     """
     if not record.frames:
-        return decode.cut_out(decoders.decode_frames(record.video, indices, num_frames, decoder), choose_box)
+        return pictures.cut_out(decoders.decode_frames(record.video, indices, num_frames, decoder), choose_box)
     wanted, places = np.unique(indices, return_inverse=True)
     if wanted[-1] >= len(record.frames):
-        raise decode.BadVideo(f"frame {wanted[-1]} asked for, but there are {len(record.frames)}")
-    images = decode.decode_images([record.frames[i] for i in wanted], choose_box)
+        raise pictures.BadVideo(f"frame {wanted[-1]} asked for, but there are {len(record.frames)}")
+    images = pictures.decode_images([record.frames[i] for i in wanted], choose_box)
     return images if np.array_equal(wanted, indices) else images[places]
 
 
@@ -106,7 +106,7 @@ class ClipReader:
         if decoded is None:
             video = self.decode(index, record, frames, num_frames, choose_box)
         else:
-            video = decode.cut_out(decoded[frames], choose_box)
+            video = pictures.cut_out(decoded[frames], choose_box)
         return Clip(self._resize(video), record.label, record.key)
 
     def _load(self, index: int) -> tuple[schema.Record, int, np.ndarray | None]:
@@ -129,7 +129,7 @@ class ClipReader:
         record: schema.Record,
         frames: np.ndarray,
         num_frames: int,
-        choose_box: decode.ChooseBox | None = None,
+        choose_box: pictures.ChooseBox | None = None,
     ) -> np.ndarray:
         """As decode_record with this reader's decoder; video `index` is a BadVideo where it takes too long.
 
@@ -142,12 +142,12 @@ class ClipReader:
     def _limited(self, index: int, function: Callable, *args):
         reason = f"decoding took more than {self.decoding.timeout:g} s"
         if index in self._too_slow:
-            raise decode.BadVideo(reason)
+            raise pictures.BadVideo(reason)
         try:
             return time_limit.call(self.decoding.timeout, function, *args)
         except TimeoutError as error:
             self._too_slow.add(index)
-            raise decode.BadVideo(reason) from error
+            raise pictures.BadVideo(reason) from error
 
     def _resize(self, video: np.ndarray) -> np.ndarray:
         """What was cut out, in the size that is wanted."""

@@ -1,4 +1,4 @@
-"""Decoding with PyAV (videos) and libjpeg-turbo (frames): chosen frames, or everything. Other libraries: decoders.py.
+"""Decoding videos with PyAV: chosen frames, or everything. Other libraries: decoders.py. Encoded frames: pictures.py.
 
 Frames are numbered in order of presentation, as they come out when a file is decoded from its start. A seek is used
 only where packet timestamps show that it leads to the same frames (see _decode_by_time). Pictures are turned and
@@ -10,28 +10,20 @@ import io
 import itertools
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from sigma_jax.data import jpeg_crop, time_limit
-from sigma_jax.runtime.errors import UserError
+from sigma_jax.data import time_limit
+from sigma_jax.data.pictures import MAX_PIXELS, BadVideo, decoder_errors
 
 _STORES_TIMES = {"mp4", "matroska"}  # FFmpeg's names of container formats
 _SKIPS_EXACTLY = {"h264", "hevc"}  # decoders that leave out frames nothing depends on, and change no other
-_MAX_PIXELS = 2**26  # per frame; larger claims are refused before anything is allocated
-_JPEG = b"\xff\xd8"
 ONE_FRAME = "one frame: a picture, not a video"
 _local = threading.local()
-
-ChooseBox = Callable[[int, int], jpeg_crop.Box]  # (height, width) -> the part that is wanted
-
-
-class BadVideo(UserError, ValueError):
-    """These bytes give no usable video; the message is the reason."""
 
 
 @dataclass(frozen=True)
@@ -127,84 +119,6 @@ def _stream_notes(container, stream) -> Iterator[str]:
         yield f"video stream {stream.index} ({stream.width}x{stream.height}) taken, not {', '.join(others)}"
 
 
-def decode_images(images: Sequence[bytes], choose_box: ChooseBox | None = None) -> np.ndarray:
-    """Encoded pictures of one size (JPEG; PNG and others through OpenCV) as RGB uint8 [n h w 3].
-
-    Args:
-      choose_box: (height, width) of the pictures -> the (top, left, height, width) that is wanted of them; None: all.
-        Of JPEGs with restart markers only that part is decoded (jpeg_crop.py); the pixels are the same.
-
-    Raises:
-      BadVideo: a picture that cannot be decoded, or is of another size than the first.
-    """
-    if not images:
-        raise BadVideo("no frames")
-    if choose_box is None:
-        return _decode_whole(images)
-    try:
-        box = choose_box(*_size_of(images[0]))
-    except ValueError as error:
-        raise BadVideo(f"frame 0 is no picture: {error}") from error
-    parts = jpeg_crop.cut(images, box) if images[0][:2] == _JPEG else None
-    if parts is None:
-        return _part(_decode_whole(images), box)
-    return _part(_decode_whole(parts[0]), (*parts[1], *box[2:]))
-
-
-def cut_out(video: np.ndarray, choose_box: ChooseBox | None) -> np.ndarray:
-    """The part of [F h w 3] that is wanted, a view; None: all."""
-    return video if choose_box is None else _part(video, choose_box(*video.shape[1:3]))
-
-
-def _part(video: np.ndarray, box: jpeg_crop.Box) -> np.ndarray:
-    top, left, height, width = box
-    return video[:, top : top + height, left : left + width]
-
-
-def _size_of(image: bytes) -> tuple[int, int]:
-    """(height, width) of an encoded picture; ValueError where it is none."""
-    import simplejpeg
-
-    return simplejpeg.decode_jpeg_header(image)[:2] if image[:2] == _JPEG else _decode_other(image).shape[:2]
-
-
-def _decode_whole(images: Sequence[bytes | bytearray]) -> np.ndarray:
-    import simplejpeg
-
-    video = None
-    for number, data in enumerate(images):
-        picture = None
-        try:
-            if data[:2] != _JPEG:
-                picture = _decode_other(data)
-            height, width = _size_of(data) if picture is None else picture.shape[:2]
-        except ValueError as error:
-            raise BadVideo(f"frame {number} is no picture: {error}") from error
-        if video is None:
-            if height * width > _MAX_PIXELS:
-                raise BadVideo(f"claims {width} x {height} pixels")
-            video = np.empty((len(images), height, width, 3), np.uint8)
-        if video.shape[1:3] != (height, width):
-            raise BadVideo(f"frame {number} is {width}x{height}, the first one {video.shape[2]}x{video.shape[1]}")
-        try:
-            if picture is None:
-                simplejpeg.decode_jpeg(data, buffer=video[number])
-            else:
-                video[number] = picture
-        except ValueError as error:
-            raise BadVideo(f"frame {number} is damaged: {error}") from error
-    return video
-
-
-def _decode_other(data: bytes) -> np.ndarray:
-    import cv2
-
-    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
-    if picture is None:
-        raise ValueError("unknown or damaged format")
-    return picture
-
-
 @contextmanager
 def _open(data: bytes) -> Iterator[tuple]:
     """(container, the video stream to decode); whatever PyAV raises inside the block becomes BadVideo."""
@@ -222,9 +136,10 @@ def _open(data: bytes) -> Iterator[tuple]:
             context = stream.codec_context
             if context is None:
                 raise BadVideo("no decoder for this video codec")
-            if context.width * context.height > _MAX_PIXELS:
+            if context.width * context.height > MAX_PIXELS:
                 raise BadVideo(f"claims {context.width} x {context.height} pixels")
             context.thread_count = 1
+            context.options = {"max_pixels": str(MAX_PIXELS)}  # frames may claim more than the container
             yield container, stream
     except av.error.FFmpegError as error:
         raise BadVideo(f"not readable as a video: {error.strerror}") from error
@@ -247,16 +162,14 @@ def _rank(stream) -> int:
 
 def _frames(container, stream) -> Iterator:
     """Frames in order of presentation; an error names how many came before it."""
-    import av
-
-    count = 0
-    try:
-        for frame in container.decode(stream):
-            time_limit.check()
-            yield frame
-            count += 1
-    except av.error.FFmpegError as error:
-        raise BadVideo(f"decoding failed after {count} frames: {error.strerror}") from error
+    frames = container.decode(stream)
+    for count in itertools.count():
+        with decoder_errors(f"decoding failed after {count} frames"):
+            frame = next(frames, None)
+        if frame is None:
+            return
+        time_limit.check()
+        yield frame
 
 
 def _decode_from_start(container, stream, wanted: np.ndarray) -> np.ndarray:
@@ -352,7 +265,8 @@ def _upright(frame) -> np.ndarray:
 
     if not hasattr(_local, "reformatter"):  # setting one up costs more than using it on a small frame
         _local.reformatter = VideoReformatter()
-    plane = _local.reformatter.reformat(frame, format="rgb24", threads=1).planes[0]
+    with decoder_errors("a frame cannot be converted to RGB"):
+        plane = _local.reformatter.reformat(frame, format="rgb24", threads=1).planes[0]
     rows = np.frombuffer(plane, np.uint8).reshape(frame.height, plane.line_size)[:, : 3 * frame.width]
     return _turn_of(frame).apply(rows.reshape(frame.height, frame.width, 3))
 
@@ -392,13 +306,3 @@ def _turn_of(frame) -> _Turn:
 
 
 _UPRIGHT = _Turn(False, False, False)
-
-
-def decode_image(data: bytes) -> np.ndarray:
-    """A still picture as RGB uint8 [h w 3]; raises BadVideo where it cannot be read."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise BadVideo(f"not readable as an image: {error}") from error

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sigma_jax.data import decode, records
+from sigma_jax.data import pictures, records
 from sigma_jax.data.clips import Clip, ClipReader
 from sigma_jax.data.decoders import AUTO, Decoding
 from sigma_jax.data.finetune_augment import TrainAugment, ViewCrop
@@ -87,7 +87,7 @@ class LabelledReader(ClipReader):
 
     def _frames(self, index, record, num_frames, decoded, frames) -> np.ndarray:
         if self.source.stills:
-            return decode.decode_image(record.video)[None]
+            return pictures.decode_image(record.video)[None]
         if decoded is not None:
             return decoded[frames]
         key = index, frames.tobytes()

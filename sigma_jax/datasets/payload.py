@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 from sigma_jax.data import augment, jpeg_crop
-from sigma_jax.data.decode import BadVideo, VideoInfo, decode_images, probe
+from sigma_jax.data.decode import VideoInfo, probe
+from sigma_jax.data.pictures import BadVideo, decode_images
 from sigma_jax.data.schema import Record
 from sigma_jax.runtime.errors import InvalidValue
 

@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 
-from sigma_jax.data import decode
+from sigma_jax.data import decode, pictures
 from sigma_jax.data.decode import BadVideo
 from sigma_jax.datasets import payload
 from tests.data import odd_videos
@@ -91,7 +91,7 @@ def test_pictures_are_shown_as_the_display_matrix_says(turned, one, two):
     np.testing.assert_array_equal(seen[7], expected)
     np.testing.assert_array_equal(decode.decode_frames(shown, np.array([7]), info.num_frames)[0], expected)
     record, _ = payload.store(shown, payload.Payload("jpeg", quality=100))
-    found = decode.decode_images(record.frames[7:8])[0]
+    found = pictures.decode_images(record.frames[7:8])[0]
     assert np.abs(found.astype(int) - expected).mean() < 2
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sigma_jax.data import augment, clips, decode, jpeg_crop
+from sigma_jax.data import augment, clips, decode, jpeg_crop, pictures
 from sigma_jax.datasets import payload
 
 CLIP = Path(__file__).parent / "clips" / "scene" / "fruit_conveyor.mp4"  # 60 frames of 240 x 426
@@ -55,12 +55,12 @@ def _boxes(height: int, width: int) -> list[jpeg_crop.Box]:
 )
 def test_a_cut_is_the_crop(frames, size, interval, subsampling):
     images = _encoded(augment.resize(frames, *size), interval, subsampling)
-    whole = decode.decode_images(images)
+    whole = pictures.decode_images(images)
     for box in _boxes(*size):
         parts, _ = jpeg_crop.cut(images, box)
         assert sum(map(len, parts)) <= sum(map(len, images))
         top, left, height, width = box
-        cut = decode.decode_images(images, lambda h, w, box=box: box)
+        cut = pictures.decode_images(images, lambda h, w, box=box: box)
         np.testing.assert_array_equal(cut, whole[:, top : top + height, left : left + width], err_msg=str(box))
 
 
@@ -84,12 +84,12 @@ def test_what_cannot_be_cut_is_decoded_whole(frames):
     other = _encoded(frames)[:2] + _encoded(frames, 1)[2:]
     for images in (_encoded(frames, 0), _encoded(frames, 4), _encoded(frames, progressive=True), grey, other):
         assert jpeg_crop.cut(images, box) is None
-        whole = decode.decode_images(images)
-        cut = decode.decode_images(images, lambda h, w: box)
+        whole = pictures.decode_images(images)
+        cut = pictures.decode_images(images, lambda h, w: box)
         np.testing.assert_array_equal(cut, whole[:, 20:120, 30:120])
     png = io.BytesIO()
     Image.fromarray(frames[0]).save(png, "PNG")
-    cut = decode.decode_images([png.getvalue()], lambda h, w: (1, 2, 3, 4))
+    cut = pictures.decode_images([png.getvalue()], lambda h, w: (1, 2, 3, 4))
     np.testing.assert_array_equal(cut[0], frames[0, 1:4, 2:6])
 
 
@@ -100,9 +100,9 @@ def test_damage_is_left_to_the_decoder(frames):
         assert jpeg_crop.cut([images[0], damaged], box) is None
     for broken in (images[1][: len(images[1]) // 2], b"\xff\xd8\xff", b""):
         with pytest.raises(decode.BadVideo):
-            decode.decode_images([images[0], broken], lambda h, w: box)
+            pictures.decode_images([images[0], broken], lambda h, w: box)
     with pytest.raises(decode.BadVideo, match="frame 0 is no picture"):
-        decode.decode_images([images[0][:100]], lambda h, w: box)
+        pictures.decode_images([images[0][:100]], lambda h, w: box)
 
 
 def test_training_from_prepared_jpegs_decodes_only_the_crop(monkeypatch):

@@ -1,14 +1,18 @@
 """Payloads keep the frames; a `jpeg` record gives a few of them without being read whole; damage is found."""
 
 import os
+import struct
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import simplejpeg
+from PIL import Image
 
-from sigma_jax.data import augment, clips, decode, metadata, records, schema
+from sigma_jax.data import augment, clips, decode, metadata, pictures, records, schema
 from sigma_jax.datasets import payload
 from sigma_jax.datasets.payload import Payload
 from tests.data.loaders import training
@@ -158,12 +162,51 @@ def test_damaged_pictures_are_bad_videos():
         ([], "no frames"),
     ):
         with pytest.raises(decode.BadVideo, match=reason):
-            decode.decode_images(images)
+            pictures.decode_images(images)
     huge = bytearray(good)
     at = huge.index(b"\xff\xc0") + 5
     huge[at : at + 4] = b"\xfd\xe8\xfd\xe8"
     with pytest.raises(decode.BadVideo, match="claims 65000 x 65000"):
-        decode.decode_images([bytes(huge)])
+        pictures.decode_images([bytes(huge)])
+
+
+def _png(width: int, height: int) -> bytes:
+    """A small PNG that claims so many pixels."""
+    chunks = [
+        b"IHDR" + struct.pack(">2I5B", width, height, 8, 2, 0, 0, 0),
+        b"IDAT" + zlib.compress(b"\0" * 64),
+        b"IEND",
+    ]
+    framed = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
+
+
+@pytest.mark.parametrize("side", [2**13 + 1, 2**15, 2**16 - 1])
+def test_pictures_that_claim_too_much_are_refused_before_decoding(side, monkeypatch, tmp_path):
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
+    bomb = _png(side, side)
+    for decode_bomb in (lambda: pictures.decode_images([bomb]), lambda: pictures.decode_image(bomb)):
+        with pytest.raises(decode.BadVideo, match=f"claims {side} x {side} pixels|exceeds limit"):
+            decode_bomb()
+    (tmp_path / "1.png").write_bytes(bomb)
+    with pytest.raises(decode.BadVideo):
+        payload.store_images([tmp_path / "1.png"], Payload("jpeg"))
+
+
+@pytest.mark.parametrize("failure", [cv2.error("x"), MemoryError(), OverflowError("x"), Image.DecompressionBombError()])
+def test_whatever_a_decoder_raises_is_a_bad_video(failure, monkeypatch):
+    def fail(*_, **__):
+        raise failure
+
+    frame = _stored("jpeg", short_side=64).frames[0]
+    monkeypatch.setattr(cv2, "imdecode", fail)
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", fail)
+    monkeypatch.setattr(Image.Image, "convert", fail)
+    for images in ([frame], [_png(4, 4)]):
+        with pytest.raises(decode.BadVideo, match="frame 0 is damaged: ."):
+            pictures.decode_images(images)
+    with pytest.raises(decode.BadVideo, match="not readable as an image: ."):
+        pictures.decode_image(frame)
 
 
 def test_tfds_opens_jpeg_shards(jpeg_set):

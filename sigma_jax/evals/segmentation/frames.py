@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from sigma_jax.data.pictures import BadVideo, open_image
 from sigma_jax.evals.segmentation.layouts import BadSequence, Note, Sequence
 from sigma_jax.runtime.errors import InvalidValue
 
@@ -96,11 +97,10 @@ def read_mask(path: Path) -> np.ndarray:
 
 def _open(path: Path) -> Image.Image:
     try:
-        image = Image.open(path)
-        image.load()
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        with open(path, "rb") as file:
+            return open_image(file)
+    except (BadVideo, OSError) as error:
         raise BadSequence("unreadable file", f"{path} cannot be read ({error})") from error
-    return image
 
 
 def resize_frame(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
