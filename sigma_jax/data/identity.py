@@ -1,0 +1,82 @@
+"""What tells one data set from another without reading it whole: a run keeps this and goes on with the same data only.
+
+A copy elsewhere, or with other file names, is the same data. Other videos, more of them, another order, other shards or
+another label map are not.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sigma_jax.data.records import BadRecord, RecordSource
+from sigma_jax.data.schema import Record
+from sigma_jax.data.source import Source
+
+SAMPLED = 16  # records that are read whole
+_NAMES = 1000  # a label map with more classes is kept as its hash only
+
+
+def identify(source: Source) -> dict[str, Any]:
+    """Identity of a split, as JSON: counts, hashes of where records lie and of some of them, the class names."""
+    files = [path for path in source.shards if path.is_file()]
+    sizes = [path.stat().st_size for path in files]
+    offsets = [source.offsets.tobytes()] if isinstance(source, RecordSource) else []
+    chosen = sorted({number * (len(source) - 1) // (SAMPLED - 1) for number in range(SAMPLED)})
+    names = list(source.classes)
+    found = {
+        "split": source.split,
+        "records": len(source),
+        "shards": len(source.shards),
+        "bytes": sum(sizes),
+        "layout": _hash([json.dumps(sizes).encode(), *offsets]),
+        "content": _hash(part for index in chosen for part in _parts(source, index)),
+        "num_classes": len(names),
+        "label_map": _hash(name.encode("utf-8", "surrogateescape") for name in names),
+    }
+    return found | ({"classes": names} if len(names) <= _NAMES else {})
+
+
+def _parts(source: Source, index: int) -> Iterable[bytes]:
+    """What a record holds, to be hashed."""
+    try:
+        record: Record = source.read_whole(index)
+    except BadRecord:
+        return [b"damaged"]
+    told = json.dumps([record.key, record.label, record.num_frames, record.annotation]).encode()
+    return [told, *([bytes(frame) for frame in record.frames] if record.frames else [bytes(record.video)])]
+
+
+def _hash(parts: Iterable[bytes]) -> str:
+    """16 hexadecimal digits; where one part ends and the next begins matters."""
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(hashlib.sha256(part).digest())
+    return total.hexdigest()[:16]
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Sentences that say how data differ, given two identities; [] for the same data."""
+    counts = [
+        f"{name}: {before[name]} -> {now[name]}"
+        for name in ("split", "records", "shards", "bytes")
+        if before.get(name) != now[name]
+    ]
+    if not counts:
+        if before.get("layout") != now["layout"]:
+            counts.append("as many records and bytes, but other records or another order")
+        elif before.get("content") != now["content"]:
+            counts.append("records of the same sizes with other content")
+    return counts + _class_differences(before, now)
+
+
+def _class_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    if before.get("label_map") == now["label_map"]:
+        return []
+    old, new = before.get("classes", []), now.get("classes", [])
+    if sorted(old) == sorted(new):
+        moved = [f"{i} was {a!r} and is {b!r}" for i, (a, b) in enumerate(zip(old, new, strict=True)) if a != b]
+        return [f"label map: the classes stand in another order ({'; '.join(moved[:3]) or 'too many to list'})"]
+    gone, added = ([repr(name) for name in side if name not in other] for side, other in ((old, new), (new, old)))
+    parts = [f"{what} {', '.join(names[:3])}" for what, names in (("without", gone), ("new", added)) if names]
+    return [f"label map: {before.get('num_classes')} -> {now['num_classes']} classes ({'; '.join(parts)})"]
