@@ -8,6 +8,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from sigma_jax.ops.placement import flip_clips
 from sigma_jax.ops.tubes import PIXEL_MEAN, PIXEL_STD
 from sigma_jax.runtime.errors import InvalidValue
 
@@ -81,6 +82,8 @@ def cutmix_box(lam: jax.Array, center: tuple, size: tuple[int, int]) -> tuple[ja
 def mix(key: jax.Array, video: jax.Array, targets: jax.Array, settings: MixSettings) -> tuple[jax.Array, jax.Array]:
     """Mixes every clip with its partner in the reversed batch; one lambda and one kind (a coin) for the batch.
 
+    On several devices each reverses its own clips, so that no video crosses devices.
+
     Args:
       video: [B F H W 3] float. targets: [B C].
 
@@ -101,9 +104,9 @@ def mix(key: jax.Array, video: jax.Array, targets: jax.Array, settings: MixSetti
     inside, share = cutmix_box(lam_cut, center, size)
     weight = jnp.where(is_cutmix, inside.astype(jnp.float32), 1.0 - lam_mix)[None, None, :, :, None]
     lam = jnp.where(is_cutmix, share, lam_mix)
-    return video * (1.0 - weight) + video[::-1] * weight, mix_targets(targets, lam)
+    return video * (1.0 - weight) + flip_clips(video) * weight, mix_targets(targets, lam)
 
 
 def mix_targets(targets: jax.Array, lam: jax.Array | float) -> jax.Array:
-    """lam * targets + (1 - lam) * targets of the reversed batch, [B C]."""
-    return lam * targets + (1.0 - lam) * targets[::-1]
+    """lam * targets + (1 - lam) * targets of the reversed batch (as in `mix`), [B C]."""
+    return lam * targets + (1.0 - lam) * flip_clips(targets)

@@ -16,7 +16,7 @@ from sigma_jax.models.sizes import VIDEO_SIZES, VideoSize, lookup
 from sigma_jax.objective.classification import smoothed_targets, soft_target_cross_entropy
 from sigma_jax.objective.mixing import MixSettings, erase, mix
 from sigma_jax.ops.tubes import TubeGrid, unit_pixels
-from sigma_jax.runtime.random import stream
+from sigma_jax.runtime.random import Moment, stream
 from sigma_jax.train.tasks import Batch, Metrics, TaskCost, block_bytes
 
 
@@ -87,7 +87,7 @@ class ClassificationTask:
     def trainable(self, path: str) -> bool:
         return not (self.freezes_encoder and path.startswith("encoder/"))
 
-    def loss(self, params: Any, frozen: Any, batch: Batch, seed: int, step: jax.Array) -> tuple[jax.Array, Metrics]:
+    def loss(self, params: Any, frozen: Any, batch: Batch, seed: int, step: Moment) -> tuple[jax.Array, Metrics]:
         """Erase, mix, classify.
 
         Args:
@@ -103,7 +103,7 @@ class ClassificationTask:
             return loss, {}
         return loss, {"train_top1": 100.0 * jnp.mean(jnp.argmax(logits, axis=-1) == batch["label"])}
 
-    def augment(self, batch: Batch, seed: int, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def augment(self, batch: Batch, seed: int, step: Moment) -> tuple[jax.Array, jax.Array]:
         """The device's part: (video [B F H W 3] float, targets [B C])."""
         video = unit_pixels(batch["video"])
         targets = smoothed_targets(batch["label"], self.num_classes, self.smoothing)

@@ -1,7 +1,7 @@
 """The one training loop. The order of operations is part of the design:
 
 restore or initialise
-each step:   save what is due (or stop, if the platform asks us to), next batch, step,
+each step:   save what is due (or stop, if the platform asks us to), next batch (the one after it is sent ahead), step,
              every n steps write the metrics of the step before last (the only host sync), measure what is due
 at the end:  measure, save, report, wait
 """
@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from absl import logging
 
 from sigma_jax import __version__
@@ -29,6 +28,7 @@ from sigma_jax.runtime.config import diff_configs, to_json
 from sigma_jax.runtime.errors import UserError
 from sigma_jax.runtime.sharding import path_of, shard_batch, traced_on
 from sigma_jax.train.console import Console, format_metrics
+from sigma_jax.train.feed import DeviceBatch, DeviceFeed, HostBatch
 from sigma_jax.train.flops import mfu, model_flops, peak_flops
 from sigma_jax.train.health import HealthMonitor, should_stop, write_dump
 from sigma_jax.train.metrics import MetricWriter, Throughput
@@ -81,15 +81,15 @@ def train(run: Run, *, command: Sequence[str] = (), allow_config_change: bool = 
         writer = stack.enter_context(contextlib.closing(MetricWriter(run.workdir, active=leader, resume_step=first)))
         console = stack.enter_context(contextlib.closing(Console(run.plan.total_steps, first, active=leader)))
         logger = _Logger(run, writer, console)
+        feed = DeviceFeed(run.loader, lambda batch: to_devices(run, batch), first, run.plan.total_steps)
         for step in range(first, run.plan.total_steps):
-            _save(run, checkpoints, step, state, logger)
+            _save(run, checkpoints, feed, state, logger)
             with logger.throughput.waiting():
-                host_batch = next(run.loader)
-            batch = shard_batch(run.mesh, {name: host_batch[name] for name in run.task.batch_keys})
+                host_batch, batch = next(feed)
             state, metrics = run.step(state, run.frozen, batch)
             logger.after(step + 1, metrics, host_batch, state)
             logger.measure(step + 1, state)
-        _save(run, checkpoints, run.plan.total_steps, state, logger, force=True)
+        _save(run, checkpoints, feed, state, logger, force=True)
         checkpoints.require(run.plan.total_steps)
     return state
 
@@ -146,20 +146,26 @@ def check_same_run(run: Run, meta: dict[str, Any], allow_config_change: bool) ->
         )  # fmt: skip
 
 
+def to_devices(run: Run, host_batch: HostBatch) -> DeviceBatch:
+    """What the task takes of this process's batch, as global arrays."""
+    return shard_batch(run.mesh, {name: host_batch[name] for name in run.task.batch_keys})
+
+
 def _save(
-    run: Run, checkpoints: Checkpointer, step: int, state: TrainState, logger: "_Logger", force: bool = False
+    run: Run, checkpoints: Checkpointer, feed: DeviceFeed, state: TrainState, logger: "_Logger", force: bool = False
 ) -> None:
-    """Saves if due; on a preemption notice saves, waits and raises.
+    """Saves if due; on a preemption notice saves, waits and raises. `feed` knows the step and the place in the data.
 
     The metrics up to `step` are written first: a run that goes on from this checkpoint will not repeat them.
     """
+    step = feed.step
     failure = checkpoints.failure()
     if failure:
         logging.error("%s", failure)
     stop = checkpoints.reached_preemption(step)
     if force or stop or checkpoints.should_save(step):
         logger.flush(state)
-        checkpoints.save(step, state, data_state=run.loader.state(), meta=run.meta(), force=force or stop)
+        checkpoints.save(step, state, data_state=feed.state(), meta=run.meta(), force=force or stop)
     if stop:
         checkpoints.wait()
         if step != checkpoints.last_good:
@@ -180,11 +186,16 @@ class _Logger:
         counted = has_peak and isinstance(run.task, PretrainTask)
         self._flops_per_clip = sum(model_flops(run.task).values()) if counted else 0.0
         self.health = HealthMonitor(run.plan.num_prototypes or None)
-        self._pending: tuple[int, Any, dict[str, np.ndarray]] | None = None
+        self._pending: tuple[int, Any, HostBatch] | None = None
+        self._steps = 0
 
-    def after(self, step: int, metrics: dict[str, jax.Array], host_batch: dict[str, np.ndarray], state: TrainState):
+    def after(self, step: int, metrics: dict[str, jax.Array], host_batch: HostBatch, state: TrainState):
         """Called when `step` was dispatched."""
-        self.throughput.count(self.run.plan.batch_size)
+        self._steps += 1
+        if self._steps == 1:  # compiled or loaded the program, and waited for the first batch
+            self.throughput.reset()
+        else:
+            self.throughput.count(self.run.plan.batch_size)
         self.console.advance(step)
         self.flush(state)
         if step % self.run.plan.log_every_steps == 0 or step in (1, self.run.plan.total_steps):
@@ -197,7 +208,6 @@ class _Logger:
         step, metrics, host_batch = self._pending
         self._pending = None
         numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        numbers["lr"] = float(self.run.learning_rate(step - 1))
         numbers["bad_videos"] = self.run.loader.stats()["bad_videos"]
         numbers |= self.throughput.read() if step > 1 else {}
         if self._flops_per_clip and "clips_per_s" in numbers:
@@ -220,11 +230,10 @@ class _Logger:
         if due:
             self.throughput.reset()
 
-    def _dump(self, step: int, host_batch: dict[str, np.ndarray], state: TrainState) -> str:
+    def _dump(self, step: int, host_batch: HostBatch, state: TrainState) -> str:
         """Evidence: keys of the step's records and the gradient norm of every module."""
         keys = self.run.loader.keys(host_batch)
-        batch = shard_batch(self.run.mesh, {name: host_batch[name] for name in self.run.task.batch_keys})
-        norms = module_norms(self.run, state, batch)
+        norms = module_norms(self.run, state, to_devices(self.run, host_batch))
         _, sentence = write_dump(self.run.workdir, step, keys, norms)
         return (
             f"{sentence}. {self.run.config.health.max_nonfinite_run} steps in a row were skipped: "

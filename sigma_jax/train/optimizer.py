@@ -53,7 +53,8 @@ def adamw(
 ) -> optax.GradientTransformation:
     """AdamW (epsilon 1e-8) as torch computes it, decay scaled by the learning rate.
 
-    Its `update` takes `finite`, a bool scalar: where it is False, the moments stay as they are.
+    Its `update` takes `finite`, a bool scalar: where it is False, the moments stay as they are; and `step`, the number
+    of the step that the learning rate is taken at, which also counts those that were skipped.
 
     Args:
       learning_rate: a number, or a function of the step counted from 0.
@@ -65,7 +66,7 @@ def adamw(
         steps.insert(0, optax.clip_by_global_norm(clip_norm))
     if layer_decay != 1.0:
         steps.append(_scale_by_layer(layer_decay))
-    steps.append(optax.scale_by_learning_rate(learning_rate))
+    steps.append(_scale_by_schedule(learning_rate) if callable(learning_rate) else optax.scale(-learning_rate))
 
     def labels(params):
         return jax.tree_util.tree_map_with_path(
@@ -108,6 +109,20 @@ def _scale_by_adam(beta1: float, beta2: float) -> optax.GradientTransformationEx
         debias1, debias2 = 1 - beta1**count, 1 - beta2**count
         updates = jax.tree.map(lambda m, v: (m / debias1) / (jnp.sqrt(v / debias2) + 1e-8), mu, nu)
         return updates, AdamState(jnp.where(finite, count, state.count), mu, nu)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _scale_by_schedule(learning_rate: Callable[[jax.Array], jax.Array]) -> optax.GradientTransformationExtraArgs:
+    """optax.scale_by_learning_rate at `step` (default: its own count), with a count that follows it."""
+
+    def update(updates, state, params=None, *, step=None, **_):
+        at = state.count if step is None else step
+        rate = learning_rate(at)
+        return jax.tree.map(lambda u: -rate * u, updates), optax.ScaleByScheduleState(optax.safe_increment(at))
+
+    def init(params):
+        return optax.ScaleByScheduleState(jnp.zeros((), jnp.int32))
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -54,7 +54,6 @@ class Run:
     abstract_state: TrainState
     init_state: Any  # () -> TrainState
     step: Step
-    learning_rate: Any  # step -> float
     evaluators: tuple[Scheduled, ...] = ()
     checkpoint_dir: str | Path = ""  # default: workdir/checkpoints
 
@@ -69,12 +68,11 @@ class Run:
 
 @dataclasses.dataclass
 class CompiledStep:
-    """The jitted update with what it works on: shapes and shardings, a maker of the first state, the schedule."""
+    """The jitted update with what it works on: shapes and shardings, a maker of the first state."""
 
     abstract_state: TrainState
     init_state: Any  # () -> TrainState
     step: Step
-    learning_rate: Any  # step -> float
 
 
 def build_compute(config: Any, platform: str | None = None) -> Compute:
@@ -139,7 +137,6 @@ def build(
         abstract_state=compiled.abstract_state,
         init_state=initialised(compiled.init_state, task, init_from) if init_from else compiled.init_state,
         step=compiled.step,
-        learning_rate=compiled.learning_rate,
     )
     run.evaluators = kind_of(config).evaluators(run)
     return run
@@ -154,12 +151,11 @@ def build_step(config: Any, task: Task, plan: RunPlan) -> CompiledStep:
     init = traced_on(task.mesh, functools.partial(fresh_state, task, optimizer, config.seed, clips))
     shapes = jax.eval_shape(init)
     shardings = state_shardings(task.mesh, shapes)
-    step = train_step(task, optimizer, seed=config.seed, accumulation=plan.accumulation)
+    step = train_step(task, optimizer, seed=config.seed, accumulation=plan.accumulation, learning_rate=learning_rate)
     return CompiledStep(
         abstract_state=with_shardings(shapes, shardings),
         init_state=jax.jit(init, out_shardings=shardings, compiler_options=quick_compilation()),
         step=CompiledOnce(jax.jit(traced_on(task.mesh, step), donate_argnums=0, out_shardings=(shardings, None))),
-        learning_rate=learning_rate,
     )
 
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from sigma_jax.runtime.random import Moment
 from sigma_jax.train.optimizer import AdamState
 from sigma_jax.train.state import TrainState
 from sigma_jax.train.tasks import Batch, Metrics, Task
@@ -17,17 +18,25 @@ from sigma_jax.train.tasks import Batch, Metrics, Task
 Step = Callable[[TrainState, Any, Batch], tuple[TrainState, Metrics]]
 
 
-def train_step(task: Task, optimizer: optax.GradientTransformation, *, seed: int, accumulation: int = 1) -> Step:
+def train_step(
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    *,
+    seed: int,
+    accumulation: int = 1,
+    learning_rate: Callable[[jax.Array], jax.Array] | None = None,
+) -> Step:
     """The update of a task, to be jitted with the state donated.
 
     Narrated: constrain the parameters (unit prototypes), take loss and gradient, update, and keep the old values when
     loss or gradient is not finite (counted; the step number moves on, so the next batch and mask are new ones).
 
     Args:
-      optimizer: its update is also given `finite`, a bool scalar (see `optimizer.adamw`).
+      optimizer: its update is also given `finite`, a bool scalar, and `step` (see `optimizer.adamw`).
       seed: of the random streams; step k of a run draws the same numbers however often it was restarted.
       accumulation: micro-batches A whose gradients are averaged. Sinkhorn balances each micro-batch by itself:
         accumulation does not enlarge the batch it sees.
+      learning_rate: the optimizer's, to be a metric (`lr`); None leaves it out.
 
     Returns:
       step(state, frozen, batch) -> (state, metrics of scalars).
@@ -42,11 +51,11 @@ def train_step(task: Task, optimizer: optax.GradientTransformation, *, seed: int
         grad_norm = optax.global_norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
-        updates, opt_state = optimizer.update(grads, state.opt_state, params, finite=finite)
+        updates, opt_state = optimizer.update(grads, state.opt_state, params, finite=finite, step=state.step)
         updated = optax.apply_updates(params, updates)
 
-        def keeps_itself(x):
-            return isinstance(x, AdamState)
+        def keeps_itself(x):  # moments, and the schedule's count, which goes on with the step
+            return isinstance(x, (AdamState, optax.ScaleByScheduleState))
 
         def keep(new, old):
             def leaf(n, o):
@@ -69,6 +78,8 @@ def train_step(task: Task, optimizer: optax.GradientTransformation, *, seed: int
             "nonfinite_steps": new_state.nonfinite_steps,
             "nonfinite_run": new_state.nonfinite_run,
         }
+        if learning_rate is not None:
+            metrics["lr"] = learning_rate(state.step)
         return new_state, metrics
 
     return step
@@ -85,10 +96,10 @@ def loss_and_gradient(
     """
     seed, step, accumulation = when
 
-    def value_and_grad(rows, memory, step):
+    def value_and_grad(rows, memory, moment: Moment):
         remembered = {"memory": memory} if memory else {}
         (loss, metrics), grads = jax.value_and_grad(task.loss, has_aux=True)(
-            params, frozen, rows | remembered, seed, step
+            params, frozen, rows | remembered, seed, moment
         )
         kept = {name: value for name, value in metrics.items() if name != "memory"}
         return ((loss, kept), grads), metrics.get("memory", memory)
@@ -104,11 +115,11 @@ def loss_and_gradient(
     def add(carry, micro):
         total, memory = carry
         index, rows = micro
-        result, memory = value_and_grad(rows, memory, step * accumulation + index)
+        result, memory = value_and_grad(rows, memory, (step, index))
         return (jax.tree.map(jnp.add, total, result), memory), None
 
     micro_batches = jax.tree.map(split, batch)
-    shapes, _ = jax.eval_shape(value_and_grad, jax.tree.map(lambda x: x[0], micro_batches), memory, step)
+    shapes, _ = jax.eval_shape(value_and_grad, jax.tree.map(lambda x: x[0], micro_batches), memory, (step, 0))
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     (total, memory), _ = jax.lax.scan(add, (zeros, memory), (jnp.arange(accumulation), micro_batches))
     return *jax.tree.map(lambda x: x / accumulation, total), memory

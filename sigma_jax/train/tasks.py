@@ -23,7 +23,7 @@ from sigma_jax.ops.masking import sample_mask
 from sigma_jax.ops.sinkhorn import Sweeps, platform_sweeps
 from sigma_jax.ops.tubes import TubeGrid
 from sigma_jax.runtime.errors import InvalidValue
-from sigma_jax.runtime.random import stream
+from sigma_jax.runtime.random import Moment, stream
 from sigma_jax.runtime.sharding import BATCH_AXES
 
 Batch = dict[str, jax.Array]
@@ -55,7 +55,7 @@ class Task(Protocol):
     def init_memory(self, clips: int) -> Any:
         """Arrays that the task remembers from (micro-)batch of `clips` clips to batch, checkpointed; {}: nothing."""
 
-    def loss(self, params: Any, frozen: Any, batch: Batch, seed: int, step: jax.Array) -> tuple[jax.Array, Metrics]:
+    def loss(self, params: Any, frozen: Any, batch: Batch, seed: int, step: Moment) -> tuple[jax.Array, Metrics]:
         """Scalar loss and metrics of a global batch; where `batch` has 'memory', the metrics have the next one."""
 
     def constrain(self, params: Any) -> Any:
@@ -186,7 +186,7 @@ class PretrainTask:
     def trainable(self, path: str) -> bool:
         return True
 
-    def loss(self, params: Any, frozen: Any, batch: Batch, seed: int, step: jax.Array) -> tuple[jax.Array, Metrics]:
+    def loss(self, params: Any, frozen: Any, batch: Batch, seed: int, step: Moment) -> tuple[jax.Array, Metrics]:
         """One forward pass, in the paper's order.
 
         Args:

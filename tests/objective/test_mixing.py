@@ -1,5 +1,7 @@
 """Erasing, mixup and cutmix: worked checks, shares and distributions."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from sigma_jax.objective.classification import smoothed_targets
 from sigma_jax.objective.mixing import MixSettings, cutmix_box, erase, mix, mix_targets
 from sigma_jax.ops.tubes import PIXEL_MEAN, PIXEL_STD
+from sigma_jax.runtime.sharding import make_mesh, shard_batch, traced_on
 
 
 def test_cutmix_box_is_cut_at_the_frame():
@@ -45,6 +48,25 @@ def test_half_of_the_batches_are_cut(mixed):
     assert 70 < sum(is_cut) < 130
     lams = np.asarray([targets[0, 0] for _, targets in mixed])
     assert lams.min() < 0.1 and lams.max() > 0.9
+
+
+@pytest.mark.parametrize("clips", [16, 8])
+def test_devices_mix_their_own_clips(clips, devices):
+    """No video crosses devices where each has an even number of clips; else all are reversed, as on one device."""
+    mesh = make_mesh(devices=devices)
+    video = np.broadcast_to(np.arange(float(clips), dtype=np.float32)[:, None, None, None, None], (clips, 2, 8, 8, 3))
+    targets = np.eye(clips, dtype=np.float32)
+    step = jax.jit(traced_on(mesh, lambda key, v, t: mix(key, v, t, MixSettings(cutmix_share=0.0))))
+    placed = shard_batch(mesh, {"video": video, "targets": targets})
+    compiled = step.lower(jax.random.key(3), placed["video"], placed["targets"]).compile()
+    mixed, labels = compiled(jax.random.key(3), placed["video"], placed["targets"])
+    rows = clips // len(devices)
+    partner = np.arange(clips).reshape(-1, rows)[:, ::-1].ravel() if rows % 2 == 0 else np.arange(clips)[::-1]
+    lam = float(labels[0, 0])
+    np.testing.assert_allclose(labels, lam * targets + (1 - lam) * targets[partner], atol=1e-6)
+    np.testing.assert_allclose(mixed, lam * video + (1 - lam) * video[partner], atol=1e-5)
+    collectives = re.findall(r"(?:all-|collective-|reduce-scatter)[a-z]+\(", compiled.as_text())
+    assert bool(collectives) == (rows % 2 == 1), collectives
 
 
 def test_an_odd_batch_is_refused():

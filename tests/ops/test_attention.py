@@ -1,5 +1,7 @@
 """Attention's forms agree, and keep what they promise; GELU's own backward pass is the derivative."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,3 +68,16 @@ def test_gelu_and_its_derivative():
     ours = jax.vmap(jax.grad(gelu))(x)
     np.testing.assert_allclose(ours, jax.vmap(jax.grad(lambda x: jax.nn.gelu(x, approximate=False)))(x), atol=5e-7)
     assert gelu(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [(jnp.bfloat16, 2.0**-8), (jnp.float32, 3e-6)])
+def test_gelu_and_its_derivative_are_right_in_the_tails(dtype, limit):
+    """Relative to float64: 1 + erf cancels for negative x, in 16 bits from about -2 on."""
+    x = np.asarray(jnp.linspace(-8, 8, 1601).astype(dtype).astype(jnp.float32), np.float64)
+    cdf = np.asarray([0.5 * math.erfc(-value / math.sqrt(2)) for value in x])
+    slope = cdf + x * np.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
+    ours = jax.jit(gelu)(jnp.asarray(x, dtype))
+    np.testing.assert_allclose(np.asarray(ours, np.float64), x * cdf, rtol=limit, atol=0)
+    derivative = jax.jit(jax.vmap(jax.grad(gelu)))(jnp.asarray(x, dtype))
+    scale = np.maximum(np.abs(slope), np.abs(x) * np.exp(-0.5 * x * x))  # near -0.75 the derivative is 0
+    assert np.max(np.abs(np.asarray(derivative, np.float64) - slope) / scale) < limit

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from sigma_jax.models.pretrain import Compute
@@ -66,6 +67,51 @@ def test_a_nonfinite_step_changes_nothing_and_is_counted():
     state, metrics = step(skipped, {}, good)
     assert int(metrics["nonfinite_steps"]) == 2 and int(metrics["nonfinite_run"]) == 0
     assert np.isfinite(metrics["loss"])
+
+
+def test_skipped_steps_do_not_rewind_the_schedule():
+    """The learning rate that is applied, the one that is logged and the schedule's count follow the step."""
+    task = small_task(target="pixel")
+    optimizer = adamw(lambda step: 1e-3 * (step + 1), weight_decay=0.0)
+    state = new_state(task.init(stream(0, "init")), optimizer, {})
+    step = jax.jit(train_step(task, optimizer, seed=0, learning_rate=lambda step: 1e-3 * (step + 1)))
+    good = {"video": jnp.asarray(small_video(2) / 255.0, jnp.float32)}
+    bad = {"video": good["video"].at[0, 0, 0, 0, 0].set(jnp.nan)}
+    skipped = step(step(state, {}, bad)[0], {}, bad)[0]
+    moved, metrics = step(skipped, {}, good)
+    assert float(metrics["lr"]) == pytest.approx(3e-3)
+    largest = max(
+        float(jnp.max(jnp.abs(a - b)))
+        for a, b in zip(jax.tree.leaves(moved.params), jax.tree.leaves(state.params), strict=True)
+    )
+    assert largest == pytest.approx(3e-3, rel=1e-3)  # Adam's first update is the learning rate itself
+    counts = [s.count for s in jax.tree.leaves(moved.opt_state, is_leaf=is_schedule) if is_schedule(s)]
+    assert [int(count) for count in counts] == [3] == [int(moved.step)]
+
+
+def is_schedule(x) -> bool:
+    return isinstance(x, optax.ScaleByScheduleState)
+
+
+def test_another_accumulation_repeats_no_random_key():
+    """A run that goes on with fewer micro-batches (4, then 2, then 1): no step draws what an earlier one drew."""
+    masks: list[tuple[int, bytes]] = []
+
+    class Recorder:
+        def loss(self, params, frozen, batch, seed, step):
+            drawn = jax.random.bits(stream(seed, "mask", step), (2,))
+            jax.debug.callback(lambda bits: masks.append((accumulation, bits.tobytes())), drawn)
+            return jnp.sum(params), {}
+
+    for first, accumulation in ((0, 4), (4, 2), (8, 1)):
+        for step in range(first, first + 4):
+            when = (0, jnp.int32(step), accumulation)
+            loss_and_gradient(Recorder(), jnp.ones(1), {}, {"video": jnp.zeros((4, 1))}, when, {})
+        jax.effects_barrier()
+    assert len(masks) == 4 * (1 + 2 + 4)
+    assert len({bits for _, bits in masks}) == len(masks)
+    without = [jax.random.bits(stream(0, "mask", step), (2,)).tobytes() for step in range(8, 12)]
+    assert [bits for accumulation, bits in masks if accumulation == 1] == without
 
 
 def test_masks_follow_seed_and_step():
