@@ -5,11 +5,11 @@
 """
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from sigma_jax.data.records import DataSetError
+from sigma_jax.runtime.files import replacing
 
 _TENSOR, _TEXT, _SCALAR = (
     f"tensorflow_datasets.core.features.{name}"
@@ -61,9 +61,8 @@ def _tensor(class_name: str, dtype: str) -> dict:
 
 def write_json(path: Path, content: dict) -> None:
     """Writes a file that is either there completely or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def read_json(path: Path) -> dict:
@@ -101,8 +100,10 @@ def read_problems(data_dir: Path, splits: Iterable[str]) -> list[str]:
 def read_label_map(data_dir: Path) -> list[str]:
     """Class names in order of their index; empty where the data set has none."""
     path = data_dir / "label_map.txt"
-    return path.read_text(errors="surrogateescape").splitlines() if path.exists() else []
+    return path.read_text("utf-8", errors="surrogateescape").splitlines() if path.exists() else []
 
 
 def write_label_map(data_dir: Path, names: list[str]) -> None:
-    (data_dir / "label_map.txt").write_text("".join(f"{name}\n" for name in names), errors="surrogateescape")
+    """Writes one class name a line."""
+    with replacing(data_dir / "label_map.txt") as partial:
+        partial.write_text("".join(f"{name}\n" for name in names), encoding="utf-8", errors="surrogateescape")

@@ -22,6 +22,7 @@ import numpy as np
 
 from sigma_jax.data.schema import Head, Record, decode_record, encode_record, head_size, read_head
 from sigma_jax.runtime.errors import UserError
+from sigma_jax.runtime.files import replacing
 
 _SHARD = re.compile(
     r"^(?:(?P<name>.+)[-_.])?(?P<split>(?!rgb[-.]|tfrecords?-)[^-_.]+)(?:\.rgb)?(?:\.tfrecords?)?"
@@ -57,15 +58,13 @@ def _masked_crc(data: bytes) -> int:
 class ShardWriter:
     """Writes one shard; it appears under its name only when complete (context manager leaves without an error).
 
-    What a killed process leaves is named `.partial`; `append_at` continues it behind so many bytes.
+    What a killed process leaves is named `.partial`.
     """
 
-    def __init__(self, path: str | Path, append_at: int = 0):
-        self.path, self.num_records, self.num_bytes = Path(path), 0, append_at
-        self._partial = partial_path(self.path)
-        self._file = self._partial.open("r+b" if append_at else "wb", buffering=0)
-        self._file.truncate(append_at)
-        self._file.seek(append_at)
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        partial_path(self.path).unlink(missing_ok=True)
+        self._size = 0
 
     def write(self, record: Record) -> None:
         """Appends one record; on disk when it returns, as far as the operating system is concerned."""
@@ -73,24 +72,39 @@ class ShardWriter:
 
     def write_payload(self, payload: bytes) -> None:
         """As write, of a record that is encoded already."""
-        length = struct.pack("<Q", len(payload))
-        data = length + _FOOTER.pack(_masked_crc(length)) + payload + _FOOTER.pack(_masked_crc(payload))
-        view = memoryview(data)
-        while view:
-            view = view[self._file.write(view) :]
-        self.num_records, self.num_bytes = self.num_records + 1, self.num_bytes + len(data)
+        self._size = append_payload(self.path, self._size, payload)
 
     def __enter__(self) -> "ShardWriter":
         return self
 
     def __exit__(self, error_type, *_) -> None:
         if error_type is None:
-            os.fsync(self._file.fileno())
-        self._file.close()
-        if error_type is None:
-            os.replace(self._partial, self.path)
+            finish_shard(self.path)
         else:
-            self._partial.unlink()
+            partial_path(self.path).unlink(missing_ok=True)
+
+
+def append_payload(shard: Path, offset: int, payload: bytes) -> int:
+    """Writes an encoded record at byte `offset` of an unfinished shard, where it then ends; returns its new size.
+
+    What a process that was killed while it wrote has left behind `offset` is overwritten.
+    """
+    length = struct.pack("<Q", len(payload))
+    data = length + _FOOTER.pack(_masked_crc(length)) + payload + _FOOTER.pack(_masked_crc(payload))
+    with open(os.open(partial_path(shard), os.O_WRONLY | os.O_CREAT, 0o666), "wb", buffering=0) as file:
+        file.truncate(offset)
+        file.seek(offset)
+        view = memoryview(data)
+        while view:
+            view = view[file.write(view) :]
+    return offset + len(data)
+
+
+def finish_shard(shard: Path) -> None:
+    """Gives an unfinished shard its name; one that nothing was appended to becomes an empty file."""
+    with open(partial_path(shard), "ab") as file:
+        os.fsync(file.fileno())
+    os.replace(partial_path(shard), shard)
 
 
 def partial_path(shard: Path) -> Path:
@@ -196,10 +210,8 @@ def _make_index(shards: list[Path]) -> dict[str, np.ndarray]:
 
 
 def _save_index(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    partial = path.with_name(f"{path.name}.{os.uname().nodename}.{os.getpid()}.partial")  # hosts may build it at once
-    with partial.open("wb") as file:
+    with replacing(path) as partial, partial.open("wb") as file:  # hosts may build it at once
         np.savez(file, **arrays)
-    os.replace(partial, path)
 
 
 def index_path(data_dir: Path, name: str, split: str) -> Path:

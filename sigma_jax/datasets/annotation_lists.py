@@ -11,7 +11,8 @@ import numpy as np
 
 from sigma_jax.data.annotations import Annotation, Cycles, Labels, encode, spans_of_frames
 from sigma_jax.data.cycles import check_boundaries
-from sigma_jax.datasets.listing import Found, read_lines
+from sigma_jax.datasets.listing import Found
+from sigma_jax.datasets.tables import read_lines
 
 _HEADER = ["original_vido_id", "video_id", "frame_id", "path", "labels"]
 _VIDEO_NAME = re.compile(r"v_(?P<label>.+)_g\d+_c\d+")

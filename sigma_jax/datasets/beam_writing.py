@@ -2,7 +2,7 @@
 
 One element a video (read, checked, encoded), grouped by shard, one element a shard (written in order). Workers need the
 folders of videos and shards under the same paths: a shared file system. A finished shard has the same note beside it as
-one written locally (shard_writing.py), so a killed pipeline continues, on this runner or another.
+one written locally (writing.py), so a killed pipeline continues, on this runner or another.
 """
 
 import os
@@ -42,7 +42,7 @@ class PipelineError(UserError, RuntimeError):
 def write_shards(
     jobs: list[ShardJob], *, runner: str, options: list[str], timeout: float, progress: Callable[[int], object]
 ) -> Iterator[ShardResult]:
-    """As shard_writing.write_shards, by the Beam runner `runner` with Beam's own command-line `options`.
+    """As writing.write_shards, by the Beam runner `runner` with Beam's own command-line `options`.
 
     Raises:
       PipelineError: apache-beam is not installed, or the pipeline failed; shards that it finished are kept.

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from sigma_jax.data.metadata import read_json, read_label_map
 from sigma_jax.data.records import DataSetError
 from sigma_jax.data.source import open_source
+from sigma_jax.datasets.listing import comparable
 from sigma_jax.datasets.specs import LABEL_HASHES, NOT_SHIPPED, SPECS
 from sigma_jax.datasets.subsets import SUBSETS
 
@@ -64,8 +65,8 @@ def shipped_names(name: str) -> list[str]:
 
 
 def spelling(name: str) -> str:
-    """What two spellings of a class name share: `Air_Drumming`, `air drumming`."""
-    return name.replace("_", " ").casefold().strip()
+    """What spellings of a class name share: `Air_Drumming`, `air drumming`, accents as one character or two."""
+    return comparable(name.replace("_", " ").casefold().strip())
 
 
 def check_names(name: str, names: Sequence[str], where: str) -> None:

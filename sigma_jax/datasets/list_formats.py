@@ -5,52 +5,63 @@ the order). A name without a suffix is looked for with the usual ones, in the fo
 """
 
 import csv
+import functools
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from sigma_jax.data.annotations import encode
+from sigma_jax.data.pictures import BadVideo
 from sigma_jax.datasets.annotation_lists import charades_labels, read_frame_list, read_ucfrep
 from sigma_jax.datasets.classes import shipped_names, spelling
-from sigma_jax.datasets.listing import Entry, Found, Refusal, are_numbers, list_csv, read_lines
+from sigma_jax.datasets.frame_folders import list_frames
+from sigma_jax.datasets.listing import Entry, Found, Refusal, is_video, places, split_of
+from sigma_jax.datasets.numbering import are_numbers
 from sigma_jax.datasets.specs import SPECS
 from sigma_jax.datasets.subsets import choose, describe, lookup_subset
+from sigma_jax.datasets.tables import read_lines, read_rows, read_table, read_text
+from sigma_jax.runtime.errors import InvalidValue
 
 _CHARADES_CLASSES = "Charades_v1_classes.txt"
 FOLDER_FORMATS = ("hmdb51", "ucfrep")  # their "list" may be a folder of files
 _WITHOUT_NAMES = ("videomae_v2", "hmdb51")
-_USUAL = (".mp4", ".webm", ".avi", ".mkv")
+_WITH_ANY_LABELS = ("csv", "rawframes")
+_LOOKED_AT = 50  # folders of pictures that are counted to tell one list of them from another
 
 
 @dataclass(frozen=True)
 class ListSpec:
-    """What the user gave: the list, where the videos are, which split is wanted, and a file with the class names."""
+    """What the user gave: the list, where the videos are, which split is wanted, a file with the class names, and
+    whether labels are `names` or `numbers` (`auto`: classes.are_numbers says it)."""
 
     path: Path
     folder: Path
     split: str = "train"
     labels: Path | None = None
     subset: str = ""  # one of subsets.SUBSETS
+    labels_are: str = "auto"
 
 
 def read_list(name: str, spec: ListSpec) -> tuple[Found, list[str]]:
     """Reads a list in the format `name`, one of FORMATS.
 
     Raises:
-      ValueError: the list or the file of class names is not in that format, or a needed one is not given.
+      InvalidValue: the list or the file of class names is not in that format, or a needed one is not given.
     """
     if name not in FORMATS:
-        raise ValueError(f"format {name!r} is unknown, expected one of {sorted(FORMATS)}")
+        raise InvalidValue(f"format {name!r} is unknown, expected one of {sorted(FORMATS)}")
     if spec.labels and name in _WITHOUT_NAMES:
-        raise ValueError(f"lists in the format {name!r} need no class names: leave out {spec.labels}")
+        raise InvalidValue(f"lists in the format {name!r} need no class names: leave out {spec.labels}")
+    if spec.labels_are != "auto" and name not in _WITH_ANY_LABELS:
+        raise InvalidValue(f"the format {name!r} says what labels are: leave out --labels_are={spec.labels_are}")
     try:
         found, names = FORMATS[name](spec)
     except (csv.Error, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{spec.path} is not in the format {name!r}: {type(error).__name__}: {error}") from error
+        raise InvalidValue(f"{spec.path} is not in the format {name!r}: {type(error).__name__}: {error}") from error
     return (found, names) if not spec.subset else take_subset(spec.subset, name, spec, found, names)
 
 
@@ -63,7 +74,7 @@ def take_subset(
     published part.
 
     Raises:
-      ValueError: no list of the data set that the subset is drawn from.
+      InvalidValue: no list of the data set that the subset is drawn from.
     """
     part = lookup_subset(subset, list_format)
     texts = names or shipped_names(part.of)
@@ -71,7 +82,7 @@ def take_subset(
     indices = {str(n) if are_numbered else spelling(text): n for n, text in enumerate(texts)}
     strangers = [line for line in found.lines if spelling(line.label) not in indices]
     if strangers:
-        raise ValueError(
+        raise InvalidValue(
             f"line {strangers[0].number} of {spec.path}: label {strangers[0].label!r} is none of the {len(texts)} "
             f"classes of {part.of}: {subset} is drawn from its list"
         )
@@ -90,10 +101,7 @@ def take_subset(
 
 
 def _places(folder: Path, name: str, label: str = "") -> list[Path]:
-    names = [name] if Path(name).suffix.lower() in _USUAL else [f"{name}{suffix}" for suffix in _USUAL]
-    names += [f"{Path(name).stem}{suffix}" for suffix in _USUAL if Path(name).suffix.lower() in _USUAL]
-    parents = [folder] + [folder / text for text in dict.fromkeys((label, label.replace(" ", "_"))) if label]
-    return [parent / file for parent in parents for file in names]
+    return places(folder, name, label, other_suffixes=True)
 
 
 def _class_names(path: Path | None, first: int) -> list[str]:
@@ -104,32 +112,24 @@ def _class_names(path: Path | None, first: int) -> list[str]:
     for _, line in read_lines(path):
         match = re.fullmatch(r"c?(\d+)\s+(.+)", line) or re.fullmatch(r"(?P<name>.+?)\s+(?P<number>\d+)", line)
         if not match:
-            raise ValueError(f"{path}: expected a class name and its number in each line, got {line!r}")
+            raise InvalidValue(f"{path}: expected a class name and its number in each line, got {line!r}")
         named = match.groupdict()
         found[int(named.get("number", match[1]) if named else match[1]) - first] = named.get("name") or match[2]
     if sorted(found) != list(range(len(found))):
-        raise ValueError(f"{path}: expected the numbers {first}..{len(found) + first - 1}, each once")
+        raise InvalidValue(f"{path}: expected the numbers {first}..{len(found) + first - 1}, each once")
     return [found[number] for number in range(len(found))]
 
 
-def _lines(path: Path | None) -> list[str]:
+def read_names(path: Path | None) -> list[str]:
     """Class names, one a line, in order; [] without a file."""
     return [line for _, line in read_lines(path)] if path else []
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line number, row) of a csv with a header."""
-    with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-        reader = csv.DictReader(file)
-        for row in reader:
-            yield reader.line_num, {key: value or "" for key, value in row.items() if key}
-
-
 def _json(path: Path):
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
+        raise InvalidValue(f"{path} is no JSON: {error}") from error
 
 
 def _integer(value: int | str) -> int:
@@ -142,31 +142,100 @@ def _same_split(found: str, wanted: str) -> bool:
 
 
 def _csv(spec: ListSpec) -> tuple[Found, list[str]]:
-    """`path label` lines; where names are given, one a line, numbers stand for them."""
-    found, names = list_csv(spec.path, spec.folder), _lines(spec.labels)
-    if names and are_numbers(found.entries):
+    """A table of paths and labels, see tables.py; where class names are given, one a line, numbers stand for them.
+
+    A path may be a folder of pictures. A column of splits puts each video into its own.
+    """
+
+    @functools.cache
+    def find(name: str) -> Path | None:
+        return next(filter(is_video, places(spec.folder, name)), None) if name else None
+
+    table = read_table(spec.path, lambda name: find(name) is not None)
+    found, names = Found(spec.path.name), read_names(spec.labels)
+    found.notes = table.notes
+    strange = sorted({row.split for row in table.rows if row.split and not split_of(row.split)})
+    if strange:
+        raise InvalidValue(f"{spec.path} has a column of splits with {strange[:4]}, expected train, val or test")
+    for number, text, reason in table.misfits:
+        found.refuse(number, text, reason)
+    decimals = all(re.fullmatch(r"-?\d+\.0*", row.label) for row in table.rows if row.label)  # as pandas writes them
+    for row in table.rows:
+        path, label = find(row.path), row.label.partition(".")[0] if decimals else row.label
+        where = [path] if path else places(spec.folder, row.path)[:1]
+        images = (0, -1) if path and path.is_dir() else None
+        found.add(row.number, where, row.path, label, images, split=split_of(row.split))
+    return _with_names(found, names, spec.labels_are), names
+
+
+def _with_names(found: Found, names: list[str], labels_are: str) -> Found:
+    """Numbers become the names that they stand for, where these are given."""
+    if labels_are == "auto" and not {entry.label for entry in found.entries} <= {"", *names}:
+        labels_are = "numbers" if are_numbers(found.entries) else "names"
+    if names and labels_are == "numbers":
         texts = {str(number): name for number, name in enumerate(names)} | {"-1": ""}
         found.entries = [replace(entry, label=texts.get(entry.label, entry.label)) for entry in found.entries]
-    return found, names
+    return found
 
 
 def _videomae_v2(spec: ListSpec) -> tuple[Found, list[str]]:
     """Pre-training lists: `video 0 -1` or `folder_of_pictures first count`; no labels."""
-    found = Found(spec.path.name)
+    found, lines = Found(spec.path.name), []
     for number, line in read_lines(spec.path):
         match = re.fullmatch(r"(.+?)[\s,]+(\d+)[\s,]+(-?\d+)", line)
-        if not match:
-            found.refuse(number, line, "expected `path first count`")
+        if not match or match[3] == "0":
+            found.refuse(number, line, "expected `path first count`, and a count that is not 0")
             continue
-        images = (int(match[2]), int(match[3])) if int(match[3]) >= 0 else None
-        found.add(number, [spec.folder / match[1]], match[1], "", images)
+        first, count = int(match[2]), int(match[3])
+        lines.append((spec.folder / match[1], first, count))
+        found.add(number, [spec.folder / match[1]], match[1], "", (first, count) if count >= 0 else None)
+    _check_counts(spec, [(folder, first, count) for folder, first, count in lines if count >= 0], "rawframes")
     return found, []
+
+
+def _rawframes(spec: ListSpec) -> tuple[Found, list[str]]:
+    """`folder total label` or `folder offset total label`, and videos in place of folders; numbers from 0 or names."""
+    found, names, lines = Found(spec.path.name), read_names(spec.labels), []
+    for number, line in read_lines(spec.path):
+        cells = re.fullmatch(r"(.+?)[\s,;]+(\d+)[\s,;]+(\S+)", line)
+        offset = cells and re.fullmatch(r"(.+?)[\s,;]+(\d+)", cells[1])
+        if not cells:
+            found.refuse(number, line, "expected `folder total label` or `folder offset total label`")
+            continue
+        name, start, total, label = cells[1], 0, int(cells[2]), cells[3]
+        if offset and not is_video(spec.folder / name) and is_video(spec.folder / offset[1]):
+            name, start = offset[1], int(offset[2])
+        path = spec.folder / name
+        images = None if path.is_file() else (start, total)
+        if images and not start and label.isdecimal():
+            lines.append((path, int(label), total))
+        found.add(number, _places(spec.folder, name) if path.suffix and not images else [path], name, label, images)
+    _check_counts(spec, lines, "videomae_v2")
+    return _with_names(found, names, spec.labels_are), names
+
+
+def _check_counts(spec: ListSpec, lines: list[tuple[Path, int, int]], other: str) -> None:
+    """Raises InvalidValue where the number of pictures is what the list, by its format, says is something else.
+
+    lines: (folder, the number that should not be that of its pictures, the one that should cover them).
+    """
+    looked_at = []
+    for folder, wrong, right in lines[:_LOOKED_AT]:
+        try:
+            looked_at.append((len(list_frames(folder)), wrong, right))
+        except (OSError, ValueError, BadVideo):
+            continue
+    if looked_at and all(count == wrong != right for count, wrong, right in looked_at):
+        raise InvalidValue(
+            f"{spec.path}: in each line the number of pictures stands where this format has another number: "
+            f"choose --format={other}"
+        )
 
 
 def _kinetics(spec: ListSpec) -> tuple[Found, list[str]]:
     """label,youtube_id,time_start,time_end,split; files `id_000012_000022.mp4`, in class folders or not."""
     found = Found(spec.path.name)
-    for number, row in _rows(spec.path):
+    for number, row in read_rows(spec.path):
         if row.get("split") and not _same_split(row["split"], spec.split):
             continue
         label, times = row.get("label", "").strip(), (row["time_start"], row["time_end"])
@@ -175,14 +244,14 @@ def _kinetics(spec: ListSpec) -> tuple[Found, list[str]]:
             continue
         name = "_".join([row["youtube_id"], *(f"{int(float(time)):06d}" for time in times)])
         found.add(number, _places(spec.folder, name, label), name, label)
-    return found, _lines(spec.labels)
+    return found, read_names(spec.labels)
 
 
 def _ssv2(spec: ListSpec) -> tuple[Found, list[str]]:
     """[{"id": "12", "template": "Moving [something] up"}] and labels {"Moving something up": "98"}; files `12.webm`."""
     numbers = {name: _integer(number) for name, number in _json(spec.labels).items()} if spec.labels else {}
     if sorted(numbers.values()) != list(range(len(numbers))):
-        raise ValueError(f"{spec.labels}: expected the numbers 0..{len(numbers) - 1}, each once")
+        raise InvalidValue(f"{spec.labels}: expected the numbers 0..{len(numbers) - 1}, each once")
     found = Found(spec.path.name)
     for number, item in enumerate(_json(spec.path), 1):
         label = re.sub(r"[\[\]]", "", item.get("template", ""))
@@ -195,8 +264,9 @@ def _ucf101(spec: ListSpec) -> tuple[Found, list[str]]:
     found = Found(spec.path.name)
     for number, line in read_lines(spec.path):
         name = re.sub(r"\s+\d+$", "", line)
-        label = Path(name).parent.name
-        found.add(number, [*_places(spec.folder, name), *_places(spec.folder, Path(name).name)], name, label)
+        label = Path(name.replace("\\", "/")).parent.name
+        file = re.split(r"[/\\]", name)[-1]
+        found.add(number, [*_places(spec.folder, name), *_places(spec.folder, file)], name, label)
     return found, _class_names(spec.labels, first=1)
 
 
@@ -207,7 +277,9 @@ def _hmdb51(spec: ListSpec) -> tuple[Found, list[str]]:
         paths = sorted(spec.path.glob("*_test_split*.txt"))
         numbers = {path.stem[-1] for path in paths}
         if len(numbers) != 1:
-            raise ValueError(f"{spec.path}: expected class_test_splitN.txt files of one split N, got {sorted(numbers)}")
+            raise InvalidValue(
+                f"{spec.path}: expected class_test_splitN.txt files of one split N, got {sorted(numbers)}"
+            )
     wanted, found, names = "1" if _same_split("train", spec.split) else "2", Found(spec.path.name), []
     for path in paths:
         label = re.sub(r"_test_split\d$", "", path.stem)
@@ -230,7 +302,7 @@ def _mini_kinetics(spec: ListSpec) -> tuple[Found, list[str]]:
 
 def _gym99(spec: ListSpec) -> tuple[Found, list[str]]:
     """`clip.avi 78`, numbers from 0; names one a line, in order."""
-    names = _distinct(_lines(spec.labels))
+    names = _distinct(read_names(spec.labels))
     return _numbered(spec, first=0, names=names), names
 
 
@@ -262,7 +334,7 @@ def _charades(spec: ListSpec) -> tuple[Found, list[str]]:
     beside = spec.path.parent / _CHARADES_CLASSES
     labels = spec.labels or (beside if beside.is_file() else None)
     names, found = _class_names(labels, first=0), Found(spec.path.name)
-    for number, row in _rows(spec.path):
+    for number, row in read_rows(spec.path):
         actions = re.findall(r"c(\d{3}) (\d+(?:\.\d+)?) (\d+(?:\.\d+)?)", row["actions"])
         longest = max(actions, key=lambda action: float(action[2]) - float(action[1]), default=None)
         index = int(longest[0]) if longest else -1
@@ -307,6 +379,7 @@ def _ucfrep(spec: ListSpec) -> tuple[Found, list[str]]:
 FORMATS: dict[str, Callable[[ListSpec], tuple[Found, list[str]]]] = {
     "csv": _csv,
     "videomae_v2": _videomae_v2,
+    "rawframes": _rawframes,
     "kinetics": _kinetics,
     "ssv2": _ssv2,
     "ucf101": _ucf101,

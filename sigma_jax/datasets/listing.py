@@ -1,11 +1,26 @@
-"""Which videos there are and what they show: a folder with class sub-folders, or a `path label` list."""
+"""Which videos there are and what they show: what the layout of a folder says, and what all lists have in common."""
 
 import os
 import re
-from dataclasses import dataclass, replace
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from sigma_jax.datasets.frame_folders import has_pictures, is_picture
+from sigma_jax.runtime.errors import InvalidValue
+
 SUFFIXES = ".3gp .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .vob .webm .wmv"
+LAYOUTS = ("auto", "classes", "splits", "unlabelled")
+_USUAL = (".mp4", ".webm", ".avi", ".mkv")  # what a list's names without a suffix are looked for with
+
+_SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training", "trainset"), "train"),
+    **dict.fromkeys(("val", "valid", "validate", "validation", "valset", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "testset"), "test"),
+}
+_BESIDE = {"", "set", "split", "data", "video", "videos", "clips", "frames", "rawframes", "images"}  # `videos_train`
 
 
 @dataclass(frozen=True)
@@ -16,6 +31,7 @@ class Entry:
     key: str  # relative to the folder of videos
     label: str  # as written; empty: no class
     images: tuple[int, int] = (0, -1)  # of a folder of pictures: number of the first, how many (-1: all)
+    split: str = ""  # where the folder or the list says it
     annotation: str = ""  # what is known beyond the class (annotations.py)
 
 
@@ -27,64 +43,205 @@ class Refusal:
     reason: str
 
 
+@dataclass
+class Listing:
+    """The videos of a folder or a list, and what was decided on the way."""
+
+    entries: list[Entry] = field(default_factory=list)
+    refused: list[Refusal] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)  # files that are no videos
+    notes: list[str] = field(default_factory=list)  # sentences for the user
+    subset: dict = field(default_factory=dict)  # which part of a list these are (list_formats.take_subset); {}: all
+
+
+def split_of(name: str) -> str:
+    """`train`, `val` or `test` where a name says that it is one (`Training`, `videos_val`, `test_256`); else empty."""
+    words = re.split(r"[\W_\d]+", name.lower())
+    splits = [_SPLIT_NAMES[word] for word in words if word in _SPLIT_NAMES]
+    rest = {word for word in words if word not in _SPLIT_NAMES}
+    return splits[0] if len(splits) == 1 and rest <= _BESIDE else ""
+
+
 def list_folder(folder: Path) -> tuple[list[Entry], list[str]]:
     """(videos in order of their names, names of other files). Class: the first folder below `folder`, if any.
 
     Links to folders are followed, unless they lead back. Raises OSError where a folder cannot be read.
     """
-    entries, others = [], []
-    for parent, folders, files in os.walk(folder, onerror=_raise, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".") and not _leads_back(parent, name)]
-        for name in files:
-            path = Path(parent, name)
-            relative = path.relative_to(folder)
-            if name.startswith("."):
-                continue
-            if path.suffix.lower() not in SUFFIXES.split():
-                others.append(str(relative))
-                continue
-            label = relative.parts[0] if len(relative.parts) > 1 else ""
-            entries.append(Entry(path, relative.as_posix(), label))
-    return sorted(entries, key=lambda entry: entry.key), sorted(others)
+    tree = _Tree(folder)
+    return tree.videos, tree.others
 
 
-def _raise(error: OSError) -> None:
-    raise error
+class _Tree:
+    """What lies below a folder. Hidden files and folders are left out; a link that leads back up is not followed."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.folders, self.real = folder, [], {}  # real: key of a file -> its path without links
+        waiting = [(folder, (os.path.realpath(folder),))]
+        while waiting:
+            parent, above = waiting.pop()
+            with os.scandir(parent) as items:
+                for item in (item for item in items if not item.name.startswith(".")):
+                    path = parent / item.name
+                    real = os.path.realpath(path) if item.is_symlink() else os.path.join(above[-1], item.name)
+                    key = path.relative_to(folder).as_posix()
+                    if not _is_folder(item):
+                        self.real[key] = real
+                    elif real not in above:
+                        self.folders.append(key)
+                        waiting.append((path, (*above, real)))
+        keys = sorted(self.real)
+        self.videos = [self._entry(key) for key in keys if Path(key).suffix.lower() in SUFFIXES.split()]
+        self.others = [key for key in keys if Path(key).suffix.lower() not in SUFFIXES.split()]
+
+    def _entry(self, key: str) -> Entry:
+        return Entry(self.folder / key, key, key.split("/")[0] if "/" in key else "")
+
+    def use_frame_folders(self) -> None:
+        """Makes videos of the folders that hold pictures."""
+        frames = [key for key in self.others if is_picture(os.path.basename(key)) and "/" in key]
+        self.others = sorted(set(self.others) - set(frames))
+        self.real = {os.path.dirname(key): os.path.dirname(self.real[key]) for key in frames}
+        self.videos = [self._entry(key) for key in sorted(self.real)]
 
 
-def _leads_back(parent: str, name: str) -> bool:
-    path = os.path.join(parent, name)
-    return os.path.islink(path) and Path(os.path.realpath(parent)).is_relative_to(os.path.realpath(path))
+def _is_folder(item: os.DirEntry) -> bool:
+    try:
+        return item.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
-def list_csv(csv: Path, folder: Path) -> "Found":
-    """Videos of a list, one `path label` a line, separated by tabs, commas or blanks throughout.
+def read_folder(folder: Path, layout: str = "auto") -> Listing:
+    """The videos of a folder; where it has no video files, the folders of pictures below it are the videos.
 
-    Paths are relative to `folder` (or absolute) and may contain blanks; blank lines and a `path,label` header are
-    skipped; a list of bare paths gives videos without a class. A line that does not fit, a missing file or one listed
-    before is refused.
+    Layouts that are recognised: videos that lie in no folder have no class; folders are classes; folders called train,
+    val or test above the classes, or below each of them, are splits. One that can be read in two ways is an error.
+
+    Args:
+      layout: one of LAYOUTS; all but `auto` say what the first folders are.
+
+    Raises:
+      InvalidValue: the layout can be read in two ways, or is not what `layout` says.
     """
-    lines = read_lines(csv)
-    separator = _find_separator([line for _, line in lines])
-    found = Found(csv.name)
-    for number, line in lines:
-        name, label = line, ""
-        if separator is not None:
-            parts = [part.strip().strip('"') for part in line.rsplit(None if separator == " " else separator, 1)]
-            if len(parts) < 2 or not all(parts):
-                found.refuse(number, line, "expected `path label`")
-                continue
-            name, label = parts
-        if (name.lower(), label.lower()) == ("path", "label"):
+    tree, listing = _Tree(folder), Listing()
+    if not tree.videos:
+        tree.use_frame_folders()
+        listing.notes += [f"{len(tree.videos)} folders of pictures are the videos"] * bool(tree.videos)
+    places = {entry.key: entry.key.split("/")[:-1] for entry in tree.videos}
+    level = {"unlabelled": None, "classes": None, "splits": 0}.get(layout, -1)
+    if level == -1:
+        level = _split_level(folder, list(places.values()))
+    entries = [_placed(entry, places[entry.key], level) for entry in tree.videos]
+    if layout == "unlabelled":
+        entries = [replace(entry, label="") for entry in entries]
+    if level is not None:
+        _check_splits(folder, places.values(), level)
+        counts = sorted(Counter(entry.split for entry in entries).items())
+        told = ", ".join(f"{split} {count}" for split, count in counts)
+        listing.notes.append(f"the folders {'above' if level == 0 else 'below'} the classes are splits: {told}")
+    depth = 2 if level == 0 else 1
+    used = {tuple(place[:depth]) for place in places.values()}
+    empty = [key for key in tree.folders if key.count("/") == depth - 1 and tuple(key.split("/")) not in used]
+    if empty and used != {()} and layout != "unlabelled":
+        listing.notes.append(f"folders without a video, which make no class: {some(empty)}")
+    listing.others = tree.others
+    listing.entries, listing.refused = _without_the_same(entries, tree.real)
+    return listing
+
+
+def _placed(entry: Entry, place: list[str], level: int | None) -> Entry:
+    """With the split that the folder of that level names, and the class that the first other folder does."""
+    if level is None or len(place) <= level:
+        return entry
+    rest = place[:level] + place[level + 1 :]
+    return replace(entry, split=split_of(place[level]), label=rest[0] if rest else "")
+
+
+def _split_level(folder: Path, places: list[list[str]]) -> int | None:
+    """Which folders are splits: 0, those above the classes; 1, those below them; None, none.
+
+    `places` are the folders that each video lies in. Raises InvalidValue where they may be one or the other.
+    """
+    tops, below = defaultdict(set), defaultdict(int)  # first folder -> second ones; -> videos that lie directly in it
+    for place in places:
+        if place:
+            tops[place[0]] |= set(place[1:2])
+            below[place[0]] += len(place) == 1
+    splits = {top for top in tops if split_of(top)}
+    loose = any(not place for place in places)
+    if splits and splits == set(tops) and not loose:
+        return 0
+    deeper = all(len(place) > 1 for place in places)
+    seconds = set().union(*tops.values())
+    if len(tops) == 1 and deeper and len(seconds) > 1:
+        (top,) = tops
+        raise InvalidValue(
+            f"all videos lie below {folder / top}, in its folders {some(seconds)}. If these are classes or splits: "
+            f"--videos={folder / top}; if {top!r} is a class: --layout=classes"
+        )
+    mixed = len({split_of(top) for top in splits}) > 1 or any(
+        tops[top] and not below[top] and (tops[top] & set().union(*(tops[t] for t in tops if t != top)) or not deeper)
+        for top in splits
+    )
+    if mixed:
+        beside = f"the folders {some(set(tops) - splits)}" if splits != set(tops) else "videos in no folder"
+        raise InvalidValue(
+            f"{folder} holds {some(splits)}, which look like splits, beside {beside}. If all folders are classes: "
+            "--layout=classes; otherwise move what is no split away"
+        )
+    named = [{split_of(second) for second in tops[top]} for top in tops]
+    if any(len(names - {""}) > 1 for names in named) or (named and all(names == {"train"} for names in named)):
+        if deeper and all("" not in names for names in named):
+            return 1
+        raise InvalidValue(
+            f"{folder} has folders called train, val or test below some of {some(tops)}, but not all of its videos lie "
+            "in such folders. If they are no splits: --layout=classes; otherwise move the other videos away"
+        )
+    return None
+
+
+def _check_splits(folder: Path, places: Iterable[list[str]], level: int) -> None:
+    """Raises InvalidValue where a video lies in no split, or two folders mean the same one."""
+    names = {place[level] if len(place) > level else "" for place in places}
+    strange = {name for name in names if not split_of(name)}
+    if strange:
+        raise InvalidValue(
+            f"--layout=splits expects only folders called train, val or test in {folder}, got {some(strange)}"
+        )
+    clashes = [name for name, count in Counter(map(split_of, names)).items() if count > 1]
+    if clashes and level == 0:
+        raise InvalidValue(f"{folder} has several folders that mean {clashes[0]!r}, of {some(names)}: keep one of them")
+
+
+def _without_the_same(entries: list[Entry], real: dict[str, str]) -> tuple[list[Entry], list[Refusal]]:
+    """(entries, refusals) where links would bring a file in twice, perhaps in two classes or splits."""
+    seen, kept, refused = {}, [], []
+    for entry in entries:
+        first = seen.setdefault(real[entry.key], entry)
+        if first is entry:
+            kept.append(entry)
             continue
-        found.add(number, [folder / name], name, label)
-    return found
+        refused.append(Refusal(entry.key, f"is a link to the same file as {first.key}{_difference(first, entry)}"))
+    return kept, refused
 
 
-def read_lines(path: Path) -> list[tuple[int, str]]:
-    """(number from 1, text) of all lines that are not blank; names that are no valid UTF-8 survive."""
-    text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
-    return [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+def _difference(first: Entry, other: Entry) -> str:
+    """How two entries of one video contradict each other."""
+    if comparable(first.label) != comparable(other.label):
+        return f", there with class {first.label!r}, here {other.label!r}"
+    return f", there in split {first.split!r}, here {other.split!r}" if first.split != other.split else ""
+
+
+def some(names: Iterable[str], limit: int = 6) -> str:
+    """A few of many names, for a message."""
+    names = sorted(names)
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(map(printable, names[:limit])) + more
+
+
+def comparable(name: str) -> str:
+    """A name as it is compared: macOS writes accents as characters of their own (NFD), others do not (NFC)."""
+    return unicodedata.normalize("NFC", name)
 
 
 @dataclass(frozen=True)
@@ -96,7 +253,7 @@ class Line:
     found: Entry | Refusal
 
 
-class Found:
+class Found(Listing):
     """The videos of one list: a missing one and one listed before are refused, naming the line.
 
     `lines` are all that could be read, in order, whether their video is there or not.
@@ -104,9 +261,9 @@ class Found:
     """
 
     def __init__(self, list_name: str):
-        self.list_name, self.entries, self.refused, self._seen = list_name, [], [], {}
+        super().__init__()
+        self.list_name, self._seen = list_name, {}
         self.lines: list[Line] = []
-        self.subset: dict = {}  # which part of the list these are; {}: all
 
     def add(
         self,
@@ -115,67 +272,67 @@ class Found:
         key: str,
         label: str,
         images: tuple[int, int] | None = None,
-        annotation: str = "",
+        **more: str,
     ) -> None:
-        """The first of `places` that is there; a folder of pictures where `images` is given."""
-        before = len(self.entries)
-        self._add(number, places, Entry(Path(), key, label, images or (0, -1), annotation), bool(images))
-        found = self.entries[before] if len(self.entries) > before else self.refused[-1]
+        """The first of `places` that is there: a video, or where `images` is given a folder of pictures.
+
+        `more`: split and annotation of the Entry.
+        """
+        found = self._find(number, places, Entry(Path(), key, label, images or (0, -1), **more), bool(images))
+        if isinstance(found, Entry):
+            self.entries.append(found)
+        else:
+            self.refused.append(found)
         self.lines.append(Line(number, label, found))
 
-    def _add(self, number: int, places: list[Path], entry: Entry, is_folder: bool) -> None:
-        key = entry.key
+    def _find(self, number: int, places: list[Path], entry: Entry, is_folder: bool) -> Entry | Refusal:
         try:
             path = next((p for p in places if (p.is_dir() if is_folder else p.is_file())), None)
         except (ValueError, OSError) as error:  # a NUL in the name, a name too long
-            self.refuse(number, key, f"no possible path: {error}")
-            return
-        real = path and os.path.realpath(path)
+            return self._refusal(number, entry.key, f"no possible path: {error}")
         if not path:
             others = f", nor under {len(places) - 1} other names, the last {places[-1]}" if len(places) > 1 else ""
-            self.refuse(number, key, f"no such {'folder' if is_folder else 'file'} {places[0]}{others}")
-        elif real in self._seen:
-            self.refuse(number, key, f"already listed in line {self._seen[real]}")
-        else:
-            self._seen[real] = f"{number} of {self.list_name}"
-            self.entries.append(replace(entry, path=path))
+            reason = f"no such {'folder' if is_folder else 'file'} {places[0]}{others}"
+            return self._refusal(number, entry.key, reason)
+        entry = replace(entry, path=path)
+        first, line = self._seen.setdefault(os.path.realpath(path), (entry, f"line {number} of {self.list_name}"))
+        if first is not entry:
+            return self._refusal(number, entry.key, f"already listed in {line}{_difference(first, entry)}")
+        return entry
+
+    def _refusal(self, number: int, key: str, reason: str) -> Refusal:
+        return Refusal(key, f"line {number} of {self.list_name}: {reason}")
 
     def refuse(self, number: int, key: str, reason: str) -> None:
-        self.refused.append(Refusal(key, f"line {number} of {self.list_name}: {reason}"))
+        """Leaves out a line that names no video of use."""
+        self.refused.append(self._refusal(number, key, reason))
 
 
-def _find_separator(lines: list[str]) -> str | None:
-    """The separator that most lines have, tab before comma before blank; None for a list of bare paths."""
-    for separator in "\t, ":
-        if sum(separator in line for line in lines) > len(lines) / 2:
-            return separator
-    return None
+def is_video(path: Path) -> bool:
+    """Whether there is a file, or a folder of pictures."""
+    try:
+        return path.is_file() or (path.is_dir() and has_pictures(path))
+    except (ValueError, OSError):  # a NUL in the name, a name too long, no permission
+        return False
 
 
-def are_numbers(entries: list[Entry]) -> bool:
-    """Whether classes are given as numbers: most labels are. A slip in one line does not make names of them."""
-    labels = [entry.label for entry in entries if entry.label]
-    return 2 * sum(map(_is_number, labels)) > len(labels) or not labels
+def places(folder: Path, name: str, label: str = "", other_suffixes: bool = False) -> list[Path]:
+    """Where the video that a list calls `name` may lie: in the folder itself or in that of its class.
 
-
-def _is_number(label: str) -> bool:
-    return re.fullmatch(r"-?[0-9]{1,9}", label) is not None
-
-
-def number_labels(entries: list[Entry], known: list[str], num_classes: int = 0) -> tuple[dict[str, int], list[str]]:
-    """(label text -> class index, class names in order).
-
-    Integers stand for themselves (-1: no class) and need no names; `num_classes` is their limit, 0: none. Otherwise the
-    index is the place among `known` names (of a label map that exists already), or else among the sorted names. Labels
-    without an index are absent.
+    Under its own name first; then with `/` for `\\`, with accents as other systems write them, with the suffix in the
+    other case; with a usual suffix where it has none, or with `other_suffixes` instead of its own.
     """
-    texts = sorted({entry.label for entry in entries} - {""})
-    if are_numbers(entries):
-        limit = len(known) or num_classes or 10**9
-        return {text: int(text) for text in texts if _is_number(text) and -1 <= int(text) < limit} | {"": -1}, known
-    names = known or texts
-    indices = {name: index for index, name in enumerate(names)}
-    return {text: indices[text] for text in texts if text in indices} | {"": -1}, names
+    slashed = name.replace("\\", "/")
+    forms = [name, slashed, *(unicodedata.normalize(form, slashed) for form in ("NFC", "NFD"))]
+    stem, dot, suffix = slashed.rpartition(".")
+    if f".{suffix.lower()}" in SUFFIXES.split():
+        forms += [stem + dot + other for other in (suffix.lower(), suffix.upper())]
+        forms += [stem + other for other in _USUAL] * other_suffixes
+    else:
+        usual = [form + other for form in dict.fromkeys(forms[1:]) for other in _USUAL]
+        forms = usual if other_suffixes else forms + usual
+    parents = [folder] + [folder / text for text in dict.fromkeys((label, label.replace(" ", "_"))) if label]
+    return [parent / form for parent in parents for form in dict.fromkeys(forms)]
 
 
 def printable(text: str) -> str:

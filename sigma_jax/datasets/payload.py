@@ -5,7 +5,6 @@ shrunk so that the short side is at most `short_side`; nothing is ever enlarged.
 """
 
 import io
-import re
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -27,7 +26,6 @@ MAX_BYTES = 2**30  # of one video; a record must stay below 2 GiB
 # superfast did not give equal bytes for equal videos (x264's rate control with B-frames).
 _PRESET = "superfast"
 _X264 = "keyint=16:min-keyint=16:scenecut=0:open-gop=0:bframes=3:b-adapt=0:b-pyramid=0:cabac=0"
-_IMAGE = re.compile(r"\.(jpe?g|png|bmp|webp)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -63,8 +61,8 @@ def store(data: bytes, payload: Payload) -> tuple[Record, VideoInfo]:
     return sink.finish(info.fps), info
 
 
-def store_images(paths: list[Path], payload: Payload) -> Record:
-    """Record of a video that is a folder of pictures, in order. They are kept as they are where they are JPEGs small
+def store_frames(paths: list[Path], payload: Payload) -> Record:
+    """Record of a video whose frames are pictures, in order. They are kept as they are where they are JPEGs small
     enough; fps is unknown (0).
 
     Raises:
@@ -72,31 +70,18 @@ def store_images(paths: list[Path], payload: Payload) -> Record:
     """
     if payload.kind != "jpeg":
         raise BadVideo(f"a folder of pictures needs --payload=jpeg, not {payload.kind}")
-    images, sink, total = [path.read_bytes() for path in paths], _JpegSink(payload), 0
-    for image in images:
+    sink, total = _JpegSink(payload), 0
+    for path in paths:
+        image = path.read_bytes()
         frame = decode_images([image])[0]
         keep = min(frame.shape[:2]) <= payload.short_side and image[:2] == b"\xff\xd8"
         sink.add(frame, image if keep else None)
         total += len(sink.frames[-1])
         if total > MAX_BYTES:
             raise BadVideo(f"more than {MAX_BYTES} bytes: cut it or choose a smaller --short_side")
-    if not images:
+    if not paths:
         raise BadVideo("no pictures")
     return sink.finish(0.0)
-
-
-def list_images(folder: Path, start: int = 0, count: int = -1) -> list[Path]:
-    """Pictures of a folder in order of the numbers in their names: `count` from number `start` on (-1: all)."""
-
-    def number(path: Path) -> int:
-        digits = re.findall(r"\d+", path.stem)
-        return int(digits[-1]) if digits else 0
-
-    paths = sorted((p for p in folder.iterdir() if _IMAGE.search(p.name)), key=lambda p: (number(p), p.name))
-    paths = [path for path in paths if number(path) >= start]
-    if len(paths) < count:
-        raise BadVideo(f"{len(paths)} pictures from number {start} on, the list says {count}")
-    return paths[:count] if count >= 0 else paths
 
 
 def _check_size(height: int, width: int) -> None:

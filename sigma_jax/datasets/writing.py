@@ -1,29 +1,30 @@
 """Shards written by processes that may hang or crash: the video at fault is refused, everything else is kept.
 
-A worker process writes one shard at a time and tells after every video. When it dies or needs too long for one video,
-that video is refused with the reason and a new process goes on behind the last good record. A finished shard has a note
-beside it (`.done.json`) with its result and a fingerprint of what went into it; with the same fingerprint it is not
-written again.
+A process of the pool appends one video to one shard. When it dies or needs too long, that video is refused with the
+reason, and the next is written over what it left behind the last good record. A finished shard has a note beside it
+(`.done.json`) with its result and a fingerprint of what went into it; with the same fingerprint it is kept.
 """
 
 import hashlib
-import math
 import multiprocessing
 import shutil
 import signal
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, replace
-from multiprocessing.connection import wait
 from pathlib import Path
+
+from pebble import ProcessExpired, ProcessPool
 
 from sigma_jax.data import annotations, metadata, records, time_limit
 from sigma_jax.data.decode import ONE_FRAME, BadVideo
-from sigma_jax.data.schema import Record
+from sigma_jax.data.schema import Record, encode_record
+from sigma_jax.datasets.frame_folders import choose_frames, folder_stamp
 from sigma_jax.datasets.listing import Entry, Refusal
-from sigma_jax.datasets.payload import MAX_BYTES, Payload, list_images, store, store_images
-from sigma_jax.runtime.errors import UserError
+from sigma_jax.datasets.payload import MAX_BYTES, Payload, store, store_frames
+from sigma_jax.runtime.errors import Failed, UserError
 
 _NOTE = ".done.json"
 _RESERVE = 64 * 2**20  # bytes of the disk left alone
@@ -56,6 +57,8 @@ class ShardJob:
         for entry in self.entries:
             stat = entry.path.stat() if entry.path.exists() else None
             seen = (stat.st_size, stat.st_mtime_ns) if stat else None
+            if entry.path.is_dir():
+                seen = folder_stamp(entry.path)
             told = (entry.annotation,) if entry.annotation else ()
             digest.update(repr((entry.key, entry.label, self.labels[entry.label], entry.images, seen, *told)).encode())
         return digest.hexdigest()
@@ -102,32 +105,16 @@ def write_shards(
     Raises:
       OutOfSpace: no room on the disk of the shards.
     """
-    results = {}
-    for number, job in enumerate(jobs):
-        if (result := read_note(job)) is not None:
-            results[number] = result
+    results = {job.path: result for job in jobs if (result := read_note(job)) is not None}
+    for job in jobs:
+        if job.path in results:
             progress(len(job.entries))
-    left = [number for number in range(len(jobs)) if number not in results]
+    left = [job for job in jobs if job.path not in results]
     if workers:
-        results |= _write_in_processes(jobs, left, workers, timeout, progress)
-    else:
-        for number in left:
-            results[number] = write_here(jobs[number], progress)
-    yield from (results[number] for number in range(len(jobs)))
-
-
-def write_here(job: ShardJob, progress: Callable[[int], object]) -> ShardResult:
-    result = ShardResult()
-    for entry, (reason, warning, _) in zip(job.entries, write_records(job, 0, 0), strict=True):
-        result.book(entry, reason, warning)
-        progress(1)
-    return _finish(job, result)
-
-
-def _finish(job: ShardJob, result: ShardResult) -> ShardResult:
-    result.num_bytes = job.path.stat().st_size
-    write_note(job.note, job.fingerprint(), result)
-    return result
+        full = [job for job in left if job.entries]
+        results |= {job.path: result for job, result in _write_in_processes(full, workers, timeout, progress)}
+    results |= {job.path: write_here(job, progress) for job in left if job.path not in results}
+    yield from (results[job.path] for job in jobs)
 
 
 def write_note(path: Path, fingerprint: str, result: ShardResult) -> None:
@@ -135,23 +122,6 @@ def write_note(path: Path, fingerprint: str, result: ShardResult) -> None:
     lists = {name: [asdict(item) for item in getattr(result, name)] for name in ("refused", "warnings")}
     note = {"num_records": result.num_records, "num_bytes": result.num_bytes, "classes": dict(result.classes), **lists}
     metadata.write_json(path, {"fingerprint": fingerprint, **note})
-
-
-def write_records(job: ShardJob, first: int, offset: int) -> Iterator[tuple[str, str, int]]:
-    """Appends the videos from number `first` on at byte `offset` of the unfinished shard, and finishes it at the end.
-
-    Yields (reason why it was refused or empty, warning or empty, bytes written) of each video.
-    """
-    with records.ShardWriter(job.path, append_at=offset) as writer:
-        for entry in job.entries[first:]:
-            try:
-                record, warning = read_video(entry, job.labels[entry.label], job.payload)
-            except (BadVideo, OSError) as error:
-                yield str(error) or type(error).__name__, "", writer.num_bytes
-                continue
-            check_room(job.path.parent, 2 * sum(map(len, record.frames or [record.video])))
-            writer.write(record)
-            yield "", warning, writer.num_bytes
 
 
 def check_room(folder: Path, num_bytes: int, reused: int = 0) -> None:
@@ -165,8 +135,9 @@ def check_room(folder: Path, num_bytes: int, reused: int = 0) -> None:
 def read_video(entry: Entry, label: int, payload: Payload) -> tuple[Record, str]:
     """(record, warning or empty); raises BadVideo with the reason where the video is of no use."""
     if entry.path.is_dir():
-        record = store_images(list_images(entry.path, *entry.images), payload)
-        warning = ONE_FRAME if record.num_frames == 1 else ""
+        frames, warning = choose_frames(entry.path, *entry.images)
+        record = store_frames(frames, payload)
+        warning = warning or (ONE_FRAME if record.num_frames == 1 else "")
     elif entry.path.stat().st_size > MAX_BYTES:  # before it fills the memory
         raise BadVideo(f"{entry.path.stat().st_size} bytes, more than {MAX_BYTES}: cut or re-encode it")
     else:
@@ -181,111 +152,124 @@ def read_video(entry: Entry, label: int, payload: Payload) -> tuple[Record, str]
     return record, warning
 
 
-class _Worker:
-    """A process that writes one shard at a time, and where it is."""
+class _OpenShard:
+    """A shard that is being written: its first `done` videos are booked, the good ones of them are in its file."""
 
-    def __init__(self, context):
-        self.pipe, other = context.Pipe()
-        self.process = context.Process(target=_serve, args=(other,), daemon=True)
-        self.process.start()
-        other.close()
-        self.job, self.number, self.result, self.done, self.offset, self.since = None, -1, None, 0, 0, 0.0
+    def __init__(self, job: ShardJob):
+        self.job, self.result, self.done, self.size = job, ShardResult(), 0, 0
 
-    def start(self, number: int, job: ShardJob, result: ShardResult, done: int = 0, offset: int = 0) -> None:
-        self.job, self.number, self.result, self.done, self.offset = job, number, result, done, offset
-        self.since = math.inf  # not at work yet
-        self.pipe.send((job, done, offset))
+    @property
+    def is_complete(self) -> bool:
+        return self.done == len(self.job.entries)
 
-    def end(self) -> None:
-        self.process.kill()
-        self.process.join()
-        self.pipe.close()
+    def next_step(self) -> tuple[Path, int, Entry, int, Payload]:
+        """Arguments of append_video for the next video."""
+        entry = self.job.entries[self.done]
+        return self.job.path, self.size, entry, self.job.labels[entry.label], self.job.payload
+
+    def book(self, reason: str, warning: str = "", size: int | None = None) -> None:
+        """What became of the next video, and the size of the file behind it (None: as before)."""
+        self.result.book(self.job.entries[self.done], reason, warning)
+        self.done, self.size = self.done + 1, self.size if size is None else size
+
+    def finish(self) -> ShardResult:
+        records.finish_shard(self.job.path)
+        self.result.num_bytes = self.size
+        write_note(self.job.note, self.job.fingerprint(), self.result)
+        return self.result
 
 
-def _serve(pipe) -> None:
-    """Main function of a worker process."""
+def append_video(path: Path, size: int, entry: Entry, label: int, payload: Payload) -> tuple[str, str, int]:
+    """Writes a video behind the first `size` bytes of an unfinished shard.
+
+    Returns (reason why it was refused or empty, warning or empty, size of the shard now).
+
+    Raises:
+      OSError: the shard cannot be written; OutOfSpace among them.
+    """
+    try:
+        record, warning = read_video(entry, label, payload)
+    except (BadVideo, OSError) as error:
+        return str(error) or type(error).__name__, "", size
+    encoded = encode_record(record)
+    check_room(path.parent, 2 * len(encoded))
+    return "", warning, records.append_payload(path, size, encoded)
+
+
+def write_here(job: ShardJob, progress: Callable[[int], object]) -> ShardResult:
+    """Writes one shard in this process."""
+    shard = _OpenShard(job)
+    records.partial_path(job.path).unlink(missing_ok=True)
+    try:
+        while not shard.is_complete:
+            shard.book(*append_video(*shard.next_step()))
+            progress(1)
+        return shard.finish()
+    except BaseException:
+        records.partial_path(job.path).unlink(missing_ok=True)
+        raise
+
+
+def _append_in_worker(*step) -> tuple[str, str, int] | OSError:
+    """As append_video; an error is returned, since a raised TimeoutError would look like the pool's own."""
+    try:
+        return append_video(*step)
+    except OSError as error:
+        return error
+
+
+def _start_worker() -> None:
     import av  # noqa: F401 - slow, and not the first video's fault
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a decoder that hangs lets no Python handler run
     time_limit.end_with_parent()  # also one that was killed: no other may write to a shard that is continued
-    while True:
-        try:
-            job, first, offset = pipe.recv()
-        except EOFError:
-            return
-        try:
-            pipe.send("started")  # from here on the time counts
-            for message in write_records(job, first, offset):
-                pipe.send(message)
-            pipe.send(None)
-        except BrokenPipeError:
-            return
-        except OSError as error:  # of the shard, not of a video
-            pipe.send(error)
 
 
-def _write_in_processes(jobs, left: list[int], workers: int, timeout: float, progress) -> dict[int, ShardResult]:
-    context, results, todo = multiprocessing.get_context("spawn"), {}, left[::-1]
-    pool = [_Worker(context) for _ in range(min(workers, len(left)))]
+def _write_in_processes(
+    jobs: list[ShardJob], workers: int, timeout: float, progress: Callable[[int], object]
+) -> Iterator[tuple[ShardJob, ShardResult]]:
+    """(job, result) of every shard when it is finished. Each process works at the next video of some open shard."""
+    context, todo, running = multiprocessing.get_context("spawn"), jobs[::-1], {}
+    pool = ProcessPool(min(workers, len(jobs)), initializer=_start_worker, context=context)
     try:
-        while len(results) < len(left):
-            for worker in pool:
-                if worker.job is None and todo:
-                    number = todo.pop()
-                    worker.start(number, jobs[number], ShardResult())
-            busy = [worker for worker in pool if worker.job is not None]
-            ready = wait([worker.pipe for worker in busy], timeout=1)
-            for worker in busy:
-                reason = ""
-                if worker.pipe in ready:
-                    if not _receive(worker, results, progress):
-                        worker.process.join()
-                        reason = f"crashed the decoder ({_exit_name(worker.process.exitcode)})"
-                elif time.monotonic() - worker.since > timeout:
-                    reason = f"took more than {timeout:g} s"
-                if reason:
-                    pool[pool.index(worker)] = _replace(worker, context, reason, progress)
+        while todo or running:
+            while todo and len(running) < workers:
+                shard = _OpenShard(todo.pop())
+                records.partial_path(shard.job.path).unlink(missing_ok=True)
+                running[pool.schedule(_append_in_worker, args=shard.next_step(), timeout=timeout)] = shard
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                shard = running[future]
+                shard.book(*_outcome(future, timeout))
+                progress(1)
+                del running[future]
+                if shard.is_complete:
+                    yield shard.job, shard.finish()
+                else:
+                    running[pool.schedule(_append_in_worker, args=shard.next_step(), timeout=timeout)] = shard
     finally:
-        for worker in pool:
-            worker.end()
-            if worker.job is not None:
-                records.partial_path(worker.job.path).unlink(missing_ok=True)
-    return results
+        pool.stop()
+        pool.join()
+        for shard in running.values():
+            records.partial_path(shard.job.path).unlink(missing_ok=True)
 
 
-def _receive(worker: _Worker, results: dict[int, ShardResult], progress) -> bool:
-    """Books one message; a finished job leaves the worker idle. False where the process is dead."""
+def _outcome(future: Future, timeout: float) -> tuple:
+    """What append_video returned; or the reason why its process did not return."""
     try:
-        message = worker.pipe.recv()
-    except (EOFError, ConnectionError):
-        return False
-    if isinstance(message, OSError):
-        raise message
-    if message is None:
-        results[worker.number], worker.job = _finish(worker.job, worker.result), None
-        return True
-    worker.since = time.monotonic()
-    if message != "started":
-        reason, warning, worker.offset = message
-        worker.result.book(worker.job.entries[worker.done], reason, warning)
-        worker.done += 1
-        progress(1)
-    return True
+        found = future.result()
+    except TimeoutError:
+        return (f"took more than {timeout:g} s",)
+    except ProcessExpired as error:
+        return (f"crashed the decoder ({_exit_name(error.exitcode)})",)
+    except BrokenProcessPool as error:
+        raise Failed(f"the processes that read videos do not start ({error}): --workers=0 reads in this one") from error
+    if isinstance(found, OSError):
+        raise found
+    return found
 
 
-def _replace(worker: _Worker, context, reason: str, progress) -> _Worker:
-    """A new worker that goes on behind the video at fault."""
-    worker.end()
-    if worker.done < len(worker.job.entries):
-        worker.result.book(worker.job.entries[worker.done], reason, "")
-        progress(1)
-    new = _Worker(context)
-    new.start(worker.number, worker.job, worker.result, worker.done + 1, worker.offset)
-    return new
-
-
-def _exit_name(code: int | None) -> str:
-    return signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
+def _exit_name(code: int) -> str:
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
 def clear(out: Path, name: str, split: str, jobs: list[ShardJob]) -> int:

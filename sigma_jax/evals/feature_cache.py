@@ -7,7 +7,6 @@ Letters: n clips, D feature width.
 
 import hashlib
 import json
-import os
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from absl import logging
 
 from sigma_jax.data.records import RecordSource
 from sigma_jax.evals.features import Batch, FeatureFn, extract
+from sigma_jax.runtime.files import replacing
 
 
 def cached_features(
@@ -44,10 +44,8 @@ def cached_features(
             logging.warning("%s is damaged (%s): computed again", path, error)
     features, labels = extract(feature_fn, batches())
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
+    with replacing(path) as partial, partial.open("wb") as file:
         np.savez(file, features=features, labels=labels)
-    os.replace(partial, path)
     path.with_suffix(".json").write_text(json.dumps(made_of, indent=2, sort_keys=True) + "\n")
     return features, labels
 

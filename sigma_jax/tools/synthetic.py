@@ -7,12 +7,14 @@ made again. About 40 seconds on two cores.
 """
 
 import argparse
+import os
 from pathlib import Path
 
 from sigma_jax.data.records import DataSetError, find_shards
+from sigma_jax.datasets.prepare_spec import PrepareSpec
+from sigma_jax.datasets.preparing import prepare
 from sigma_jax.datasets.synthetic import renderers, write_videos
 from sigma_jax.runtime.command import Command, leave
-from sigma_jax.tools import prepare
 
 FIRST_CLIP = {"train": 0, "bank": 1_000_000, "val": 2_000_000}  # clip numbers: splits never share a clip
 CLIPS_PER_SHARD = 1000  # a process writes a shard: the smallest split, too, keeps two at work
@@ -44,11 +46,9 @@ def synthetic(args: argparse.Namespace) -> int:
                 continue
             videos, count = args.out / "videos" / split, getattr(args, split)
             write_videos(videos, seed=args.seed, start=first, count=count, labelled=split != "train", pool=pool)
-            shards = f"--shards={-(-count // CLIPS_PER_SHARD)}"
-            command = [f"--videos={videos}", f"--out={args.out}", "--name=shapes", f"--split={split}", shards]
-            status = prepare.main(command)
-            if status:
-                return status
+            shards, workers = -(-count // CLIPS_PER_SHARD), os.cpu_count() or 1
+            spec = PrepareSpec(args.out, videos, name="shapes", split=split, shards=shards, workers=workers)
+            prepare(spec, lambda line: print(line, flush=True), main.end_at_once)
     return 0
 
 

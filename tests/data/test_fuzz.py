@@ -14,7 +14,7 @@ import numpy as np
 from sigma_jax.data import clips, jpeg_crop, records, schema
 from sigma_jax.data.decode import BadVideo
 from sigma_jax.datasets import list_formats, payload
-from sigma_jax.datasets.listing import number_labels
+from sigma_jax.datasets.numbering import number_labels
 
 CLIP = Path(__file__).parent / "clips" / "sign" / "milk.webm"
 LISTS = {

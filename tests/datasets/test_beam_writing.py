@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from sigma_jax.datasets import beam_writing as beam_shards
+from sigma_jax.datasets import preparing
 from sigma_jax.datasets import writing as shard_writing
+from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.tools import prepare
 
 CLIPS = Path(__file__).parents[1] / "data" / "clips"
@@ -34,7 +36,7 @@ def _prepare(videos, out, *flags):
 
 def _stop(jobs):
     """Ends a run before it clears the notes of its finished shards."""
-    raise prepare.UsageError("stopped")
+    raise InvalidValue("stopped")
 
 
 def _content(out):
@@ -52,8 +54,8 @@ def local(videos, tmp_path_factory):
 def _jobs(monkeypatch, videos, out):
     """The jobs of a local run, none of them done."""
     caught = []
-    monkeypatch.setattr(prepare, "write_shards", lambda jobs, **_: caught.extend(jobs) or iter(()))
-    monkeypatch.setattr(prepare, "remove_notes", _stop)
+    monkeypatch.setattr(preparing, "write_shards", lambda jobs, **_: caught.extend(jobs) or iter(()))
+    monkeypatch.setattr(preparing, "remove_notes", _stop)
     assert _prepare(videos, out) in (1, 2)
     return caught
 
@@ -96,7 +98,7 @@ def test_a_pipeline_writes_the_same_shards(videos, local, tmp_path, capsys):
 @needs_beam
 def test_finished_shards_are_kept_and_failures_named(monkeypatch, videos, local, tmp_path, capsys):
     with monkeypatch.context() as patched:
-        patched.setattr(prepare, "remove_notes", _stop)
+        patched.setattr(preparing, "remove_notes", _stop)
         assert _prepare(videos, tmp_path, "--workers=0") == 2
     (tmp_path / "videos-train.index.npz").unlink()
     lost, kept = sorted(tmp_path.glob("*.tfrecord"))

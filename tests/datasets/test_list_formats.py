@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sigma_jax.datasets.list_formats import FORMATS, ListSpec, read_list
-from sigma_jax.datasets.listing import number_labels
+from sigma_jax.datasets.numbering import number_labels
 
 
 def _read(name, tmp_path, files, listed, *, labels=None, split="train"):

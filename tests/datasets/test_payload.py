@@ -13,7 +13,7 @@ import simplejpeg
 from PIL import Image
 
 from sigma_jax.data import augment, clips, decode, metadata, pictures, records, schema
-from sigma_jax.datasets import payload
+from sigma_jax.datasets import frame_folders, payload
 from sigma_jax.datasets.payload import Payload
 from tests.data.loaders import training
 
@@ -63,18 +63,19 @@ def test_folders_of_pictures(tmp_path):
     for number, data in zip((2, 10, 9, 1), files, strict=True):
         (tmp_path / f"img_{number:05d}.jpg").write_bytes(data)
     (tmp_path / "notes.txt").touch()
-    paths = payload.list_images(tmp_path)
+    paths, warning = frame_folders.choose_frames(tmp_path)
+    assert warning == "no pictures with the numbers 3..8"
     assert [path.stem[-2:] for path in paths] == ["01", "02", "09", "10"]
-    assert payload.store_images(paths, Payload("jpeg")).frames == (files[3], files[0], files[2], files[1])
-    assert payload.store_images(paths[:1], Payload("jpeg", short_side=100)).height == 100
-    assert [path.stem[-2:] for path in payload.list_images(tmp_path, 2, 2)] == ["02", "09"]
+    assert payload.store_frames(paths, Payload("jpeg")).frames == (files[3], files[0], files[2], files[1])
+    assert payload.store_frames(paths[:1], Payload("jpeg", short_side=100)).height == 100
+    assert [path.stem[-2:] for path in frame_folders.choose_frames(tmp_path, 2, 2)[0]] == ["02", "09"]
     with pytest.raises(decode.BadVideo, match="2 pictures from number 9 on, the list says 3"):
-        payload.list_images(tmp_path, 9, 3)
+        frame_folders.choose_frames(tmp_path, 9, 3)
     with pytest.raises(decode.BadVideo, match="needs --payload=jpeg"):
-        payload.store_images(paths, Payload())
+        payload.store_frames(paths, Payload())
     (tmp_path / "img_00009.jpg").write_bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(frames[0][:100])))
     with pytest.raises(decode.BadVideo, match="frame 2 is 426x100"):
-        payload.store_images(paths, Payload("jpeg"))
+        payload.store_frames(paths, Payload("jpeg"))
 
 
 @pytest.fixture
@@ -190,7 +191,7 @@ def test_pictures_that_claim_too_much_are_refused_before_decoding(side, monkeypa
             decode_bomb()
     (tmp_path / "1.png").write_bytes(bomb)
     with pytest.raises(decode.BadVideo):
-        payload.store_images([tmp_path / "1.png"], Payload("jpeg"))
+        payload.store_frames([tmp_path / "1.png"], Payload("jpeg"))
 
 
 @pytest.mark.parametrize("failure", [cv2.error("x"), MemoryError(), OverflowError("x"), Image.DecompressionBombError()])

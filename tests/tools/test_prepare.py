@@ -1,15 +1,19 @@
 """Folders and lists become shards; every refusal is named with its reason."""
 
 import csv
+import errno
 import json
 import os
 import shutil
+import unicodedata
 from pathlib import Path
 
+import numpy as np
 import pytest
+import simplejpeg
 
 from sigma_jax.data import records
-from sigma_jax.datasets import classes, payload, specs, synthetic
+from sigma_jax.datasets import classes, payload, preparing, specs, synthetic
 from sigma_jax.runtime.folder_lock import owned
 from sigma_jax.tools import prepare
 
@@ -67,7 +71,7 @@ def test_odd_files_are_refused_by_reason_or_accepted(tmp_path, capsys):
     nasa = (DATA / "clips/scene/nasa_13013.mp4").read_bytes()
     (folder / "cut.mp4").write_bytes(nasa[: len(nasa) * 2 // 3])
     os.symlink(folder / "nowhere", folder / "dangling.mp4")
-    assert _prepare(out, videos=folder) == 0
+    assert _prepare(out, videos=folder, max_refused=0.6) == 0
     refused = {item["key"]: item["reason"] for item in _report(out)["refused"]}
     expected = {
         "-video-with-dash-.mp4": "too small: 1x1",
@@ -168,7 +172,7 @@ def test_two_runs_at_once_do_not_share_a_folder(videos, tmp_path, capsys):
 def test_what_is_printed_moves_no_cursor(videos, tmp_path, capsys):
     listed = tmp_path / "list.csv"
     listed.write_bytes(b"a.mp4\n\x1b[2Jx.mp4\n\xff\x9b.mp4\n")
-    assert _prepare(tmp_path / "out", videos=videos, csv=listed) == 0
+    assert _prepare(tmp_path / "out", videos=videos, csv=listed, max_refused=1) == 0
     printed = capsys.readouterr().out
     assert "\\x1b[2Jx.mp4: line 2 of list.csv: no such file" in printed and "\\udcff\\udc9b.mp4" in printed
 
@@ -187,7 +191,7 @@ def test_names_as_labels_are_sorted_and_bare_paths_have_none(videos, tmp_path):
 def test_lines_that_do_not_fit_are_refused(videos, tmp_path):
     listed = tmp_path / "list.csv"
     listed.write_text(f"a.mp4,0\n\nmissing.mp4,1\ng.mp4\n../videos/a.mp4,1\n{videos}/h.mp4,-1\nb c.mp4,-2\n")
-    assert _prepare(tmp_path / "out", videos=videos, csv=listed) == 0
+    assert _prepare(tmp_path / "out", videos=videos, csv=listed, max_refused=1) == 0
     refused = {item["key"]: item["reason"] for item in _report(tmp_path / "out")["refused"]}
     expected = {
         "missing.mp4": "line 3 of list.csv: no such file",
@@ -204,7 +208,8 @@ def test_a_second_split_keeps_the_label_map(videos, tmp_path):
     (tmp_path / "train.csv").write_text("a.mp4,cat\ng.mp4,dog\n")
     (tmp_path / "val.csv").write_text("h.mp4,dog\nb c.mp4,emu\n")
     assert _prepare(tmp_path / "out", videos=videos, csv=tmp_path / "train.csv") == 0
-    assert _prepare(tmp_path / "out", videos=videos, csv=tmp_path / "val.csv", split="val") == 0
+    flags = {"videos": videos, "csv": tmp_path / "val.csv", "split": "val"}
+    assert _prepare(tmp_path / "out", **flags, max_refused=0.5) == 0
     assert [record.label for record in _read(tmp_path / "out", "val")] == [1]
     assert _report(tmp_path / "out", "val")["refused"] == [
         {"key": "b c.mp4", "reason": "label 'emu' is not in the label map"}
@@ -240,15 +245,15 @@ def test_finished_work_is_kept_and_unfinished_work_redone(videos, tmp_path, caps
 
 
 def test_a_killed_run_goes_on_behind_a_finished_split(videos, tmp_path, monkeypatch, capsys):
-    def stop_at_val(args, split, *rest):
-        if split == "val":
+    def stop_at_val(writer, *rest):
+        if writer.split == "val":
             raise KeyboardInterrupt
-        return write(args, split, *rest)
+        return write(writer, *rest)
 
-    write, flags = prepare._write_split, {"videos": videos, "shards": 2, "val_fraction": 0.34}
+    write, flags = preparing._SplitWriter.write, {"videos": videos, "shards": 2, "val_fraction": 0.34}
     assert _prepare(tmp_path / "straight", **flags) == 0
     with monkeypatch.context() as patched:
-        patched.setattr(prepare, "_write_split", stop_at_val)
+        patched.setattr(preparing._SplitWriter, "write", stop_at_val)
         assert _prepare(tmp_path / "out", **flags) == 130
     assert "stopped by Ctrl-C. Finished shards are kept" in capsys.readouterr().err
     (tmp_path / "out/videos-train.index.npz.host.7.partial").touch()  # killed a moment earlier
@@ -369,3 +374,137 @@ def test_numbers_get_no_names_that_nothing_states(tmp_path):
     (tmp_path / "list.csv").write_text("x/v.webm 7\n")
     assert _prepare(tmp_path / "out", videos=folder, csv=tmp_path / "list.csv", name="k400") == 0
     assert _read(tmp_path / "out")[0].label == 7 and not (tmp_path / "out/label_map.txt").exists()
+
+
+def test_a_large_share_of_refused_lines_writes_nothing_unless_accepted(videos, tmp_path, capsys):
+    listed, out = tmp_path / "list.csv", tmp_path / "out"
+    listed.write_text("a.mp4,x\ngone.mp4,x\ng.mp4,y\nlost.mp4,y\n")
+    assert _prepare(out, videos=videos, csv=listed) == 1
+    printed = capsys.readouterr()
+    assert "2 of 4 videos (50.0%) are refused, more than --max_refused=0.4. Nothing was written" in printed.err
+    assert printed.err.endswith("--max_refused=1\n") and "gone.mp4: line 2 of list.csv: no such file" in printed.out
+    assert [path.name for path in out.iterdir()] == ["prepare_report.json"] and len(_report(out)["refused"]) == 2
+    assert _prepare(out, videos=videos, csv=listed, max_refused=0.5) == 0
+    assert [record.key for record in _read(out)] == ["a.mp4", "g.mp4"]
+    before = (out / "prepare_report.json").read_bytes()
+    listed.write_text("a.mp4,x\ngone.mp4,x\n")
+    assert _prepare(out, videos=videos, csv=listed) == 1  # the report of a split that is there stays
+    assert (out / "prepare_report.json").read_bytes() == before
+
+
+def test_a_large_share_of_broken_videos_is_an_error_behind_the_shards(videos, tmp_path, capsys):
+    for name in "xyzuvw":
+        (videos / f"{name}.mp4").write_bytes(b"no video")
+    assert _prepare(tmp_path / "out", videos=videos) == 1
+    printed = capsys.readouterr().err.splitlines()[-1]
+    assert "6 of 12 videos (50.0%) are refused, more than --max_refused=0.4. The shards are written" in printed
+    assert len(_read(tmp_path / "out")) == 6
+
+
+def test_splits_of_folders_and_lists_are_kept_apart(tmp_path, capsys):
+    folder = _class_folders(tmp_path / "videos", ["train/run", "train/jump", "val/run", "test/run", "test/walk"])
+    assert _prepare(tmp_path / "out", videos=folder) == 0
+    found = {split: {r.label_name for r in _read(tmp_path / "out", split)} for split in ("train", "val", "test")}
+    assert found == {"train": {"run", "jump"}, "val": {"run"}, "test": {"run", "walk"}}
+    assert (tmp_path / "out/label_map.txt").read_text() == "jump\nrun\nwalk\n"
+    printed = capsys.readouterr().out
+    assert "val has no video of 2 classes of the other splits: jump, walk" in printed
+    assert "train has no video of 1 class of the other splits: walk" in printed
+    assert _prepare(tmp_path / "val", videos=folder, split="val") == 0
+    assert {path.name for path in (tmp_path / "val").glob("*.tfrecord")} == {"videos-val-00000-of-00001.tfrecord"}
+    assert _prepare(tmp_path / "no", videos=folder, val_fraction=0.2) == 2
+    assert "has the splits ['test', 'train', 'val'] already: leave out --val_fraction" in capsys.readouterr().err
+    assert _prepare(tmp_path / "no", videos=folder, split="other") == 2
+    listed = tmp_path / "list.csv"
+    listed.write_text("path,label,split\ntrain/run/v.webm,run,Train\nval/run/v.webm,run,validation\n")
+    assert _prepare(tmp_path / "list", videos=folder, csv=listed) == 0
+    assert {split: len(_read(tmp_path / "list", split)) for split in ("train", "val")} == {"train": 1, "val": 1}
+    listed.write_text("path,label,split\ntrain/run/v.webm,run,fold1\n")
+    assert _prepare(tmp_path / "no", videos=folder, csv=listed) == 2
+    assert "a column of splits with ['fold1'], expected train, val or test" in capsys.readouterr().err
+
+
+def test_folders_called_by_numbers_are_names_unless_said(tmp_path, capsys):
+    folder = _class_folders(tmp_path / "videos", ["2019", "2021"])
+    assert _prepare(tmp_path / "names", videos=folder) == 0
+    assert [(r.label, r.label_name) for r in _read(tmp_path / "names")] == [(0, "2019"), (1, "2021")]
+    assert _prepare(tmp_path / "numbers", videos=folder, labels_are="numbers") == 0
+    assert [r.label for r in _read(tmp_path / "numbers")] == [2019, 2021]
+    assert "a head of 2022 classes of which 2020 without a video" in capsys.readouterr().out
+    _class_folders(tmp_path / "more", ["2020"])
+    assert _prepare(tmp_path / "numbers", videos=tmp_path / "more", split="val") == 2
+    assert "the classes of split 'train'" in capsys.readouterr().err  # numbers there, names here
+    (tmp_path / "list.csv").write_text("2019/v.webm 2019\n2021/v.webm 2021\n")
+    flags = {"videos": folder, "csv": tmp_path / "list.csv", "labels_are": "names"}
+    assert _prepare(tmp_path / "list", **flags) == 0
+    assert (tmp_path / "list/label_map.txt").read_text() == "2019\n2021\n"
+    assert _prepare(tmp_path / "no", format="ucf101", **flags) == 2
+
+
+def test_class_names_in_order_hold_for_folders_too(tmp_path):
+    folder = _class_folders(tmp_path / "videos", ["ant", "zebra", "cat"])
+    (tmp_path / "names.txt").write_text("zebra\nant\n")
+    assert _prepare(tmp_path / "out", videos=folder, labels=tmp_path / "names.txt") == 0
+    assert {r.label_name: r.label for r in _read(tmp_path / "out")} == {"zebra": 0, "ant": 1}
+    assert [item["key"] for item in _report(tmp_path / "out")["refused"]] == ["cat/v.webm"]
+
+
+def test_classes_with_accents_are_the_same_in_the_next_split(tmp_path):
+    for form, split in (("NFC", "train"), ("NFD", "val")):
+        folder = _class_folders(tmp_path / form, [unicodedata.normalize(form, name) for name in ("é", "tea")])
+        assert _prepare(tmp_path / "out", videos=folder, split=split) == 0
+    assert [(r.label, r.label_name) for r in _read(tmp_path / "out", "val")] == [(1, "é"), (0, "tea")]
+
+
+def test_a_label_map_that_was_changed_takes_no_second_split(tmp_path, capsys):
+    folder, out = _class_folders(tmp_path / "videos", ["ant", "bee"]), tmp_path / "out"
+    assert _prepare(out, videos=folder) == 0
+    (out / "label_map.txt").write_text("bee\nant\n")
+    assert _prepare(out, videos=folder, split="val") == 2
+    assert "the classes of split 'train' were numbered by one with" in capsys.readouterr().err
+    (out / "label_map.txt").unlink()
+    assert _prepare(out, videos=folder, split="val") == 2
+    assert "label_map.txt is gone" in capsys.readouterr().err
+
+
+def test_labelled_folders_of_pictures(tmp_path, capsys):
+    for key, numbers in (("run/a", (1, 2, 3)), ("run/b", (0, 1, 3)), ("jump/c", (1, 2))):
+        (tmp_path / "videos" / key).mkdir(parents=True)
+        for number in numbers:
+            picture = np.full((32, 48, 3), 9 * number, np.uint8)
+            (tmp_path / "videos" / key / f"img_{number:05d}.jpg").write_bytes(simplejpeg.encode_jpeg(picture))
+    flags = {"videos": tmp_path / "videos", "payload": "jpeg"}
+    assert _prepare(tmp_path / "no", videos=tmp_path / "videos") == 2
+    assert "has folders of pictures: they need --payload=jpeg" in capsys.readouterr().err
+    wanted = {"run/a": (3, 1), "run/b": (3, 1), "jump/c": (2, 0)}
+    assert _prepare(tmp_path / "folder", **flags) == 0
+    assert {r.key: (r.num_frames, r.label) for r in _read(tmp_path / "folder")} == wanted
+    assert _report(tmp_path / "folder")["warnings"] == [{"key": "run/b", "reason": "no pictures with the numbers 2"}]
+    listed = tmp_path / "list.txt"
+    listed.write_text("run/a 3 1\nrun/b 3 1\njump/c 2 0\n")
+    assert _prepare(tmp_path / "rawframes", csv=listed, format="rawframes", **flags) == 0
+    assert {r.key: (r.num_frames, r.label) for r in _read(tmp_path / "rawframes")} == wanted
+    assert _prepare(tmp_path / "no", csv=listed, format="videomae_v2", **flags) == 2
+    assert "choose --format=rawframes" in capsys.readouterr().err
+    assert _prepare(tmp_path / "no", csv=listed, **flags) == 2
+    assert "says which of them is the label" in capsys.readouterr().err
+    listed.write_text("run/a 1 3\nrun/b 0 3\njump/c 1 2\n")
+    assert _prepare(tmp_path / "no", csv=listed, format="rawframes", **flags) == 2
+    assert "choose --format=videomae_v2" in capsys.readouterr().err
+    listed.write_text("folder,class\nrun/a,run\njump/c,jump\n")
+    assert _prepare(tmp_path / "csv", csv=listed, **flags) == 0
+    assert {r.key: r.label_name for r in _read(tmp_path / "csv")} == {"run/a": "run", "jump/c": "jump"}
+
+
+def test_a_sidecar_that_does_not_fit_on_the_disk_leaves_nothing_behind(videos, tmp_path, monkeypatch, capsys):
+    def full(path, *_, **__):
+        path.open("w").close()
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", full)
+        assert _prepare(out, videos=videos) == 2
+    assert capsys.readouterr().err.endswith("Finished shards are kept: make room and run the same command again\n")
+    assert not list(out.glob("*.partial"))
+    assert _prepare(out, videos=videos) == 0 and len(_read(out)) == 6

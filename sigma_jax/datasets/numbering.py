@@ -1,0 +1,164 @@
+"""Which number each class gets: that of a label map, or of the sorted names; numbers of a list stand for themselves."""
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sigma_jax.data import metadata, records
+from sigma_jax.datasets.classes import check_names, label_hash, shipped_names, spelling
+from sigma_jax.datasets.listing import Entry, Listing, Refusal, comparable
+from sigma_jax.datasets.specs import SPECS
+from sigma_jax.runtime.errors import InvalidValue
+
+LABELS_ARE = ("auto", "names", "numbers")
+REPORT = "prepare_report.json"
+
+
+@dataclass(frozen=True)
+class LabelSource:
+    """Where labels come from, and where the label map goes."""
+
+    out: Path  # folder of the shards and of label_map.txt
+    name: str  # of the data set; one of specs.SPECS brings its label map
+    origin: Path  # the list or the folder
+    is_list: bool
+    labels: Path | None = None  # file with the class names
+    labels_are: str = "auto"  # one of LABELS_ARE
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """Videos whose class has a number, the numbers by label, the class names in order, and the other videos."""
+
+    entries: list[Entry]
+    labels: dict[str, int]
+    names: list[str]
+    refused: list[Refusal]
+
+
+def are_numbers(entries: list[Entry]) -> bool:
+    """Whether the labels of a list are numbers: most are. A slip in one line does not make names of them."""
+    labels = [entry.label for entry in entries if entry.label]
+    return 2 * sum(map(_is_number, labels)) > len(labels) or not labels
+
+
+def _is_number(label: str) -> bool:
+    return re.fullmatch(r"-?[0-9]{1,9}", label) is not None
+
+
+def number_labels(
+    entries: list[Entry], known: list[str], num_classes: int = 0, numbers: bool | None = None
+) -> tuple[dict[str, int], list[str]]:
+    """(label text -> class index, class names in order). Labels without an index are absent.
+
+    Args:
+      known: class names of a label map that exists already; otherwise names are numbered in their order.
+      num_classes: limit of labels that are numbers, 0: none.
+      numbers: whether labels are numbers that stand for themselves (-1: no class) or names; None: see are_numbers.
+    """
+    texts = sorted({entry.label for entry in entries} - {""})
+    if are_numbers(entries) if numbers is None else numbers:
+        limit = len(known) or num_classes or 10**9
+        return {text: int(text) for text in texts if _is_number(text) and -1 <= int(text) < limit} | {"": -1}, known
+    if all(map(_is_number, texts)):
+        texts.sort(key=int)
+    spellings: dict[str, str] = {}
+    for text in texts:
+        spellings.setdefault(comparable(text), text)
+    names = known or list(spellings.values())
+    indices = {comparable(name): index for index, name in enumerate(names)}
+    found = {text: indices[comparable(text)] for text in texts if comparable(text) in indices}
+    return found | {"": -1}, names
+
+
+def number_classes(source: LabelSource, listing: Listing, class_names: list[str]) -> Numbered:
+    """Gives the classes of videos their numbers: those of the label map in `source.out`, of the data set, or new ones.
+
+    Args:
+      class_names: in order, where the list or a file of names states them; else empty.
+
+    Raises:
+      InvalidValue: two label maps contradict each other, or names meet numbers.
+    """
+    known = metadata.read_label_map(source.out)
+    _check_label_map(source, known)
+    if known and class_names and list(map(spelling, known)) != list(map(spelling, class_names)):
+        raise InvalidValue(
+            f"{source.out / 'label_map.txt'} has other classes than --labels={source.labels}: use another --out"
+        )
+    entries = [entry for entry in listing.entries if len(entry.label.splitlines()) <= 1]  # label_map.txt: one a line
+    refused = [
+        Refusal(e.key, f"label {e.label!r} is no line") for e in listing.entries if len(e.label.splitlines()) > 1
+    ]
+    numbers = {"names": False, "numbers": not class_names}.get(source.labels_are)
+    if numbers is None:
+        numbers = source.is_list and are_numbers(entries)
+    entries, known = _match_known(source, entries, known or class_names, numbers)
+    num_classes = SPECS[source.name].num_classes if source.name in SPECS else 0
+    labels, names = number_labels(entries, known, num_classes, numbers)
+    if names and not known:
+        _check_unnamed_splits(source)
+    if numbers and not names:
+        why = f"is no number of a class: expected 0..{num_classes - 1 if num_classes else 'n'}, or -1 for none"
+    else:
+        why = "is not in the label map"
+    refused += [Refusal(e.key, f"label {e.label!r} {why}") for e in entries if e.label not in labels]
+    good = [entry for entry in entries if entry.label in labels]
+    if not numbers:  # in one spelling
+        good = [replace(entry, label=names[labels[entry.label]]) if entry.label else entry for entry in good]
+    return Numbered(good, labels | {name: number for number, name in enumerate(names)}, names, refused)
+
+
+def splits_there(out: Path) -> dict[str, dict]:
+    """The reports of the splits whose shards are in a folder."""
+    report = metadata.read_json(out / REPORT)
+    return {split: part for split, part in report.items() if any(out.glob(f"*-{split}-*-of-*.tfrecord"))}
+
+
+def _check_label_map(source: LabelSource, known: list[str]) -> None:
+    """Raises InvalidValue where label_map.txt is not the one that the splits in --out were numbered with."""
+    for split, stated in splits_there(source.out).items():
+        wanted = stated.get("label_hash")
+        if wanted and wanted != label_hash(known):
+            found = f"has hash {label_hash(known)}" if known else "is gone"
+            raise InvalidValue(
+                f"{source.out / 'label_map.txt'} {found}; the classes of split {split!r} were numbered by one with "
+                f"{wanted}: put that one back or use another --out"
+            )
+
+
+def _check_unnamed_splits(source: LabelSource) -> None:
+    """Raises InvalidValue where a split in --out has classes that are numbers, and this one would bring names."""
+    for split, stated in splits_there(source.out).items():
+        if not stated.get("label_hash") and set(stated["videos_per_class"]) - {"", "-1"}:
+            raise InvalidValue(
+                f"the classes of split {split!r} in {source.out} are numbers without names, those of "
+                f"{source.origin} are names: use another --out, or a list of numbers"
+            )
+
+
+def _match_known(
+    source: LabelSource, entries: list[Entry], names: list[str], numbers: bool
+) -> tuple[list[Entry], list[str]]:
+    """(videos with classes as the data set --name spells them, class names in order).
+
+    Raises InvalidValue where the list or --out brings another label map than the data set has.
+    """
+    shipped = shipped_names(source.name)
+    if names:
+        try:
+            found = source.out if (source.out / "label_map.txt").exists() else source.origin
+            check_names(
+                source.name, names, f"--labels={source.labels}" if source.labels else f"the label map of {found}"
+            )
+        except records.DataSetError as error:
+            raise InvalidValue(f"{error}. For other classes choose another --name") from error
+        if shipped and found != source.out:
+            names = shipped  # the list may write `brush_hair`
+    elif not shipped or numbers:
+        return entries, []  # numbers: which names they stand for is not known
+    if not shipped:
+        return entries, names
+    names = names or shipped
+    spelled = {spelling(name): name for name in names}
+    return [replace(entry, label=spelled.get(spelling(entry.label), entry.label)) for entry in entries], names

@@ -1,0 +1,357 @@
+"""From a folder or a list of videos to the shards of a data set: list, number the classes, split, write, report."""
+
+import errno
+import hashlib
+import os
+import re
+import shlex
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from tqdm import tqdm
+
+from sigma_jax.data import metadata, records
+from sigma_jax.datasets import beam_writing
+from sigma_jax.datasets.classes import label_hash
+from sigma_jax.datasets.frame_folders import folder_stamp
+from sigma_jax.datasets.list_formats import ListSpec, read_list, read_names
+from sigma_jax.datasets.listing import (
+    SUFFIXES,
+    Entry,
+    Listing,
+    printable,
+    read_folder,
+    some,
+)
+from sigma_jax.datasets.numbering import REPORT, number_classes, splits_there
+from sigma_jax.datasets.prepare_spec import PrepareSpec
+from sigma_jax.datasets.specs import expected_videos
+from sigma_jax.datasets.writing import (
+    OutOfSpace,
+    ShardJob,
+    ShardResult,
+    check_room,
+    clear,
+    read_note,
+    remove_notes,
+    write_shards,
+)
+from sigma_jax.runtime.errors import InvalidValue, StorageRefused
+from sigma_jax.runtime.folder_lock import owned
+
+_EARLY = 200  # videos, after which the size of all is told
+_SHARD_BYTES, _SHARD_VIDEOS = 256 * 2**20, 2048  # a shard holds at most about this much, unless told otherwise
+
+_NOTHING_WRITTEN = "Nothing was written. Mend the list or the folder, or accept it with --max_refused=1"
+_WRITTEN = "The shards are written and can be used as they are; the reasons are in {}"
+
+Say = Callable[[str], object]  # tells the user a line
+
+
+class TooManyRefused(InvalidValue):
+    """More videos were refused than the caller accepts."""
+
+
+def prepare(spec: PrepareSpec, say: Say, on_lost: Say) -> dict[str, dict]:
+    """Writes all splits; returns the report of each, as `prepare_report.json` keeps it.
+
+    Args:
+      say: tells the user a line.
+      on_lost: ends the program, with a sentence, where another process has taken the folder of the shards.
+
+    Raises:
+      InvalidValue: the videos, the list or the folder for the shards are not what they should be.
+      TooManyRefused: of the videos. Before anything is written, or behind it where only decoding told.
+      StorageRefused: something cannot be read or written; the message says what to do.
+    """
+    try:
+        return _prepare(spec, say, on_lost)
+    except OSError as error:
+        advice = ""
+        if isinstance(error, OutOfSpace) or error.errno in (errno.ENOSPC, errno.EDQUOT):
+            advice = ". Finished shards are kept: make room and run the same command again"
+        elif error.filename and Path(os.fsdecode(error.filename)).is_relative_to(spec.out):
+            advice = f". --out={spec.out} must be a folder that can be written"
+        raise StorageRefused(f"{error}{advice}") from error
+
+
+def _prepare(spec: PrepareSpec, say: Say, on_lost: Say) -> dict[str, dict]:
+    listing, class_names = _list(spec)
+    for note in listing.notes:
+        say(note)
+    if not listing.entries and not listing.refused:
+        expected = "lines `path label`" if spec.csv else f"files that end in {SUFFIXES}, or folders of pictures"
+        say(f"{spec.origin} lists no video: expected {expected}")
+    if any(entry.path.is_dir() for entry in listing.entries[:1]) and spec.payload.kind != "jpeg":
+        raise InvalidValue(f"{spec.origin} has folders of pictures: they need --payload=jpeg")
+    with owned(spec.out, on_lost):  # two would delete each other's shards
+        numbered = number_classes(spec.label_source, listing, class_names)
+        refused = listing.refused + numbered.refused
+        splits = _split(spec, numbered.entries)
+        writers = {split: _SplitWriter(spec, split, say) for split in splits}
+        report = {split: writer.report([]) for split, writer in writers.items()}
+        main = next(iter(report))
+        report[main]["refused"] = told = [asdict(refusal) for refusal in refused]
+        count = len(listing.entries) + len(listing.refused)
+        if len(refused) > spec.max_refused * count:
+            if main not in splits_there(spec.out):
+                _save_report(spec.out, report)
+            tell_refusals("refused", told, say)
+            raise TooManyRefused(_too_many(spec, len(refused), count) + _NOTHING_WRITTEN)
+        jobs = []
+        for split, members in splits.items():
+            report[split] = writers[split].write(members, numbered.labels, jobs)
+            report[split]["label_hash"] = label_hash(numbered.names) if numbered.names else ""
+        report[main]["refused"] += told
+        report[main]["other_files"] = listing.others
+        if listing.subset:
+            report[main]["subset"] = listing.subset
+        if numbered.names and any(part["videos"] for part in report.values()):
+            metadata.write_label_map(spec.out, numbered.names)
+        everything = _save_report(spec.out, report)
+        remove_notes(jobs)
+    summarize(spec.out, report, say)
+    for warning in _uneven_classes(everything) + _odd_numbers(report):
+        say(warning)
+    num_refused, videos = (
+        sum(len(part["refused"]) for part in report.values()),
+        sum(p["videos"] for p in report.values()),
+    )
+    if videos and num_refused > spec.max_refused * (num_refused + videos):
+        raise TooManyRefused(_too_many(spec, num_refused, num_refused + videos) + _WRITTEN.format(spec.out / REPORT))
+    return report
+
+
+def _too_many(spec: PrepareSpec, refused: int, count: int) -> str:
+    share = f"{refused} of {count} videos ({refused / count:.1%}) are refused"
+    return f"{share}, more than --max_refused={spec.max_refused:g}. "
+
+
+def _list(spec: PrepareSpec) -> tuple[Listing, list[str]]:
+    """(videos of the wanted splits, class names in order where the list or --labels states it)."""
+    if spec.csv:
+        list_spec = ListSpec(spec.csv, spec.folder, spec.split or "train", spec.labels, spec.subset, spec.labels_are)
+        listing, names = read_list(spec.format, list_spec)
+    else:
+        listing, names = read_folder(spec.folder, spec.layout), read_names(spec.labels)
+    found = {entry.split for entry in listing.entries} - {""}
+    if found and spec.split:
+        others = [entry for entry in listing.entries if entry.split != spec.split]
+        listing.entries = [entry for entry in listing.entries if entry.split == spec.split]
+        if not listing.entries:
+            raise InvalidValue(f"--split={spec.split} is none of the splits of {spec.origin}: {sorted(found)}")
+        listing.notes.append(f"{len(others)} videos of other splits are left out, since --split={spec.split}")
+    if "val" in found and spec.val_fraction:
+        raise InvalidValue(
+            f"{spec.origin} has the splits {sorted(found)} already: leave out --val_fraction, which would "
+            "mix them (--layout=classes where the folders are classes)"
+        )
+    return listing, names
+
+
+def _split(spec: PrepareSpec, entries: list[Entry]) -> dict[str, list[Entry]]:
+    """The videos of each split: as the folders or the list say, or all in one; with val_fraction some move to `val`.
+
+    These have the smallest hashes of their keys, so that the choice is stable when videos are added.
+    """
+    splits: dict[str, list[Entry]] = {}
+    for entry in entries:
+        splits.setdefault(entry.split or spec.split or "train", []).append(entry)
+    splits = {name: splits[name] for name in ("train", *sorted(set(splits) - {"train"})) if name in splits}
+    if not splits:
+        return {spec.split or "train": []}
+    if spec.val_fraction:
+        source = spec.split or "train"
+        if source not in splits:
+            raise InvalidValue(f"--val_fraction takes videos of {source!r}, and there are only {sorted(splits)}")
+        ranked = sorted(splits[source], key=lambda e: hashlib.sha256(e.key.encode("utf-8", "surrogateescape")).digest())
+        val = {entry.key for entry in ranked[: max(round(spec.val_fraction * len(ranked)), 1)]}
+        splits["val"] = [entry for entry in splits[source] if entry.key in val]
+        splits[source] = [entry for entry in splits[source] if entry.key not in val]
+    return splits
+
+
+class _SplitWriter:
+    """Writes the shards, the metadata and the index of one split."""
+
+    def __init__(self, spec: PrepareSpec, split: str, say: Say):
+        self.spec, self.split, self.say = spec, split, say
+
+    def write(self, entries: list[Entry], labels: dict[str, int], all_jobs: list[ShardJob]) -> dict:
+        """Returns the split's report, and adds its jobs to `all_jobs`.
+
+        Their notes stay until the report of all splits is written, so that a run that is killed before goes on.
+        """
+        spec = self.spec
+        num_bytes = sum(map(_size, entries))
+        jobs = self._make_jobs(entries, labels, num_bytes)
+        all_jobs += jobs
+        self._check_unfinished(jobs)
+        size = num_bytes if spec.payload.kind == "video" else 0  # what the other payloads need shows on the way
+        check_room(spec.out, size, reused=sum(job.path.stat().st_size for job in jobs if job.path.exists()))
+        results = self._run(jobs, len(entries))
+        if not spec.folder.is_dir():  # a disk that went away; shards that it spoiled are made anew
+            raise InvalidValue(f"{spec.folder} is gone since the start: when it is back, the same command goes on")
+        lengths = [result.num_records for result in results]
+        if sum(lengths):
+            size = sum(result.num_bytes for result in results)
+            metadata.write_metadata(spec.out, spec.name, self.split, lengths, size, spec.payload.kind)
+            records.build_index(spec.out, self.split)
+        else:
+            for job in jobs:
+                job.path.unlink()
+        return self.report(results)
+
+    def report(self, results: list[ShardResult]) -> dict:
+        """What prepare_report.json says of this split, but for what was refused before it was written."""
+        videos = sum(result.num_records for result in results)
+        classes = sum((result.classes for result in results), Counter())
+        return {
+            "videos": videos,
+            "expected_videos": expected_videos(self.spec.name, self.split),
+            "shards": len(results) if videos else 0,
+            "bytes": sum(result.num_bytes for result in results),
+            "payload": asdict(self.spec.payload),
+            "videos_per_class": dict(sorted(classes.items())),
+            "refused": [asdict(refusal) for result in results for refusal in result.refused],
+            "warnings": [asdict(warning) for result in results for warning in result.warnings],
+            "label_hash": "",
+        }
+
+    def _make_jobs(self, entries: list[Entry], labels: dict[str, int], num_bytes: int) -> list[ShardJob]:
+        """Deals the videos out to shards, neighbours to different ones."""
+        spec = self.spec
+        count = spec.shards or max(-(-num_bytes // _SHARD_BYTES), -(-len(entries) // _SHARD_VIDEOS), 1)
+        count = max(min(count, len(entries)), 1)
+        paths = [spec.out / records.shard_name(spec.name, self.split, i, count) for i in range(count)]
+        return [ShardJob(path, entries[i::count], labels, spec.payload) for i, path in enumerate(paths)]
+
+    def _check_unfinished(self, jobs: list[ShardJob]) -> None:
+        """Raises InvalidValue where the split is finished already; removes what of an unfinished one does not fit."""
+        spec, index = self.spec, records.index_path(self.spec.out, self.spec.name, self.split)
+        splits = metadata.read_json(spec.out / "dataset_info.json").get("splits", [])
+        shards = any(spec.out.glob(f"{spec.name}-{self.split}-*-of-*.tfrecord"))
+        finished = index.exists() or (
+            shards and self.split in [entry["name"] for entry in splits]
+        )  # its index was lost
+        if finished and not any(read_note(job) for job in jobs):
+            raise InvalidValue(
+                f"{spec.out} already has a finished split {self.split!r}: delete it ({index} too) or choose another "
+                "--out"
+            )
+        again = clear(spec.out, spec.name, self.split, jobs)
+        if again:
+            self.say(
+                f"{again} finished shards of {self.split!r} hold other videos, labels or settings: they are made anew"
+            )
+
+    def _run(self, jobs: list[ShardJob], count: int) -> list[ShardResult]:
+        terminal, spec = sys.stderr.isatty(), self.spec
+        with tqdm(total=count, unit="video", mininterval=0.2 if terminal else 30, dynamic_ncols=terminal) as bar:
+
+            def progress(done: int) -> None:
+                early = bar.n < _EARLY
+                bar.update(done)
+                if early and bar.n >= _EARLY:
+                    bar.write(self.forecast(bar.n / bar.total))
+
+            if spec.runner == "local":
+                found = write_shards(jobs, workers=spec.workers, timeout=spec.timeout, progress=progress)
+            else:
+                found = beam_writing.write_shards(
+                    jobs,
+                    runner=spec.runner,
+                    options=shlex.split(spec.beam_options),
+                    timeout=spec.timeout,
+                    progress=progress,
+                )
+            return list(found)
+
+    def forecast(self, share: float) -> str:
+        """How large the shards will be, judged by this share of the videos, and whether the disk has room for them."""
+        paths = [path for path in self.spec.out.glob(f"{self.spec.name}-{self.split}-*.tfrecord*") if path.exists()]
+        size = sum(path.stat().st_size for path in paths)
+        rest, free = (size / share - size) / 2**30, shutil.disk_usage(self.spec.out).free / 2**30
+        verdict = "" if rest < free else ": they will not fit. Stop, make room and run the same command again"
+        told = f"about {size / share / 2**30:.1f} GiB, {rest:.1f} more, and {free:.1f} are free"
+        return f"{self.split} will take {told}{verdict}"
+
+
+def _size(entry: Entry) -> int:
+    """Bytes of a video; 0 where it is not there."""
+    if entry.path.is_dir():
+        return folder_stamp(entry.path)[1]
+    return entry.path.stat().st_size if entry.path.is_file() else 0
+
+
+def _save_report(out: Path, report: dict) -> dict:
+    """Adds these splits to the report of --out; returns all of it."""
+    everything = metadata.read_json(out / REPORT) | report
+    metadata.write_json(out / REPORT, everything)
+    return everything
+
+
+def _uneven_classes(report: dict) -> list[str]:
+    """Sentences about classes that one split of a data set has and another has not."""
+    present = {split: set(part["videos_per_class"]) - {"", "-1"} for split, part in report.items() if part["videos"]}
+    present = {split: classes for split, classes in present.items() if classes}  # others have no labels at all
+    told = []
+    for split, classes in present.items():
+        missing = set().union(*present.values()) - classes
+        if missing:
+            told.append(f"{split} has no video of {_classes(len(missing))} of the other splits: {some(missing)}")
+    return told
+
+
+def _classes(count: int) -> str:
+    return f"{count} class" if count == 1 else f"{count} classes"
+
+
+def _odd_numbers(report: dict) -> list[str]:
+    """Sentences about numbers of classes that a head would make more of than there are."""
+    told = []
+    for split, part in report.items():
+        numbers = {int(text) for text in part["videos_per_class"] if re.fullmatch(r"[0-9]{1,9}", text)}
+        if part["label_hash"] or not numbers or part["expected_videos"] or len(numbers) == max(numbers) + 1:
+            continue
+        unused = max(numbers) + 1 - len(numbers)
+        told.append(
+            f"{split}: the labels are numbers {min(numbers)}..{max(numbers)}, a head of {max(numbers) + 1} classes of "
+            f"which {unused} without a video. If they are names: --labels_are=names; if they count from 1: subtract 1"
+        )
+    return told
+
+
+def tell_refusals(title: str, items: list[dict], say: Say) -> None:
+    """Tells the first of some videos with their reasons."""
+    if items:
+        say(f"  {title}: {len(items)}")
+    for item in items[:50]:
+        say(f"    {printable(item['key'])}: {printable(item['reason'])}")
+    if len(items) > 50:
+        say(f"    and {len(items) - 50} more")
+
+
+def summarize(out: Path, report: dict, say: Say) -> None:
+    """Tells what the report says of these splits."""
+    for split, result in report.items():
+        classes, unlabelled = len(result["videos_per_class"]), result["videos_per_class"].get("", 0)
+        expected = f" of {result['expected_videos']} expected" if result["expected_videos"] else ""
+        size = f"{result['bytes'] / 2**20:.1f} MiB"
+        say(f"{split}: {result['videos']} videos{expected} in {result['shards']} shards, {size}")
+        say(f"  classes: {classes - bool(unlabelled)}, videos without a class: {unlabelled}")
+        if result["label_hash"]:
+            say(f"  label map: hash {result['label_hash']}")
+        for problem in metadata.problems_of(split, result) if "subset" in result else ():
+            say(f"  INCOMPLETE subset {result['subset']['name']}: {printable(problem)}")
+        if result.get("other_files"):
+            say(f"  {len(result['other_files'])} files without a video suffix were left alone")
+        for title, items in (("refused", result["refused"]), ("accepted with a warning", result["warnings"])):
+            tell_refusals(title, items, say)
+        if not result["videos"]:
+            say(f"  nothing usable: no shards were written for {split!r}")
+    say(f"All reasons and counts: {out / REPORT}")

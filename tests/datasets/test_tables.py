@@ -1,0 +1,101 @@
+"""Lists of the real world: encodings, separators, quotes, headers and columns are decided by what the file holds."""
+
+import pytest
+
+from sigma_jax.datasets.tables import read_rows, read_table
+from sigma_jax.runtime.errors import InvalidValue
+
+VIDEOS = {"a.mp4", "b c.mp4", "d,e.mp4", 'say "hi".mp4', "f;g.mp4", "sub/h.mp4", "#1.mp4", "two\nlines.mp4"}
+
+
+def _read(tmp_path, content, videos=VIDEOS):
+    path = tmp_path / "list.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    table = read_table(path, lambda name: name in videos)
+    return {row.path: row.label for row in table.rows}, table
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        'path,label\r\na.mp4,tea time\r\n"d,e.mp4","high, jump"\r\n"say ""hi"".mp4",x\r\n',
+        'label;file\ntea time;a.mp4\n"high, jump";d,e.mp4\nx;"say ""hi"".mp4"\n',
+        'a.mp4\ttea time\nd,e.mp4\thigh, jump\nsay "hi".mp4\tx\n',
+        'Video Name|Other|Class\na.mp4|1|tea time\nd,e.mp4|2|high, jump\nsay "hi".mp4|3|x\n',
+        ',path,label,\n0,a.mp4,tea time,\n1,"d,e.mp4","high, jump",\n2,"say ""hi"".mp4",x,\n',
+        '# made by hand\npath, label\na.mp4, tea time\n# more\n"d,e.mp4", "high, jump"\nsay "hi".mp4,  x  \n',
+        'a.mp4 tea time\nd,e.mp4 high, jump\n"say "hi".mp4" x\n',
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_the_same_list_in_every_form(tmp_path, content, encoding):
+    found, table = _read(tmp_path, content.encode(encoding))
+    assert found == {"a.mp4": "tea time", "d,e.mp4": "high, jump", 'say "hi".mp4': "x"}
+    assert not table.misfits
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("a.mp4,1\nd,e.mp4,2\n", {"a.mp4": "1", "d,e.mp4": "2"}),  # a separator in a path without quotes
+        ("1 b c.mp4\n0 a.mp4\n", {"b c.mp4": "1", "a.mp4": "0"}),  # the label first
+        ("jump,a.mp4\nrun,sub/h.mp4\n", {"a.mp4": "jump", "sub/h.mp4": "run"}),
+        ("a.mp4\nb c.mp4\nd,e.mp4\n", {"a.mp4": "", "b c.mp4": "", "d,e.mp4": ""}),  # bare paths
+        ("video\na.mp4\nb c.mp4\n", {"a.mp4": "", "b c.mp4": ""}),
+        ("a.mp4 1\nd,e.mp4 2\nd,x.mp4 2\n", {"a.mp4": "1", "d,e.mp4": "2", "d,x.mp4": "2"}),  # commas in most paths
+        ("#1.mp4,x\n#2.mp4,x\na.mp4,y\n", {"#1.mp4": "x", "a.mp4": "y"}),  # a comment is what is no file
+        ("# a.mp4 1\na.mp4 2\n", {"a.mp4": "2"}),
+        ("#tag,a.mp4\n#no,gone.mp4\nx,sub/h.mp4\n", {"a.mp4": "#tag", "sub/h.mp4": "x"}),
+        ('"two\nlines.mp4",x\na.mp4,y\n', {"two\nlines.mp4": "x", "a.mp4": "y"}),
+        ("path,label\r\ra.mp4,0\rsub/h.mp4,1\r", {"a.mp4": "0", "sub/h.mp4": "1"}),  # line ends of old Macs
+        ("gone.mp4,1\nlost.mp4,2\n", {"gone.mp4": "1", "lost.mp4": "2"}),  # nothing exists: the usual order
+        ("id,class_id,action\na.mp4,4,run\n", {"a.mp4": "run"}),  # the first known name of a label counts
+        ("a.mp4,run,\nsub/h.mp4,walk,\n", {"a.mp4": "run", "sub/h.mp4": "walk"}),  # an empty column
+        ("", {}),
+        ("\n \n", {}),
+    ],
+)
+def test_columns(tmp_path, content, expected):
+    assert _read(tmp_path, content)[0] == expected
+
+
+def test_quotes_that_do_not_pair_up_cost_no_other_line(tmp_path):
+    found, _ = _read(tmp_path, 'a.mp4,x\n"broken.mp4,y\nsub/h.mp4,z\n"d,e.mp4",w\n')
+    assert found["a.mp4"] == "x" and found["sub/h.mp4"] == "z" and found["d,e.mp4"] == "w"
+
+
+def test_lines_that_do_not_fit_are_named(tmp_path):
+    found, table = _read(tmp_path, "path,label,split\na.mp4,run,train\nsub/h.mp4\nb c.mp4,,val\n#1.mp4,x,,\n")
+    assert found == {"a.mp4": "run"}
+    assert [(number, text) for number, text, _ in table.misfits] == [
+        (3, "sub/h.mp4"),
+        (4, "b c.mp4,,val"),
+        (5, "#1.mp4,x,,"),
+    ]
+    assert all("expected 3 columns" in reason for *_, reason in table.misfits)
+    assert [row.split for row in table.rows] == ["train"]
+    assert table.notes == [
+        "list.csv: columns parted by commas, path in column 1, label in column 2, split in column 3, a header"
+    ]
+
+
+@pytest.mark.parametrize(
+    "content", ["a.mp4,16,3\nsub/h.mp4,12,4\n", "a.mp4 16 3\nb c.mp4 12 4\n", "x,a.mp4,y\nz,b c.mp4,y\n"]
+)
+def test_a_label_that_nothing_names_is_an_error(tmp_path, content):
+    with pytest.raises(InvalidValue, match="columns, and nothing says which of them is the label: put a header line"):
+        _read(tmp_path, content)
+
+
+def test_another_encoding_than_the_first_bytes_say(tmp_path):
+    with pytest.raises(InvalidValue, match=r"list.csv is no utf-16, as its first bytes say.*save it as UTF-8"):
+        _read(tmp_path, b"\xff\xfea\x00b")
+    assert _read(tmp_path, "café.mp4,1\n".encode("latin-1"))[0] == {"caf\udce9.mp4": "1"}
+
+
+def test_rows_by_the_names_of_columns(tmp_path):
+    (tmp_path / "list.csv").write_text('ID;Actions\n7;"c001; c002"\n8\n', encoding="utf-16")
+    assert list(read_rows(tmp_path / "list.csv")) == [
+        (2, {"id": "7", "actions": "c001; c002"}),
+        (3, {"id": "8", "actions": ""}),
+    ]
