@@ -8,22 +8,17 @@ and severe.png. Without --runs: the published rows alone. Exit code 0: printed; 
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from sigma_jax.evals.severe.table import Row, gather, published_rows, table_text
 from sigma_jax.report.severe import write_severe
-from sigma_jax.runtime.command import run_command
+from sigma_jax.runtime.command import Command, leave
 
 LEGEND = (
     "Top-1 in per cent, UCF-RC: relative counting error, Charades: mAP in per cent. Mean: of the seven where higher is "
     "better and 100 (1 - error). Published rows: Salehi et al. 2024, ViT-B pre-trained on K400; its table prints 52.1 "
     "as the Mean of MVD."
 )
-
-
-def main(argv: list[str] | None = None) -> int:
-    return run_command("severe", parse, tabulate, argv)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -57,5 +52,7 @@ def notes_text(rows: list[Row]) -> str:
     return "\nNotes on the last row:\n" + "".join(f"- {note}\n" for note in notes)
 
 
+main = Command("severe", parse, tabulate)
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())
