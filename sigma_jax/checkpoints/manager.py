@@ -7,6 +7,7 @@ Paths may be relative, or gs:// and s3:// (storage.py).
 """
 
 import contextlib
+import os
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from sigma_jax.checkpoints.content_hash import changed_leaves, content_hash, named_leaves
 from sigma_jax.checkpoints.storage import absolute, storage_errors
+from sigma_jax.runtime import signals
 from sigma_jax.runtime.errors import InvalidValue, UserError
 
 
@@ -66,11 +68,12 @@ class Checkpointer:
         self._stale = False  # Orbax may still count a step that did not make it
         self.last_good = self._manager.latest_step()  # the newest step that did
         self._pending: int | None = None
-        self._terminated = False
+        self._notice = signals.Notice(logging.warning)
+        self._closing = contextlib.ExitStack()
 
     def should_save(self, step: int) -> bool:
         """True when a save is due at `step` (steps done): the interval, or a preemption notice."""
-        return step > 0 and (self._manager.should_save(step) or (self._terminated and step not in self.all_steps()))
+        return step > 0 and (self._manager.should_save(step) or (self._notice.came and step not in self.all_steps()))
 
     def save(self, step: int, state: Any, *, data_state: dict, meta: dict, force: bool = False) -> bool:
         """Start saving if due (or `force`) and not there yet; returns whether it was started.
@@ -117,11 +120,12 @@ class Checkpointer:
             )
 
     def close(self) -> None:
-        """Wait and release threads; the last call."""
-        try:
-            self.wait()
-        finally:
-            self._manager.close()
+        """Wait, release threads and give signals back; the last call."""
+        with self._closing:
+            try:
+                self.wait()
+            finally:
+                self._manager.close()
 
     def _collect(self) -> str | None:
         step, self._pending = self._pending, None
@@ -157,20 +161,22 @@ class Checkpointer:
                 f"{self.directory}. Check free space and permissions, then start the same command again."
             )
 
-    def catch_sigterm(self) -> None:
-        """Let SIGTERM count as a preemption notice in a run of one process.
+    def catch_stops(self) -> None:
+        """Lets SIGTERM and Ctrl-C count as a preemption notice, until close().
 
-        With jax.distributed its own service does that, and agrees on one step among all processes.
+        With jax.distributed its own service catches SIGTERM and agrees on one step among all processes; a Ctrl-C is
+        handed to it.
         """
-        if jax.process_count() == 1:
-            signal.signal(signal.SIGTERM, self._on_sigterm)
-
-    def _on_sigterm(self, signum, frame) -> None:
-        self._terminated = True
+        alone = jax.process_count() == 1
+        self._notice = signals.Notice(logging.warning, None if alone else _terminate)
+        caught = signals.SIGNALS if alone else (signal.SIGINT,)
+        self._closing.enter_context(signals.handlers(self._notice.handle, caught))
+        if not alone:
+            self._closing.callback(signals.take_back, signal.SIGTERM)
 
     def reached_preemption(self, step: int) -> bool:
         """True when a preemption notice has arrived: save this step, wait, and exit with the restart code."""
-        return self._terminated or self._manager.reached_preemption(step)
+        return self._notice.came or self._manager.reached_preemption(step)
 
     def all_steps(self) -> list[int]:
         """Steps of the complete checkpoints, ascending."""
@@ -199,6 +205,10 @@ class Checkpointer:
         restored = self._manager.restore(step, args=ocp.args.Composite(state=target, **items))
         _check_content(path, restored.state, restored.content_hash)
         return restored.state, restored.data, restored.meta
+
+
+def _terminate(number: int) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def find_checkpoint(path: str | epath.Path) -> epath.Path:

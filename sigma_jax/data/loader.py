@@ -28,6 +28,7 @@ from sigma_jax.data.clips import ClipReader
 from sigma_jax.data.decoders import AUTO, Decoding
 from sigma_jax.data.slots import Slots, enter_worker
 from sigma_jax.data.source import Source, open_source
+from sigma_jax.runtime import signals
 from sigma_jax.runtime.errors import InvalidValue
 
 _CHUNK_BYTES = 2**25
@@ -277,7 +278,8 @@ class Loader(Iterator):
         if self._iterator is None:
             self._open.enter_context(_readable_flag())
             self._iterator = iter(self._dataset())
-        chunks = [next(self._iterator) for _ in range(self._chunks.layout.chunks_per_batch)]
+        with signals.shielded():  # grain starts a worker when its first chunk is wanted
+            chunks = [next(self._iterator) for _ in range(self._chunks.layout.chunks_per_batch)]
         for chunk in chunks:
             self._bad.add(chunk["bad"], len(chunk["record"]), chunk["failure"])
         self._next_batch += 1

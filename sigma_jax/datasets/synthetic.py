@@ -16,6 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+from sigma_jax.data import time_limit
+from sigma_jax.runtime import signals
+
 MOTIONS = ("left", "right", "up", "down", "clockwise", "counterclockwise", "zoom", "spin")
 SHAPES = ("disc", "square", "triangle", "plus", "ring")
 
@@ -75,12 +78,16 @@ def write_videos(
         (str(out_dir), seed, low, min(step, start + count - low), labelled, num_frames, size)
         for low in range(start, start + count, step)
     ]
-    return sum(pool.map(_write_chunk, jobs) if pool else map(_write_chunk, jobs))
+    if pool is None:
+        return sum(map(_write_chunk, jobs))
+    with signals.shielded():  # the first jobs start the processes
+        counts = pool.map(_write_chunk, jobs)
+    return sum(counts)
 
 
 def renderers(num_workers: int = 2) -> ProcessPoolExecutor:
     """Processes for `write_videos`, to be shared by several calls: starting them costs as much as 500 clips."""
-    return ProcessPoolExecutor(num_workers, mp_context=get_context("spawn"))
+    return ProcessPoolExecutor(num_workers, get_context("spawn"), initializer=time_limit.end_with_parent)
 
 
 def _write_chunk(job: tuple) -> int:

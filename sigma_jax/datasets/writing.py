@@ -24,6 +24,7 @@ from sigma_jax.data.schema import Record, encode_record
 from sigma_jax.datasets.frame_folders import choose_frames, folder_stamp
 from sigma_jax.datasets.listing import Entry, Refusal
 from sigma_jax.datasets.payload import MAX_BYTES, Payload, store, store_frames
+from sigma_jax.runtime import signals
 from sigma_jax.runtime.errors import Failed, UserError
 
 _NOTE = ".done.json"
@@ -236,7 +237,8 @@ def _write_in_processes(
             while todo and len(running) < workers:
                 shard = _OpenShard(todo.pop())
                 records.partial_path(shard.job.path).unlink(missing_ok=True)
-                running[pool.schedule(_append_in_worker, args=shard.next_step(), timeout=timeout)] = shard
+                with signals.shielded():  # the first one starts pebble's threads, and these the processes
+                    running[pool.schedule(_append_in_worker, args=shard.next_step(), timeout=timeout)] = shard
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 shard = running[future]
                 shard.book(*_outcome(future, timeout))

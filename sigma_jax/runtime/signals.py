@@ -52,6 +52,12 @@ def handlers(function: Callable[[int, object], None], numbers: tuple[int, ...] =
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
+def take_back(number: int) -> None:
+    """Installs again what Python thinks handles the signal: a library's C code may have put its own handler there."""
+    if in_main_thread():
+        signal.signal(number, signal.getsignal(number) or signal.SIG_DFL)
+
+
 def stop(number: int, frame: object = None) -> None:
     """Handler that raises Stopped."""
     raise Stopped(number)
@@ -88,8 +94,10 @@ class _Watch:
     def _run(self) -> None:
         with contextlib.suppress(OSError):
             while byte := os.read(self._read, 1):
-                number = byte[0]
-                if number in SIGNALS and signal.getsignal(number) is stop and not self._ended.wait(self._seconds):
+                number, handler = byte[0], signal.getsignal(byte[0])
+                notice = getattr(handler, "__self__", None)
+                ends = handler is stop or (isinstance(notice, Notice) and notice.heard(number))
+                if ends and not self._ended.wait(self._seconds):
                     self._say(str(Stopped(number)))
                     sys.stdout.flush()
                     sys.stderr.flush()
@@ -111,29 +119,52 @@ def end_within(status: int, seconds: float | None = None) -> None:
     threading.Thread(target=end, daemon=True, name="end").start()
 
 
-@contextlib.contextmanager
-def noticing(say: Callable[[str], None]) -> Iterator["Notice"]:
+class Notice:
     """Inside the block a signal does not end the program but is noticed: the owner saves and ends by itself.
 
-    A second Ctrl-C raises Stopped: whoever waits at a terminal can always leave.
+    A second Ctrl-C ends it all the same: whoever sits at a terminal can always leave.
+
+    Args:
+      say: gets a sentence at the first signal.
+      relay: called with the signal instead of noticing it, where the processes of a run must agree first.
     """
-    notice = Notice(say)
-    with handlers(notice.handle):
-        yield notice
 
-
-class Notice:
-    """Whether a signal came."""
-
-    def __init__(self, say: Callable[[str], None]):
+    def __init__(self, say: Callable[[str], None], relay: Callable[[int], None] | None = None):
         self.came = False
-        self._say, self._interrupts = say, 0
+        self._say, self._relay = say, relay
+        self._said, self._interrupts, self._heard = threading.Lock(), 0, 0
 
     def handle(self, number: int, frame: object = None) -> None:
-        """The handler."""
+        """The handler. It runs when the main thread comes back to Python."""
+        self._tell(number)
         self._interrupts += number == signal.SIGINT
         if self._interrupts > 1:
             raise Stopped(number)
-        if not self.came:
-            self._say(f"{'Ctrl-C' if number == signal.SIGINT else 'SIGTERM'}: this step is finished and saved first")
-        self.came = True
+        if self._relay is not None:
+            self._relay(number)
+        else:
+            self.came = True
+
+    def heard(self, number: int) -> bool:
+        """From the thread that hears signals at once; whether this one ends the program."""
+        self._tell(number)
+        self._heard += number == signal.SIGINT
+        return self._heard > 1
+
+    def _tell(self, number: int) -> None:
+        if self._said.acquire(blocking=False):  # never released: said once
+            name = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
+            self._say(f"{name}: this step is finished and saved, then the run ends (Ctrl-C again: without saving)")
+
+
+@contextlib.contextmanager
+def shielded() -> Iterator[None]:
+    """Processes that are started inside the block do not get the terminal's Ctrl-C: the one that owns them decides.
+
+    They are started with the signal blocked, since one that arrives while they import ends them with a traceback.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

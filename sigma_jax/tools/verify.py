@@ -33,6 +33,7 @@ from sigma_jax.data.source import Source, open_source
 from sigma_jax.datasets.classes import check_names, label_hash
 from sigma_jax.datasets.listing import printable
 from sigma_jax.datasets.specs import SPECS, expected_videos
+from sigma_jax.runtime import signals
 from sigma_jax.runtime.command import Command, leave
 
 _SAMPLE = 32  # videos decoded without --full
@@ -156,7 +157,9 @@ def _run(check: Callable[[int], tuple], count: int, workers: int) -> Iterator[tu
         return
     with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (check,)) as pool:
         try:
-            yield from pool.map(_check_in_worker, range(count), chunksize=16)
+            with signals.shielded():  # which starts them
+                results = pool.map(_check_in_worker, range(count), chunksize=16)
+            yield from results
         except BrokenProcessPool as error:
             raise records.DataSetError(f"a video crashed its decoder ({error}): --workers=0 shows which") from error
 

@@ -73,7 +73,7 @@ def train(run: Run, *, command: Sequence[str] = (), allow_config_change: bool = 
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(contextlib.closing(open_checkpoints(run)))
         stack.callback(run.loader.close)
-        checkpoints.catch_sigterm()
+        checkpoints.catch_stops()
         state = restore_or_init(run, checkpoints, allow_config_change)
         if leader:
             write_run_files(run, command)

@@ -241,20 +241,19 @@ def test_late_failure_is_reported_and_survived(tmp_path, small_files):
     jax.tree.map(np.testing.assert_array_equal, restored, state)
 
 
-def test_sigterm_is_a_preemption_notice(tmp_path):
-    handler = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_is_a_preemption_notice_until_the_end(tmp_path, number):
+    handlers = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)]
     checkpointer = _checkpointer(tmp_path, save_every_steps=100)
-    checkpointer.catch_sigterm()
-    try:
-        assert not checkpointer.reached_preemption(3) and not checkpointer.should_save(3)
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert checkpointer.reached_preemption(4) and checkpointer.should_save(4)
-        assert checkpointer.save(4, _state(), data_state={}, meta={})
-        assert not checkpointer.should_save(4)
-    finally:
-        signal.signal(signal.SIGTERM, handler)
-        checkpointer.close()
+    checkpointer.catch_stops()
+    assert not checkpointer.reached_preemption(3) and not checkpointer.should_save(3)
+    os.kill(os.getpid(), number)
+    assert checkpointer.reached_preemption(4) and checkpointer.should_save(4)
+    assert checkpointer.save(4, _state(), data_state={}, meta={})
+    assert not checkpointer.should_save(4)
+    checkpointer.close()
     assert checkpointer.latest_step() == 4
+    assert [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)] == handlers
 
 
 def test_find_checkpoint_at_every_level(saved, tmp_path, monkeypatch):

@@ -64,17 +64,20 @@ def test_a_fault_without_a_folder_is_no_second_fault(tmp_path, capsys):
 
 def test_handlers_are_given_back():
     before = [signal.getsignal(number) for number in signals.SIGNALS]
-    with signals.ending(print), signals.noticing(print) as notice:
+    notice = signals.Notice(print)
+    with signals.ending(print), signals.handlers(notice.handle):
         os.kill(os.getpid(), signal.SIGTERM)
         assert notice.came
     assert [signal.getsignal(number) for number in signals.SIGNALS] == before
 
 
 def test_a_second_ctrl_c_ends_a_run_that_saves():
-    with signals.ending(print), pytest.raises(signals.Stopped), signals.noticing(print) as notice:
+    said = []
+    notice = signals.Notice(said.append)
+    with signals.ending(print), pytest.raises(signals.Stopped), signals.handlers(notice.handle):
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)
-        assert notice.came
+        assert notice.came and len(said) == 1
         os.kill(os.getpid(), signal.SIGINT)
 
 
@@ -105,3 +108,14 @@ def test_a_command_ends_although_a_library(library, number):
     process.send_signal(number)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 128 + number and said.count("\n") == 1 and said.startswith("tool: stopped by")
+
+
+def test_worker_processes_do_not_get_ctrl_c():
+    program = "import time; print('ready', flush=True); time.sleep(0.3)"
+    with signals.shielded():
+        process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == 0
+    process.stdout.close()
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
