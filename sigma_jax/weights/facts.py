@@ -118,10 +118,36 @@ def complete(
         known = {"positions": "sincos_1d"} | known  # all that the authors' code computes
     if "decoder_width" not in sizes:
         known = {k: v for k, v in known.items() if k not in ("decoder_num_heads", "normalize_targets")}
-    for name, width in (("num_heads", "width"), ("decoder_num_heads", "decoder_width")):
-        if name in known and (known[name] < 1 or sizes[width] % known[name]):
-            raise WeightsMismatch(f"{source}: {name}={known[name]} does not divide the width {sizes[width]}")
+    _check_values(sizes | known, source)
     return sizes | rules | known, tuple(name for name in rules if name not in known)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def _check_values(facts: Mapping[str, Any], source: str) -> None:
+    """Raises WeightsMismatch where a fact cannot be: files come from anywhere."""
+    counts = ("num_heads", "decoder_num_heads", "num_frames", "frame_stride")
+    wrong = [name for name in counts if name in facts and not _is_count(facts[name])]
+    sides = facts.get("image_size", 1)
+    sides = sides if isinstance(sides, tuple) else (sides, sides)
+    if len(sides) != 2 or not all(map(_is_count, sides)):
+        wrong.append("image_size")
+    for name, kind in (("positions", str), ("pooling", str), ("sampling", str), ("normalize_targets", bool)):
+        if name in facts and not isinstance(facts[name], kind):
+            wrong.append(name)
+    if wrong:
+        raise WeightsMismatch(
+            f"{source}: {wrong[0]}={facts[wrong[0]]!r} cannot be: expected what the model was made of"
+        )
+    for name, width in (("num_heads", "width"), ("decoder_num_heads", "decoder_width")):
+        if name in facts and facts[width] % facts[name]:
+            raise WeightsMismatch(f"{source}: {name}={facts[name]} does not divide the width {facts[width]}")
+    if "tube_size" in facts:
+        clip, tube = (facts.get("num_frames", 0), *sides) if "image_size" in facts else (0,), facts["tube_size"]
+        if any(n % size for n, size in zip(clip, tube, strict=False)):
+            raise WeightsMismatch(f"{source}: a clip of {clip} is no whole number of its tubes of {tube}")
 
 
 def agreed(recorded: Mapping[str, Any], given: Mapping[str, int | None], source: str) -> None:

@@ -34,8 +34,11 @@ def detect_format(path: str | Path) -> str:
     if start[:2] == b"PK":
         if not zipfile.is_zipfile(place):
             raise UnreadableWeights(f"{path} is truncated: it begins as a zip and has no end; copy it again")
-        with zipfile.ZipFile(place) as archive:
-            names = archive.namelist()
+        try:
+            with zipfile.ZipFile(place) as archive:
+                names = archive.namelist()
+        except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+            raise UnreadableWeights(f"{path} is a damaged zip ({error}): copy it again") from error
         return "npz" if all(name.endswith(".npy") for name in names) else "pth"
     if start.lstrip()[:1] == b"<":
         text = " ".join(start[:60].decode("utf-8", "replace").split())

@@ -91,7 +91,8 @@ def _facts(config: dict[str, Any]) -> dict[str, Any]:
     facts = {"num_heads": config.get("num_attention_heads")}
     if config["model_type"] != "videomae":
         return facts
-    labels = config.get("id2label") or {}
+    labels = config.get("id2label")
+    labels = labels if isinstance(labels, dict) else {}
     names = tuple(str(labels.get(str(i), "")) for i in range(len(labels)))
     is_named = all(names) and names != tuple(f"LABEL_{i}" for i in range(len(names)))  # which is what nobody named
     side = config.get("image_size")
@@ -110,7 +111,7 @@ def check_config(folder: Path, config: dict[str, Any]) -> list[str]:
     Raises:
       WeightsMismatch, UnreadableWeights: another family, or what our model does not compute.
     """
-    path, kind = str(folder / CONFIG), config.get("model_type")
+    path, kind = str(folder / CONFIG), str(config.get("model_type"))
     if kind in FOREIGN:
         raise foreign(path, FOREIGN[kind], f"model_type {kind!r}")
     if kind not in MODELS:
@@ -125,12 +126,13 @@ def check_config(folder: Path, config: dict[str, Any]) -> list[str]:
         processor = _read_json(folder / PROCESSOR)
         for name, ours in (("image_mean", PIXEL_MEAN), ("image_std", PIXEL_STD)):
             theirs = processor.get(name, ours)
-            if not np.allclose(theirs, ours, atol=1e-3):
+            numbers = [n for n in theirs if isinstance(n, (int, float))] if isinstance(theirs, (list, tuple)) else []
+            if len(numbers) != 3 or not np.allclose(numbers, ours, atol=1e-3):
                 raise UnreadableWeights(
                     f"{folder / PROCESSOR}: {name} is {theirs}; the models here standardise pixels with {list(ours)}"
                 )
     epsilon = config.get("layer_norm_eps", LAYER_NORM_EPSILON)
-    if epsilon > MAX_EPSILON:
+    if not isinstance(epsilon, (int, float)) or not 0 <= epsilon <= MAX_EPSILON:
         raise UnreadableWeights(
             f"{path}: layer_norm_eps is {epsilon}, expected {LAYER_NORM_EPSILON}, as is computed here"
         )

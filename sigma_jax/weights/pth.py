@@ -43,7 +43,7 @@ CHUNK = 2**24  # bytes checked at once
 
 DAMAGE = (
     *(pickle.UnpicklingError, EOFError, LookupError, ValueError, TypeError, AttributeError, OverflowError, MemoryError),
-    *(struct.error, zipfile.BadZipFile, zlib.error, NotImplementedError),
+    *(struct.error, zipfile.BadZipFile, zlib.error, NotImplementedError, OSError),
 )
 
 

@@ -93,7 +93,7 @@ def read_npz(path: str | Path) -> Weights:
     try:
         with np.load(path, allow_pickle=False) as file:
             flat = dict(file)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, OSError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise UnreadableWeights(
             f"{path} is damaged or no .npz of plain arrays ({error}): convert the original again"
         ) from error
