@@ -84,8 +84,7 @@ def write_overlays(path: Path, video: np.ndarray, rows: Mapping[str, np.ndarray]
     )
     for row, (name, numbers) in enumerate(rows.items()):
         top = style.MARGIN + row * (height + style.GAP)
-        for line, word in enumerate(name.split()):
-            style.write(pen, (style.MARGIN, top + (line + 1) * 1.3 * style.TEXT), word)
+        style.write_wrapped(pen, (style.MARGIN, top + style.TEXT), name, NAMES - style.GAP)
         for column, frame in enumerate(shown):
             left = style.MARGIN + NAMES + column * (width + style.GAP)
             picture.paste(style.fit(tint(video[frame], numbers[frame]), CELL), (left, top))

@@ -44,6 +44,19 @@ def write(pen: ImageDraw.ImageDraw, at: tuple[float, float], text: str, *, color
     return at[0] + font.getlength(text)
 
 
+def write_wrapped(pen: ImageDraw.ImageDraw, at: tuple[float, float], text: str, width: float) -> None:
+    """Writes words in as many lines as `width` px ask for; the first baseline is at `at`."""
+    font, line, y = ImageFont.load_default(TEXT), "", at[1]
+    for word in text.split():
+        longer = f"{line} {word}".strip()
+        if line and font.getlength(longer) > width:
+            write(pen, (at[0], y), line)
+            line, y = word, y + 1.25 * TEXT
+        else:
+            line = longer
+    write(pen, (at[0], y), line)
+
+
 def check_video(video: np.ndarray) -> None:
     """Raises ValueError unless `video` is uint8 [B F y x 3] with at least one clip."""
     if video.ndim != 5 or video.shape[-1] != 3 or video.dtype != np.uint8 or not video.size:

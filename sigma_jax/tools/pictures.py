@@ -1,0 +1,98 @@
+"""What a pre-trained model makes of one video: its prototypes (paper, figures 4 and 5), or its reconstruction.
+
+  python -m sigma_jax.tools.pictures --video=FILE --init=runs/k400 --out=pictures
+  python -m sigma_jax.tools.pictures --video=FILE --init=runs/k400_dino --teacher=dino_b16.npz --out=pictures
+  python -m sigma_jax.tools.pictures --video=FILE --init=runs/k400_pixel --kind=reconstruction --out=pictures
+
+--kind=prototypes: around a mosaic of the clip, for each of the most used prototypes the 25 space-time tubes nearest to
+it. --kind=reconstruction (models with target=pixel): hidden tubes as predicted, with and without the statistics of the
+true ones. Default: what the weights allow. The clip is --num_frames frames around the middle, --stride apart.
+Exit code 0: written; 1: refused, with what the weights lack; 2: wrong usage.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from sigma_jax.data.decode import BadVideo, decode_frames, probe
+from sigma_jax.data.sampling import center_indices
+from sigma_jax.report.prototype_tubes import tube_scores, write_prototype_tubes
+from sigma_jax.report.reconstruction import reconstruct, write_reconstruction
+from sigma_jax.runtime.command import Command, leave
+from sigma_jax.runtime.errors import InvalidValue, NotThere
+from sigma_jax.runtime.logs import start_logging
+from sigma_jax.weights.frozen import FRAME_STRIDE, Pretrained, load
+
+KINDS = ("prototypes", "reconstruction")
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m sigma_jax.tools.pictures", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--video", required=True, type=Path, help="a video file")
+    parser.add_argument("--init", required=True, help="pre-training weights in any format, or a run folder")
+    parser.add_argument("--out", required=True, type=Path, help="folder for the pictures")
+    parser.add_argument("--kind", choices=KINDS, help="default: what the weights allow")
+    parser.add_argument("--teacher", help="of SIGMA-DINO weights: the frozen network they were trained with")
+    parser.add_argument("--prototypes", type=int, default=7, help="panels (default 7, as in the paper)")
+    parser.add_argument("--num_frames", type=int, help="of the clip (default: those of training)")
+    parser.add_argument(
+        "--stride", type=int, default=FRAME_STRIDE, help=f"frames between them (default {FRAME_STRIDE})"
+    )
+    parser.add_argument("--mask_ratio", type=float, default=0.9, help="hidden share of a reconstruction (default .9)")
+    parser.add_argument("--seed", type=int, default=0, help="of the mask (default 0)")
+    parser.add_argument("--raw_pixels", action="store_true", help="the model was trained on pixels as they are")
+    parser.add_argument("--num_heads", type=int, help="where the weights do not say and width / 64 is wrong")
+    parser.add_argument("--decoder_num_heads", type=int, help="likewise of the decoder")
+    return parser.parse_args(argv)
+
+
+def pictures(args: argparse.Namespace) -> int:
+    """Draws one picture and says where it is."""
+    start_logging()
+    model = load(args.init, num_heads=args.num_heads, decoder_num_heads=args.decoder_num_heads)
+    clip = read_clip(args.video, model, args.num_frames, args.stride)
+    kind = args.kind or ("prototypes" if "prototypes" in model.params else "reconstruction")
+    if kind == "prototypes":
+        teacher = load(args.teacher) if args.teacher else None
+        scores = tube_scores(model, clip, teacher)
+    else:
+        views = reconstruct(model, clip, mask_ratio=args.mask_ratio, seed=args.seed, standardized=not args.raw_pixels)
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise InvalidValue(f"--out={args.out} is a file; expected a folder") from error
+    path = args.out / f"{args.video.stem}_{kind}.png"
+    if kind == "prototypes":
+        tube_size = tuple(model.weights.sizes["tube_size"])
+        write_prototype_tubes(path, clip[0], scores, tube_size, max_prototypes=args.prototypes)
+    else:
+        write_reconstruction(path, views)
+    print(f"{path}: {kind} of {args.video}")
+    return 0
+
+
+def read_clip(path: Path, model: Pretrained, num_frames: int | None, stride: int) -> np.ndarray:
+    """The clip in the middle of a video file, uint8 [1 F y x 3].
+
+    Raises:
+      NotThere, BadVideo: no such file, or no video in it.
+    """
+    if not path.is_file():
+        raise NotThere(f"--video={path} is no file")
+    data = path.read_bytes()
+    num_frames = num_frames or model.weights.sizes.get("num_frames", 16)
+    try:
+        count = probe(data).num_frames
+        frames = decode_frames(data, center_indices(count, num_frames, stride), count)
+    except BadVideo as error:
+        raise BadVideo(f"{path}: {error}") from error
+    return model.preprocess(frames, num_frames, 1)
+
+
+main = Command("pictures", parse_arguments, pictures)
+
+if __name__ == "__main__":
+    leave(main())
