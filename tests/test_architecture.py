@@ -58,6 +58,6 @@ def test_ops_knows_no_flax_and_no_config():
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_files_stay_small_and_named(path):
-    assert len(path.read_text().splitlines()) <= 400, f"{path} has more than 400 lines: split it along its concepts"
+    assert len(path.read_text().splitlines()) <= 600, f"{path} has more than 600 lines: split it along its concepts"
     assert path.stem not in {"util", "utils", "helper", "helpers", "misc", "common"}, path
     assert ast.get_docstring(ast.parse(path.read_text())), f"{path} does not say what it is about"

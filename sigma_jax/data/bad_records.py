@@ -1,11 +1,14 @@
 """The account of records that could not be read: counted, listed once each, and a limit on their share."""
 
+import contextlib
 import json
 import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from sigma_jax.runtime.errors import UserError
+from sigma_jax.runtime.files import replacing
 
 _MIN_SEEN = 1000  # clips before the share of bad records means something (or one epoch, if that is less)
 
@@ -13,6 +16,26 @@ _MIN_SEEN = 1000  # clips before the share of bad records means something (or on
 def file_name(process: int) -> str:
     """Name of the list of one process: no two write to the same file."""
     return f"bad_records-{process}.jsonl" if process else "bad_records.jsonl"
+
+
+def _read_list(path: Path) -> dict[int, dict]:
+    """Record -> entry of a list. Lines that are none (a killed run may cut its last one, a crash of the machine leave
+    others) are taken out of the file: what is appended must not continue them."""
+    entries, text = {}, path.read_text("utf-8", "replace")
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            entry = json.loads(line)
+            entries[int(entry["record"])] = entry
+    kept = _lines(entries.values())
+    if kept != text:
+        logging.warning("%s: took out what is no entry", path)
+        with replacing(path) as partial:
+            partial.write_text(kept, "utf-8")
+    return entries
+
+
+def _lines(entries: Iterable[dict]) -> str:
+    return "".join(json.dumps(entry) + "\n" for entry in entries)
 
 
 class TooManyBadRecords(UserError, RuntimeError):
@@ -27,9 +50,7 @@ class BadRecords:
         self.min_seen = min(_MIN_SEEN, num_records)
         self.found, self.clips, self.failures = {}, 0, 0
         if self.path and self.path.exists():  # a resumed run
-            lines = self.path.read_text().splitlines(keepends=True)
-            entries = [json.loads(line) for line in lines if line.endswith("\n")]  # a killed run may cut the last one
-            self.found = {entry["record"]: entry for entry in entries}
+            self.found = _read_list(self.path)
 
     def add(self, bad: list[dict], num_clips: int, failure: str) -> None:
         """Books one chunk: its unreadable records, its clips and why it could not be filled (empty: it could).
@@ -42,7 +63,7 @@ class BadRecords:
         if new and self.path:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a") as file:
-                file.writelines(json.dumps(entry) + "\n" for entry in new.values())
+                file.write(_lines(new.values()))
         self.found |= new
         self.clips += num_clips
         self.failures += len(bad)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sigma_jax.data import augment, decode, decoders, pictures, records, sampling, schema, time_limit
+from sigma_jax.data import augment, decode, decoders, metadata, pictures, records, sampling, schema, time_limit
 from sigma_jax.data.decoders import AUTO, Decoding
 from sigma_jax.data.source import Source
 from sigma_jax.runtime.errors import InvalidValue
@@ -113,6 +113,9 @@ class ClipReader:
         if self._cache is not None and index in self._cache:
             return self._cache[index]
         record, decoded = self.source[index], None
+        wrong = metadata.check_label(self.source.classes, record.label, record.label_name)
+        if wrong:
+            raise records.DataSetError(f"{self.source.data_dir}, {record.key}: {wrong}. Copy the label map again")
         # a record that does not know its length (another writer's) is decoded to find out
         num_frames = record.num_frames or len(record.frames)
         if not num_frames:

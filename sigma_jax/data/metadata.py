@@ -1,20 +1,30 @@
-"""Sidecars of a data set: what TFDS needs to open our shards, and the label map.
+"""Sidecars of a data set: what TFDS needs to open our shards, the label map, and what prepare reported.
 
 `dataset_info.json` and `features.json` are in the format of tensorflow-datasets, so that
 `tfds.builder_from_directory(data_dir)` finds the splits; `label_map.txt` has one class name a line, index = line.
 """
 
+import hashlib
+import itertools
 import json
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sigma_jax.data.records import DataSetError
 from sigma_jax.runtime.files import replacing
 
+INFO, FEATURES = "dataset_info.json", "features.json"
+REPORT, LABEL_MAP = "prepare_report.json", "label_map.txt"
+WRITER = "written by sigma_jax.tools.prepare."  # how the description of our data sets ends
 _TENSOR, _TEXT, _SCALAR = (
     f"tensorflow_datasets.core.features.{name}"
     for name in ("tensor_feature.Tensor", "text_feature.Text", "scalar.Scalar")
 )
+_REPORTED = {  # what is read of prepare_report.json
+    **{"videos": int, "label_hash": str, "refused": list},
+    **{"videos_per_class": dict, "payload": dict, "subset": dict},
+}
 _SEQUENCE = "tensorflow_datasets.core.features.sequence_feature.Sequence"
 
 
@@ -25,7 +35,8 @@ def write_metadata(
 
     `payload` is one of payload.PAYLOADS.
     """
-    info_path = data_dir / "dataset_info.json"
+    info_path = data_dir / INFO
+    read_shard_lengths(data_dir, split)  # what is there must be in order
     splits = read_json(info_path).get("splits", [])
     entry = {
         "filepathTemplate": "{DATASET}-{SPLIT}-{SHARD_X_OF_Y}.{FILEFORMAT}",
@@ -35,7 +46,7 @@ def write_metadata(
     }
     splits = sorted([s for s in splits if s["name"] != split] + [entry], key=lambda s: s["name"])
     info = {
-        "description": f"Videos, one a record, payload `{payload}`; written by sigma_jax.tools.prepare.",
+        "description": f"Videos, one a record, payload `{payload}`; {WRITER}",
         "fileFormat": "tfrecord",
         "name": name,
         "splits": splits,
@@ -52,7 +63,7 @@ def write_metadata(
     features |= {name: _tensor(_SCALAR, "int64") for name in ("label", "num_frames", "height", "width")}
     features |= {name: {"pythonClassName": _TEXT, "text": {}} for name in ("key", "label_name")}
     class_name = "tensorflow_datasets.core.features.features_dict.FeaturesDict"
-    write_json(data_dir / "features.json", {"pythonClassName": class_name, "featuresDict": {"features": features}})
+    write_json(data_dir / FEATURES, {"pythonClassName": class_name, "featuresDict": {"features": features}})
 
 
 def _tensor(class_name: str, dtype: str) -> dict:
@@ -70,13 +81,90 @@ def read_json(path: Path) -> dict:
     if not path.exists():
         return {}
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text("utf-8"))
         if isinstance(content, dict):
             return content
         reason = f"expected an object, got {type(content).__name__}"
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         reason = str(error)
-    raise DataSetError(f"{path} is damaged ({reason}): copy it again, or delete it and prepare again")
+    raise damaged(path, reason)
+
+
+def damaged(path: Path, reason: str) -> DataSetError:
+    """The error to raise for a sidecar that cannot be what was written."""
+    return DataSetError(f"{path} is damaged ({reason}): copy it again, or delete it and prepare again")
+
+
+def read_shard_lengths(data_dir: Path, split: str) -> list[int]:
+    """Records of each shard that dataset_info.json states for a split; [] where it states none.
+
+    Raises:
+      DataSetError: it is damaged.
+    """
+    path = data_dir / INFO
+    entries = read_json(path).get("splits", [])
+    try:
+        lengths = {entry["name"]: [int(text) for text in entry.get("shardLengths", ())] for entry in entries}
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise damaged(path, f"splits: {entries!r:.200}") from error
+    return lengths.get(split, [])
+
+
+def read_reports(data_dir: Path) -> dict[str, dict]:
+    """What `tools.prepare` reported of each split; empty where it did not write this data set.
+
+    Raises:
+      DataSetError: prepare_report.json is damaged.
+    """
+    reports = read_json(data_dir / REPORT)
+    for split, report in reports.items():
+        if not isinstance(report, dict) or any(
+            not isinstance(report.get(name, kind()), kind) for name, kind in _REPORTED.items()
+        ):
+            raise damaged(data_dir / REPORT, f"{split}: {report!r:.200}")
+    return reports
+
+
+def label_hash(names: Sequence[str]) -> str:
+    """Hash of class names in order, 16 hexadecimal digits."""
+    return hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def find_contradictions(data_dir: Path, split: str, lengths: Sequence[int]) -> list[str]:
+    """What the sidecars promise and the shards do not keep: records of each shard, and the label map that the classes
+    were numbered by. Reads small files only; sidecars that are not there promise nothing.
+
+    Raises:
+      DataSetError: a sidecar is damaged.
+    """
+    found, count, again = [], sum(lengths), "Copy the shards and this file again, or prepare them again"
+    stated, report = read_shard_lengths(data_dir, split), read_reports(data_dir).get(split, {})
+    if stated and stated != list(lengths):
+        pairs = enumerate(itertools.zip_longest(stated, lengths))
+        shard, (promised, kept) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
+        found.append(
+            f"{data_dir / INFO} promises {sum(stated)} records of {split!r} in {len(stated)} shards, there are {count} "
+            f"in {len(lengths)}; shard {shard} should have {promised} and has {kept}. {again}"
+        )
+    promised = report.get("videos", count)
+    if promised != count:
+        found.append(f"{data_dir / REPORT} promises {promised} records of {split!r}, there are {count}. {again}")
+    names, expected = read_label_map(data_dir), report.get("label_hash")
+    if expected and expected != label_hash(names):
+        state = f"has hash {label_hash(names)}" if names else "is not there"
+        found.append(
+            f"{data_dir / LABEL_MAP} {state}, but by {REPORT} the classes of {split!r} were numbered by one with "
+            f"{expected}: copy both again"
+        )
+    return found
+
+
+def check_label(names: Sequence[str], label: int, name: str) -> str:
+    """What is wrong with a record's label, whose class it calls `name`, under a label map; "" where nothing is."""
+    if not names or not name or name.isdecimal() or not 0 <= label < len(names):
+        return ""
+    known, told = (unicodedata.normalize("NFC", text).replace("_", " ").casefold() for text in (names[label], name))
+    return "" if known == told else f"its class {label} is {name!r}, and {names[label]!r} in {LABEL_MAP}"
 
 
 def problems_of(split: str, report: dict) -> list[str]:
@@ -93,17 +181,24 @@ def problems_of(split: str, report: dict) -> list[str]:
 
 def read_problems(data_dir: Path, splits: Iterable[str]) -> list[str]:
     """problems_of for these splits of a data set that `tools.prepare` wrote; [] for those of others."""
-    report = read_json(data_dir / "prepare_report.json")
-    return [problem for split in splits for problem in problems_of(split, report.get(split, {}))]
+    reports = read_reports(data_dir)
+    return [problem for split in splits for problem in problems_of(split, reports.get(split, {}))]
 
 
 def read_label_map(data_dir: Path) -> list[str]:
-    """Class names in order of their index; empty where the data set has none."""
-    path = data_dir / "label_map.txt"
-    return path.read_text("utf-8", errors="surrogateescape").splitlines() if path.exists() else []
+    """Class names in order of their index; empty where the data set has none.
+
+    Raises:
+      DataSetError: a class without a name.
+    """
+    path = data_dir / LABEL_MAP
+    names = path.read_text("utf-8", "surrogateescape").removesuffix("\n").split("\n") if path.exists() else []
+    if "" in names:
+        raise DataSetError(f"line {names.index('') + 1} of {path} is empty: every line names the class of its number")
+    return names
 
 
 def write_label_map(data_dir: Path, names: list[str]) -> None:
     """Writes one class name a line."""
-    with replacing(data_dir / "label_map.txt") as partial:
+    with replacing(data_dir / LABEL_MAP) as partial:
         partial.write_text("".join(f"{name}\n" for name in names), encoding="utf-8", errors="surrogateescape")

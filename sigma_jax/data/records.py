@@ -11,8 +11,6 @@ import os
 import re
 import struct
 import threading
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -241,17 +239,35 @@ def _load_index(shards: list[Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     for shard, size in zip(shards, sizes, strict=True):
         if shard.stat().st_size != size:
             raise DataSetError(f"{shard} has {shard.stat().st_size} bytes, its index says {size}. {advice}")
-    if counts.sum() != len(offsets):
-        raise DataSetError(f"{path} counts {counts.sum()} records but has {len(offsets)} offsets. {advice}")
     return sizes, counts, offsets
 
 
 def _read_index(path: Path) -> list[np.ndarray]:
+    """sizes, counts and offsets; DataSetError unless a scan of shards of these sizes could have given them."""
     try:
         with np.load(path) as arrays:
-            return [arrays[name] for name in ("sizes", "counts", "offsets")]
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataSetError(f"the index {path} is damaged ({error}): delete it, it is then made anew") from error
+            sizes, counts, offsets = (arrays[name] for name in ("sizes", "counts", "offsets"))
+    except Exception as error:  # of many kinds, as the damage
+        raise DataSetError(f"the index {path} is damaged ({error!r:.200}): delete it, it is then made anew") from error
+    if not _is_consistent(sizes, counts, offsets):
+        raise DataSetError(
+            f"the index {path} is damaged (its numbers contradict each other): delete it, it is then made anew"
+        )
+    return [sizes, counts, offsets]
+
+
+def _is_consistent(sizes: np.ndarray, counts: np.ndarray, offsets: np.ndarray) -> bool:
+    """Whether the records of every shard begin at 0, follow each other, and end where it ends."""
+    if any(array.ndim != 1 or array.dtype != np.int64 for array in (sizes, counts, offsets)):
+        return False
+    if len(sizes) != len(counts) or (counts < 0).any() or counts.sum() != len(offsets):
+        return False
+    filled = counts > 0
+    last = np.cumsum(counts)[filled] - 1
+    ends = np.append(offsets[1:], 0)[: len(offsets)]
+    ends[last] = sizes[filled]
+    starts_at_0 = (offsets[last + 1 - counts[filled]] == 0).all()
+    return bool(starts_at_0 and (ends - offsets >= _FRAME).all() and (sizes[~filled] == 0).all())
 
 
 class _StoredFrames(Sequence):
@@ -281,6 +297,7 @@ class RecordSource:
         self.data_dir, self.split, self.classes = Path(data_dir), split, ()
         self.shards = find_shards(data_dir, split)
         self._sizes, counts, self._offsets = _load_index(self.shards)
+        self.lengths = counts.tolist()
         self._ends = np.cumsum(counts)  # global number of the record behind each shard
         self._files, self._lock, self._decode, self._has_heads = {}, threading.Lock(), decode, None
 

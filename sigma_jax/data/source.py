@@ -23,6 +23,7 @@ class Source(Protocol):
     shards: Sequence[Path]  # the files or the folder that it reads
     classes: Sequence[str]  # names in order of their numbers; empty where classes are numbers only or there are none
     stills: bool  # every record is one image
+    lengths: Sequence[int]  # records of each shard
 
     def __len__(self) -> int: ...
 
@@ -40,11 +41,25 @@ class Source(Protocol):
 
 
 def open_source(data_dir: str | os.PathLike, split: str) -> Source:
-    """The records of a split, whoever wrote them; its sidecars are checked against them (metadata.check_sidecars).
+    """The records of a split, whoever wrote them, checked against what its sidecars promise.
 
     Raises:
       DataSetError: nothing that can be read, shards are missing or damaged, or the sidecars say something else.
     """
+    source = open_unchecked(data_dir, split)
+    contradictions = find_contradictions(source)
+    if contradictions:
+        raise records.DataSetError(" ".join(contradictions))
+    return source
+
+
+def find_contradictions(source: Source) -> list[str]:
+    """As metadata.find_contradictions; image folders promise nothing."""
+    return [] if source.stills else metadata.find_contradictions(source.data_dir, source.split, source.lengths)
+
+
+def open_unchecked(data_dir: str | os.PathLike, split: str) -> Source:
+    """As open_source, without find_contradictions."""
     data_dir = Path(data_dir)
     if tfds_sets.array_record_splits(data_dir):
         source = _open_array_records(data_dir, split)

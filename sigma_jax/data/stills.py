@@ -7,7 +7,7 @@ tfds/<name>/<config or version>/...array_record             (--data_dir names th
 import os
 from pathlib import Path
 
-from sigma_jax.data.metadata import read_label_map
+from sigma_jax.data.metadata import read_label_map, read_shard_lengths
 from sigma_jax.data.records import BadRecord, DataSetError, Record
 
 _SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
@@ -30,6 +30,7 @@ class ImageFolder:
                 f"{folder} holds {len(found)} images, classes without a line in label_map.txt: {unknown[:9] or 'none'}"
             )
         self._items = [(path, number[path.parent.name]) for path in found]
+        self.lengths = [len(found)]
 
     def __len__(self) -> int:
         return len(self._items)
@@ -58,7 +59,13 @@ class TfdsImages:
     def __init__(self, data_dir: str | os.PathLike, split: str):
         import tensorflow_datasets as tfds  # half a second: only for these data sets
 
-        builder = tfds.builder_from_directory(data_dir)
+        read_shard_lengths(Path(data_dir), split)  # names the file where it is damaged
+        try:
+            builder = tfds.builder_from_directory(data_dir)
+        except Exception as error:  # of many kinds
+            raise DataSetError(
+                f"{data_dir}: tensorflow-datasets cannot read its features.json and dataset_info.json: {error!r:.300}"
+            ) from error
         if split not in builder.info.splits:
             raise DataSetError(f"{data_dir} has no split {split!r}, only {sorted(builder.info.splits)}")
         decoders = {"image": tfds.decode.SkipDecoding()}
@@ -70,7 +77,7 @@ class TfdsImages:
                 "tfds.builder(NAME, file_format='array_record').download_and_prepare()"
             ) from error
         self.data_dir, self.split, self.shards = Path(data_dir), split, [Path(data_dir)]
-        self.classes = list(builder.info.features["label"].names)
+        self.classes, self.lengths = list(builder.info.features["label"].names), [len(self._rows)]
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -93,3 +100,9 @@ class TfdsImages:
 def has_images(data_dir: Path, split: str) -> bool:
     """Whether `data_dir/split` holds images in class folders."""
     return any(path.suffix.lower() in _SUFFIXES for path in (data_dir / split).glob("*/*"))
+
+
+def find_splits(data_dir: Path) -> list[str]:
+    """Folders of `data_dir` that hold images in class folders."""
+    folders = sorted(os.listdir(data_dir)) if data_dir.is_dir() else []
+    return [name for name in folders if has_images(data_dir, name)]

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sigma_jax.data.metadata import read_json, read_label_map
+from sigma_jax.data.metadata import FEATURES, INFO, WRITER, damaged, read_json, read_label_map
 from sigma_jax.data.records import BadRecord, DataSetError
 from sigma_jax.data.schema import Record, parse_features
 
@@ -149,10 +149,11 @@ def find_reader(data_dir: Path) -> FeatureReader | None:
     Raises:
       DataSetError: no feature of it can be a video.
     """
-    root = read_json(data_dir / "features.json")
-    if not root or root.get("featuresDict", {}).get("features", {}).keys() >= _OURS:
+    leaves = _read_features(data_dir)
+    if not leaves or leaves.keys() >= _OURS:
         return None
-    leaves = dict(sorted(_leaves(root)))
+    if str(read_json(data_dir / INFO).get("description")).endswith(WRITER):
+        raise damaged(data_dir / FEATURES, f"tools.prepare writes {sorted(_OURS)}, found {sorted(leaves)}")
     pictures = [name for name, leaf in leaves.items() if leaf.kind == "Video" or (leaf.kind == "Image" and leaf.steps)]
     pixels = [name for name, leaf in leaves.items() if leaf.dtype == "uint8" and _is_pixels(leaf)]
     files = [name for name, leaf in leaves.items() if leaf.dtype == "string" and not leaf.shape and not leaf.steps]
@@ -161,7 +162,7 @@ def find_reader(data_dir: Path) -> FeatureReader | None:
     if video is None:
         kinds = {name: leaf.kind for name, leaf in leaves.items()}
         raise DataSetError(
-            f"{data_dir / 'features.json'} has no video (Video, Sequence of Image, uint8 or string Tensor): {kinds}"
+            f"{data_dir / FEATURES} has no video (Video, Sequence of Image, uint8 or string Tensor): {kinds}"
         )
     labels = [name for name, leaf in leaves.items() if leaf.kind == "ClassLabel" and not leaf.steps]
     label = "label" if "label" in leaves else next(iter(labels), "")
@@ -170,10 +171,24 @@ def find_reader(data_dir: Path) -> FeatureReader | None:
     return FeatureReader(video, leaves[video], label, key, tuple(_class_names(data_dir, label)), num_classes)
 
 
+def _read_features(data_dir: Path) -> dict[str, _Leaf]:
+    """What features.json tells by name, in order; {} where there is none.
+
+    Raises:
+      DataSetError: it is damaged.
+    """
+    path = data_dir / FEATURES
+    root = read_json(path)
+    try:
+        return dict(sorted(_leaves(root))) if root else {}
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise damaged(path, f"{error!r:.200}") from error
+
+
 def holds_stills(data_dir: Path) -> bool:
     """Whether features.json tells of one image a record, the feature `image`."""
-    features = read_json(data_dir / "features.json").get("featuresDict", {}).get("features", {})
-    return "image" in features.get("image", {})
+    image = _read_features(data_dir).get("image", _Leaf(""))
+    return image.kind == "Image" and not image.steps
 
 
 def _is_pixels(leaf: _Leaf) -> bool:
@@ -207,7 +222,8 @@ class ArrayRecords:
 
         self.data_dir, self.split, self.shards, self._read = shards[0].parent, split, shards, read
         self.classes = read_label_map(self.data_dir) or list(read.class_names)
-        self._ends = np.cumsum([len(ArrayRecordDataSource(str(path))) for path in shards])
+        self.lengths = [len(ArrayRecordDataSource(str(path))) for path in shards]
+        self._ends = np.cumsum(self.lengths)
         self._source = ArrayRecordDataSource([str(path) for path in shards])
 
     def __len__(self) -> int:

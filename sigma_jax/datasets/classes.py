@@ -1,13 +1,12 @@
 """The classes of a data set: how many, what they are called, and a hash that tells two label maps apart."""
 
-import hashlib
 import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from sigma_jax.data.metadata import read_json, read_label_map
+from sigma_jax.data.metadata import label_hash, read_label_map, read_reports
 from sigma_jax.data.records import DataSetError
 from sigma_jax.data.source import open_source
 from sigma_jax.datasets.listing import comparable
@@ -34,19 +33,14 @@ def read_classes(data_dir: str | os.PathLike, split: str = "train") -> Classes:
         names = open_source(data_dir, split).classes
     if names:
         return Classes(len(names), tuple(names), label_hash(names))
-    report = read_json(Path(data_dir, "prepare_report.json"))
-    labels = {int(text) for part in report.values() for text in part["videos_per_class"] if text.isdecimal()}
+    reports = read_reports(Path(data_dir))
+    labels = {int(text) for part in reports.values() for text in part.get("videos_per_class", ()) if text.isdecimal()}
     if not labels:
         raise DataSetError(
             f"{data_dir} has no classes: no label_map.txt, and no labels in prepare_report.json. Prepare videos that "
             "lie in one folder per class, or a list of `path label` lines"
         )
     return Classes(max(labels) + 1, (), f"{max(labels) + 1} numbers")
-
-
-def label_hash(names: list[str]) -> str:
-    """Hash of class names in order, 16 hexadecimal digits."""
-    return hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def shipped_names(name: str) -> list[str]:

@@ -108,7 +108,7 @@ def _index_rate(source: Source) -> dict[str, float]:
 
 def _payload(args: argparse.Namespace, record: Record) -> str:
     """What `prepare` says it stored, or what the record looks like."""
-    report = metadata.read_json(args.data_dir / "prepare_report.json").get(args.split, {})
+    report = metadata.read_reports(args.data_dir).get(args.split, {})
     return report.get("payload", {}).get("kind") or ("jpeg" if record.frames else "video")
 
 

@@ -25,12 +25,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from sigma_jax.data import metadata, records, tfds_sets, time_limit
+from sigma_jax.data import metadata, records, stills, tfds_sets, time_limit
 from sigma_jax.data.clips import decode_record
 from sigma_jax.data.decode import BadVideo, probe
+from sigma_jax.data.pictures import decode_image
 from sigma_jax.data.schema import Record
-from sigma_jax.data.source import Source, open_source
-from sigma_jax.datasets.classes import check_names, label_hash
+from sigma_jax.data.source import Source, find_contradictions, open_unchecked
+from sigma_jax.datasets.classes import check_names
 from sigma_jax.datasets.listing import printable
 from sigma_jax.datasets.specs import SPECS, expected_videos
 from sigma_jax.runtime import signals
@@ -75,7 +76,9 @@ def _verify_or_say(args: argparse.Namespace, split: str) -> tuple[bool, int]:
 
 
 def _splits(data_dir: Path) -> list[str]:
-    return tfds_sets.array_record_splits(data_dir) or records.find_splits(data_dir)
+    if tfds_sets.array_record_splits(data_dir) or records.has_shards(data_dir):
+        return tfds_sets.array_record_splits(data_dir) or records.find_splits(data_dir)
+    return stills.find_splits(data_dir) or records.find_splits(data_dir)
 
 
 def verify_split(args: argparse.Namespace, split: str) -> tuple[bool, int]:
@@ -83,12 +86,12 @@ def verify_split(args: argparse.Namespace, split: str) -> tuple[bool, int]:
 
     Raises DataSetError where its shards or their index are not in order as a whole.
     """
-    source = open_source(args.data_dir, split)
-    names = metadata.read_label_map(args.data_dir) or tfds_sets.class_names(args.data_dir)
+    source = open_unchecked(args.data_dir, split)
+    names = list(source.classes)
     num_classes = len(names) or tfds_sets.num_classes(args.data_dir)
     ranked = sorted(range(len(source)), key=lambda i: hashlib.sha256(b"%d" % i).digest())
     decoded = set(ranked if args.full else ranked[:_SAMPLE])
-    problems, classes, keys = _index_problems(source), Counter(), Counter()
+    problems, classes, keys = [*_index_problems(source), *find_contradictions(source)], Counter(), Counter()
     check = partial(check_record, source, num_classes, decoded)
     for key, label, reason in tqdm(
         _run(check, len(source), args.workers), total=len(source), unit="video", disable=not sys.stderr.isatty()
@@ -99,7 +102,6 @@ def verify_split(args: argparse.Namespace, split: str) -> tuple[bool, int]:
         classes[label] += 1
         keys[key] += 1
     problems += [f"{key!r} is there {count} times" for key, count in keys.items() if key and count > 1]
-    problems += _metadata_problems(args.data_dir, split, list(names), len(source))
     name = args.dataset or re.sub(r"-.*", "", source.shards[0].name)
     if names:
         try:
@@ -127,19 +129,24 @@ def check_record(source: Source, num_classes: int, decoded: set[int], index: int
             record.label,
             f"{place} ({record.key}): label {record.label}, there are {num_classes} classes",
         )
+    wrong = metadata.check_label(source.classes, record.label, record.label_name)
+    if wrong:
+        return record.key, record.label, f"{place} ({record.key}): {wrong}"
     if tuple(source[index].frames) != tuple(record.frames):
         return record.key, record.label, f"{place} ({record.key}): its table of frames leads to other frames"
     if index in decoded:
         try:
-            _decode_whole(record)
+            _decode_whole(record, source.stills)
         except BadVideo as error:
             return record.key, record.label, f"{place} ({record.key}): {error}"
     return record.key, record.label, ""
 
 
-def _decode_whole(record: Record) -> None:
+def _decode_whole(record: Record, still: bool) -> None:
     """Raises BadVideo unless everything can be decoded and is what the record says."""
-    if record.frames:
+    if still:
+        found = 1, *decode_image(record.video).shape[:2]
+    elif record.frames:
         height, width = decode_record(record, np.arange(len(record.frames))).shape[1:3]
         found = len(record.frames), height, width
     else:
@@ -186,20 +193,6 @@ def _index_problems(source: Source) -> list[str]:
                 problems.append(f"{path.name}: its records lie elsewhere than the index says; delete the index")
         except records.BadRecord as error:
             problems.append(str(error))
-    return problems
-
-
-def _metadata_problems(data_dir: Path, split: str, names: list[str], count: int) -> list[str]:
-    """The sidecars against the shards, and the label map against the one that prepare numbered the classes with."""
-    problems = []
-    for entry in metadata.read_json(data_dir / "dataset_info.json").get("splits", []):
-        stated = sum(map(int, entry["shardLengths"]))
-        if entry["name"] == split and stated != count:
-            problems.append(f"dataset_info.json states {stated} records, there are {count}")
-    stated = metadata.read_json(data_dir / "prepare_report.json").get(split, {}).get("label_hash")
-    if stated and stated != label_hash(names):
-        found = f"has hash {label_hash(names)}" if names else "is not there"
-        problems.append(f"label_map.txt {found}, the classes were numbered by one with {stated}: copy that one again")
     return problems
 
 

@@ -1,8 +1,9 @@
-"""Mutated records, pictures and lists: no crash, only errors that say what is wrong, and no huge allocation.
+"""Mutated records, pictures, sidecars, indexes and lists: no crash, nothing wrong without a word, no huge allocation.
 
 SIGMA_FUZZ=100000 python -m pytest tests/data/test_fuzz.py runs more of them.
 """
 
+import json
 import os
 import tracemalloc
 from collections import Counter
@@ -10,11 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from sigma_jax.data import clips, jpeg_crop, records, schema
+from sigma_jax.data import clips, jpeg_crop, metadata, records, schema, tfds_sets
 from sigma_jax.data.decode import BadVideo
+from sigma_jax.data.source import open_source
 from sigma_jax.datasets import list_formats, payload
+from sigma_jax.datasets.classes import read_classes
 from sigma_jax.datasets.numbering import number_labels
+from tests.data.loaders import measuring
 
 CLIP = Path(__file__).parent / "clips" / "sign" / "milk.webm"
 LISTS = {
@@ -91,6 +96,123 @@ def test_mutated_shards_give_the_records_or_a_reason(tmp_path):
                     assert found in expected
                     outcomes[kind, "good"] += 1
     assert all(outcomes[kind, outcome] for kind in ("video", "jpeg") for outcome in ("bad record", "good", "no index"))
+
+
+def _whole_set(folder: Path) -> list[schema.Record]:
+    """A data set of two records in two shards with all its sidecars; the records."""
+    record, _ = payload.store(CLIP.read_bytes(), payload.Payload("jpeg", short_side=32, quality=50))
+    record = replace(record, frames=record.frames[:2], num_frames=2)
+    kept = [replace(record, key=f"{i}.webm", label=i, label_name=name) for i, name in enumerate(("to sit", "to run"))]
+    for shard, one in enumerate(kept):
+        with records.ShardWriter(folder / records.shard_name("fuzz", "train", shard, 2)) as writer:
+            writer.write(one)
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    metadata.write_metadata(folder, "fuzz", "train", [1, 1], size, "jpeg")
+    metadata.write_label_map(folder, ["to sit", "to run"])
+    report = {"videos": 2, "label_hash": metadata.label_hash(["to sit", "to run"]), "videos_per_class": {"to sit": 1}}
+    metadata.write_json(folder / metadata.REPORT, {"train": report})
+    records.build_index(folder, "train")
+    return kept
+
+
+def _read_all(folder: Path) -> list[schema.Record]:
+    source = open_source(folder, "train")
+    assert list(source.classes) in ([], ["to sit", "to run"])
+    read_classes(folder)
+    found = [source.read_whole(i) for i in range(len(source))]
+    assert [tuple(source[i].frames) for i in range(len(source))] == [record.frames for record in found]
+    return found
+
+
+SIDECARS = [metadata.INFO, metadata.FEATURES, metadata.REPORT, metadata.LABEL_MAP, "fuzz-train.index.npz"]
+
+
+@pytest.mark.parametrize("name", SIDECARS)
+def test_mutated_sidecars_are_named_or_change_nothing(name, tmp_path):
+    expected, outcomes, rng = _whole_set(tmp_path), Counter(), np.random.default_rng(3)
+    path, good = tmp_path / name, (tmp_path / name).read_bytes()
+    for _ in range(ROUNDS // len(SIDECARS)):
+        path.write_bytes(_mutate(good, rng))
+        try:
+            assert _read_all(tmp_path) == expected
+            outcomes["good"] += 1
+        except records.DataSetError as error:
+            assert name in str(error), error
+            outcomes["named"] += 1
+    assert outcomes["named"] > ROUNDS // 40
+    path.write_bytes(good)
+    assert _read_all(tmp_path) == expected
+
+
+def test_swapped_lines_of_a_label_map_are_found_with_and_without_a_report(tmp_path):
+    _whole_set(tmp_path)
+    metadata.write_label_map(tmp_path, ["to run", "to sit"])
+    with pytest.raises(records.DataSetError, match="label_map.txt has hash"):
+        open_source(tmp_path, "train")
+    (tmp_path / metadata.REPORT).unlink()
+    loader = measuring(tmp_path, global_batch=2, num_frames=1)
+    with pytest.raises(records.DataSetError, match="its class 0 is 'to sit', and 'to run' in label_map.txt"):
+        next(loader)
+
+
+@pytest.mark.parametrize("witness", [metadata.INFO, metadata.REPORT])
+def test_a_shard_cut_between_records_is_found_without_its_index(witness, tmp_path):
+    kept = _whole_set(tmp_path)
+    with records.ShardWriter(tmp_path / records.shard_name("fuzz", "train", 1, 2)):
+        pass
+    for name in {metadata.INFO, metadata.REPORT, "fuzz-train.index.npz"} - {witness}:
+        (tmp_path / name).unlink()
+    with pytest.raises(records.DataSetError, match=f"{witness} promises 2 records of 'train'.*there are 1"):
+        open_source(tmp_path, "train")
+    assert len(kept) == 2
+
+
+def test_indexes_with_other_numbers_are_named_or_lead_to_bad_records(tmp_path):
+    expected, outcomes, rng = _whole_set(tmp_path), Counter(), np.random.default_rng(4)
+    path = tmp_path / "fuzz-train.index.npz"
+    with np.load(path) as file:
+        good = dict(file)
+    for _ in range(60):
+        arrays = {name: array.copy() for name, array in good.items()}
+        name = list(arrays)[rng.integers(3)]
+        kind = rng.integers(4)
+        if kind == 0:
+            arrays[name][rng.integers(len(arrays[name]))] += rng.integers(-40, 40)
+        elif kind == 1:
+            arrays[name] = arrays[name][: rng.integers(len(arrays[name]))]
+        elif kind == 2:
+            arrays[name] = arrays[name].astype(rng.choice(["float64", "int32", "S4", "bool"]))
+        else:
+            arrays[name] = arrays[name].reshape(-1, 1)
+        np.savez(path, **arrays)
+        try:
+            assert _read_all(tmp_path) == expected
+            outcomes["good"] += 1
+        except (records.DataSetError, records.BadRecord) as error:
+            assert path.name in str(error) or isinstance(error, records.BadRecord)
+            outcomes[type(error).__name__] += 1
+    assert outcomes["DataSetError"] > 30
+
+
+def test_mutated_features_of_others_are_read_or_named(tmp_path):
+    video = {"pythonClassName": "x.Video", "sequence": {"feature": {"pythonClassName": "x.Image"}}}
+    pixels = {
+        "pythonClassName": "x.Tensor",
+        "tensor": {"shape": {"dimensions": ["8", "32", "32", "3"]}, "dtype": "uint8"},
+    }
+    label = {"pythonClassName": "x.ClassLabel", "classLabel": {"numClasses": "3"}}
+    path, rng, outcomes = tmp_path / metadata.FEATURES, np.random.default_rng(5), Counter()
+    for feature in (video, pixels):
+        text = json.dumps({"featuresDict": {"features": {"clip": feature, "label": label}}}).encode()
+        for _ in range(ROUNDS // 4):
+            path.write_bytes(_mutate(text, rng))
+            try:
+                tfds_sets.holds_stills(tmp_path)
+                outcomes[type(tfds_sets.find_reader(tmp_path)).__name__] += 1
+            except records.DataSetError as error:
+                assert path.name in str(error)
+                outcomes["named"] += 1
+    assert outcomes["named"] and outcomes["FeatureReader"]
 
 
 def _middle(height: int, width: int) -> tuple[int, int, int, int]:

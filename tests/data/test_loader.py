@@ -14,6 +14,7 @@ from absl import flags
 
 from sigma_jax.data import clips, decode, records, time_limit
 from sigma_jax.data import loader as loaders
+from sigma_jax.data.bad_records import BadRecords
 from sigma_jax.data.decoders import Decoding
 from tests.data.conftest import NUM_CLIPS
 from tests.data.loaders import measuring, training
@@ -144,6 +145,21 @@ def test_unreadable_records_are_replaced_listed_and_counted(shards, tmp_path):
     again.restore({"next_batch": 4})
     _assert_same(batches[4:], _take(again, 8))
     assert len(listed.read_text().splitlines()) == 1 and again.stats()["bad_videos"] == 1
+
+
+@pytest.mark.parametrize("torn", [b'{"record": 7, "rea', b"12", b"\0\0\0", b'{"key": "a"}\n', b"\xff\xfe\n"])
+def test_a_torn_list_of_bad_records_can_be_continued(torn, tmp_path):
+    path = tmp_path / "bad_records.jsonl"
+    first, second = ({"record": number, "key": f"{number}.mp4"} for number in (3, 5))
+    BadRecords(1.0, path, 10).add([first], 4, "")
+    with path.open("ab") as file:
+        file.write(torn)
+    again = BadRecords(1.0, path, 10)
+    assert list(again.found) == [3]
+    again.add([first, second], 4, "")
+    for _ in range(2):  # and every later start
+        assert BadRecords(1.0, path, 10).found == {3: first, 5: second}
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [first, second]
 
 
 def test_undecodable_videos_count_as_bad_and_too_many_stop_the_run(tmp_path, clip_files):

@@ -218,7 +218,7 @@ def test_verify_finds_what_is_wrong_with_array_records(make, clips, capsys, tmp_
     split = {"name": "train", "shardLengths": ["3", "3"]}
     (folder / "dataset_info.json").write_text(json.dumps({"splits": [split]}))
     code, printed = _verify(folder, capsys)
-    assert code == 1 and "dataset_info.json states 6 records, there are 5" in printed
+    assert code == 1 and "dataset_info.json promises 6 records of 'train' in 2 shards, there are 5" in printed
     split["shardLengths"] = ["3", "2"]
     (folder / "dataset_info.json").write_text(json.dumps({"splits": [split]}))
     assert _verify(folder, capsys)[0] == 0

@@ -86,9 +86,12 @@ def test_every_split_is_checked(data_dir, capsys):
 def test_another_label_map_than_the_classes_were_numbered_by(data_dir, capsys):
     (data_dir / "label_map.txt").write_text("sign\nscene\n")
     code, printed = _verify(data_dir, capsys)
-    assert code == 1 and "WRONG label_map.txt has hash" in printed and "copy that one again" in printed
+    assert code == 1 and "label_map.txt has hash" in printed and "copy both again" in printed
     (data_dir / "label_map.txt").unlink()
-    assert "WRONG label_map.txt is not there, the classes were numbered by one with" in _verify(data_dir, capsys)[1]
+    assert (
+        "label_map.txt is not there, but by prepare_report.json the classes of 'train' were numbered"
+        in _verify(data_dir, capsys)[1]
+    )
 
 
 def test_processes_check_all_records_and_a_crash_of_one_is_said(capsys, monkeypatch):
@@ -139,7 +142,8 @@ def test_metadata_and_index_that_say_something_else(data_dir, capsys):
     info = json.loads((data_dir / "dataset_info.json").read_text())
     info["splits"][0]["shardLengths"] = ["3", "9"]
     metadata.write_json(data_dir / "dataset_info.json", info)
-    assert "states 12 records, there are 5" in _verify(data_dir, capsys)[1]
+    printed = _verify(data_dir, capsys)[1]
+    assert "promises 12 records of 'train' in 2 shards, there are 5 in 2; shard 1 should have 9 and has 2" in printed
     index = next(data_dir.glob("*.index.npz"))
     with np.load(index) as arrays:
         changed = dict(arrays)
