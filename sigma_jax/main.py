@@ -142,7 +142,9 @@ def start(given: Start) -> int:
     """Joins the other processes and runs; what JAX says of a failed step is told in a sentence, too."""
     if FLAGS.platform:
         jax.config.update("jax_platforms", FLAGS.platform)
-    use_compilation_cache()
+    note = use_compilation_cache()
+    if note:
+        logging.warning("%s", note)
     config = configs.apply_overrides(configs.load_config(FLAGS.config), given.overrides)
     meeting = distributed.meeting_from_flags()
     logging.info("%s", distributed.connect(meeting, FLAGS.connect_seconds, FLAGS.peer_seconds))

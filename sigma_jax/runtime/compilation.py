@@ -1,7 +1,9 @@
 """How programs are compiled: once, ahead of the first call, kept on disk, and without keeping the compiler's memory."""
 
+import contextlib
 import ctypes
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +35,37 @@ def release_free_memory() -> None:
         trim(0)
 
 
-def use_compilation_cache() -> None:
-    """Compiled programs are kept between runs, unless JAX_COMPILATION_CACHE_DIR says where (or is empty: nowhere)."""
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "sigma_jax" / "xla"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+def cache_folder() -> str:
+    """Where compiled programs are kept between runs; "" where they are not.
+
+    JAX_COMPILATION_CACHE_DIR decides (empty: nowhere). Otherwise it is the user's cache folder; one of its own in the
+    folder for temporary files where the user has no home, or may not write there, as in many containers.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return os.environ["JAX_COMPILATION_CACHE_DIR"]
+    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: no $HOME, and a user that the system does not know
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sigma_jax" / "xla"
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home):
+            return str(home)
+    with contextlib.suppress(OSError):
+        shared = Path(tempfile.gettempdir()) / f"sigma_jax_{os.getuid()}"
+        shared.mkdir(mode=0o700, exist_ok=True)
+        if shared.stat().st_uid == os.getuid() and not shared.is_symlink():  # programs of strangers are not run
+            return str(shared / "xla")
+    return ""
+
+
+def use_compilation_cache() -> str:
+    """Turns the cache on; returns a sentence for the log where it is not where one would expect it, else ""."""
+    folder = cache_folder()
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return ""
+    if not folder:
+        return "compiled programs are not kept: neither the home nor the temporary folder can be written"
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    return f"compiled programs are kept in {folder}, as there is no home" if "sigma_jax_" in folder else ""
 
 
 def quick_compilation() -> dict | None:

@@ -19,14 +19,15 @@ from ml_collections import ConfigDict
 from sigma_jax.runtime.durations import UNITS
 from sigma_jax.runtime.errors import InvalidType, InvalidValue, NotThere, UnknownName
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+PACKAGE = Path(__file__).resolve().parents[1]
+REPOSITORY = PACKAGE.parent
 LITERALS = (int, float, bool, str, type(None))
 
 
 def load_config(spec: str) -> ConfigDict:
     """Run `get_config(arg)` of the file in `path[:arg]`; the result is locked (no new names).
 
-    A relative path is looked up from the current folder, then from the repository, so that a variant can start with
+    A relative path is looked up from the current folder, then among the shipped ones, so that a variant can start with
     `config = load_config("configs/k400.py:size=S").unlock()`. Raises FileNotFoundError with the nearest file name,
     TypeError for a value that is not a literal, ValueError for a wrong `arg`.
     """
@@ -48,14 +49,20 @@ def load_config(spec: str) -> ConfigDict:
     return config.lock()
 
 
+def shipped(name: str) -> Path:
+    """A file or folder that lies beside the package in a checkout, and inside it where it was installed (setup.py)."""
+    inside = PACKAGE / name
+    return inside if inside.exists() else REPOSITORY / name
+
+
 def _find_file(name: str) -> Path:
-    for path in (Path(name), REPOSITORY / name):
+    for path in (Path(name), shipped(name)):
         if path.is_file():
             return path.resolve()
     wanted = Path(name)
     folder = next(
-        (f for f in (wanted.parent, REPOSITORY / wanted.parent) if wanted.parent.name and f.is_dir()),
-        REPOSITORY / "configs",
+        (f for f in (wanted.parent, shipped(str(wanted.parent))) if wanted.parent.name and f.is_dir()),
+        shipped("configs"),
     )
     existing = [f"{folder.name}/{path.name}" for path in sorted(folder.glob("*.py"))]
     nearest = _nearest(f"{folder.name}/{wanted.stem}.py", existing)

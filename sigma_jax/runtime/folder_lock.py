@@ -93,6 +93,18 @@ def _started(pid: int) -> str:
     return "" if fields[0] == "Z" else fields[19]
 
 
+def _read(path: Path) -> tuple[Owner, int] | None:
+    """(owner, its number of beats) in a lock; None where there is none."""
+    try:
+        found = json.loads(path.read_text())
+        beats = found.pop("beats")
+        return Owner(**found), beats
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError, AttributeError):  # half-written, on a file system that cannot do better
+        return Owner("", "an unknown host", "", 0, "", "an unknown time", "unreadable lock"), -1
+
+
 class FolderLock:
     """The lock of one folder, held from `take` to `release`.
 
@@ -117,7 +129,7 @@ class FolderLock:
           OSError: the folder takes no files.
         """
         while not self._create():
-            found = self._read()
+            found = _read(self.path)
             if found is None:  # gone, or being written
                 time.sleep(0.05)
                 continue
@@ -169,23 +181,12 @@ class FolderLock:
         draft.write_text(json.dumps(dataclasses.asdict(self.owner) | {"beats": self._beats}, indent=1) + "\n")
         return draft
 
-    def _read(self) -> tuple[Owner, int] | None:
-        """(owner, its number of beats); None where there is no lock."""
-        try:
-            found = json.loads(self.path.read_text())
-            beats = found.pop("beats")
-            return Owner(**found), beats
-        except FileNotFoundError:
-            return None
-        except (ValueError, TypeError, KeyError):  # half-written, on a file system that cannot do better
-            return Owner("", "an unknown host", "", 0, "", "an unknown time", "unreadable lock"), -1
-
     def _is_silent(self, owner: Owner) -> bool:
         """Watches an owner elsewhere; True when it gave no sign for SILENT_SECONDS, or gave the folder back."""
-        first, deadline = self._read(), time.monotonic() + SILENT_SECONDS
+        first, deadline = _read(self.path), time.monotonic() + SILENT_SECONDS
         while time.monotonic() < deadline:
             time.sleep(min(1.0, SILENT_SECONDS / 10))
-            now = self._read()
+            now = _read(self.path)
             if now is None or now[0].token != owner.token:
                 return now is None
             if first is None or now[1] != first[1]:
@@ -208,7 +209,7 @@ class FolderLock:
             left.unlink(missing_ok=True)
 
     def _is_mine(self) -> bool:
-        found = self._read()
+        found = _read(self.path)
         return found is not None and found[0].token == self.owner.token
 
     def _keep(self) -> None:
@@ -216,7 +217,7 @@ class FolderLock:
         while not self._ended.wait(BEAT_SECONDS):
             self._beats += 1
             with contextlib.suppress(OSError):  # a full disk or a network that is away for a while
-                found = self._read()
+                found = _read(self.path)
                 if found is not None and found[0].token != self.owner.token:
                     self._on_lost(
                         f"{self.path.parent} was taken over by {found[0]}, because this process was silent for more "
@@ -225,6 +226,12 @@ class FolderLock:
                     return
                 if found is not None:
                     os.replace(self._draft(), self.path)
+
+
+def owner_of(folder: str | os.PathLike) -> Owner | None:
+    """Who owns a folder; None for nobody, or one that is known to be dead."""
+    found = _read(Path(folder) / NAME)
+    return found[0] if found is not None and not found[0].is_dead() else None
 
 
 @contextlib.contextmanager

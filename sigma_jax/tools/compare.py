@@ -25,10 +25,10 @@ from sigma_jax.report.reference import (
 )
 from sigma_jax.runtime.checkout import commit
 from sigma_jax.runtime.command import Command, leave
-from sigma_jax.runtime.config import REPOSITORY, load_json
+from sigma_jax.runtime.config import load_json, shipped
 from sigma_jax.runtime.errors import InvalidValue, NotThere
 
-SHIPPED = REPOSITORY / "launch" / "reference"
+SHIPPED = shipped("launch/reference")
 DEPARTED = 3
 
 

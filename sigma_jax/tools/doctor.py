@@ -7,6 +7,7 @@ Flags as for sigma_jax.main, --config.x=y and --platform=cpu too.
 One line per check: ok, note, or FAIL with what to do. Exit status: 0 nothing failed, 1 something did.
 """
 
+import dataclasses
 import importlib
 import math
 import os
@@ -24,12 +25,17 @@ import numpy as np
 from absl import flags
 
 from sigma_jax.checkpoints import storage
-from sigma_jax.data.clips import ClipSpec
+from sigma_jax.data.clips import ClipSpec, decode_record
+from sigma_jax.data.decode import BadVideo
 from sigma_jax.data.loader import make_layout, slot_sizes
-from sigma_jax.data.records import DataSetError, find_shards
+from sigma_jax.data.records import BadRecord
+from sigma_jax.data.source import Source, open_source
 from sigma_jax.runtime import config as configs
 from sigma_jax.runtime import distributed
 from sigma_jax.runtime.command import Command, leave, parse_flags
+from sigma_jax.runtime.compilation import cache_folder
+from sigma_jax.runtime.errors import UserError
+from sigma_jax.runtime.folder_lock import owner_of
 from sigma_jax.runtime.sharding import make_mesh
 from sigma_jax.train.plan import split_batch
 from sigma_jax.train.setup import NoAccelerator, require_platform
@@ -48,7 +54,11 @@ distributed.define_flags(FLAGS)
 
 OVERRIDES: dict[str, str] = {}  # --config.x=y
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "ml-collections", "einops")
+PACKAGES = (
+    *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "ml-collections", "einops", "absl-py"),
+    *("tensorflow-datasets", "scipy", "google-crc32c", "pebble", "safetensors", "ml-dtypes"),
+    *("tensorboardX", "tqdm", "matplotlib", "pillow"),
+)
 DECODERS = {"av": "H.264 and other videos", "simplejpeg": "JPEG frames", "cv2": "resizing"}
 WANTED_DISK = 20 * 2**30
 STORAGE_SECONDS = 50
@@ -135,12 +145,14 @@ def check_mesh() -> Iterator[Finding]:
 
 
 def check_decoders() -> Iterator[Finding]:
-    """The libraries that read videos and frames."""
+    """The libraries that read videos and frames; shards of pictures need none for videos."""
     for name, purpose in DECODERS.items():
         try:
             importlib.import_module(name)
         except ImportError as error:
-            yield Finding("FAIL", f"{name} ({purpose}) does not import: {error}")
+            needless = name == "av" and holds_pictures()
+            told = f"{name} ({purpose}) does not import: {error}"
+            yield Finding("note", f"{told}; these data need it not") if needless else Finding("FAIL", told)
         else:
             yield Finding("ok", f"{name} ({purpose})")
 
@@ -175,6 +187,9 @@ def check_storage() -> Iterator[Finding]:
         if problem:
             yield Finding("FAIL", f"{folder} does not take files ({problem}): {storage.advice(folder, problem)}")
             continue
+        owner = None if "://" in folder else owner_of(folder)
+        if owner is not None:
+            yield Finding("note", f"{folder} is in use by {owner}: another run there is refused")
         yield Finding("ok", f"{folder} takes files and gives them back")
         if "://" not in folder:
             free = shutil.disk_usage(folder).free
@@ -202,26 +217,44 @@ def refusal(folder: str, seconds: float = STORAGE_SECONDS) -> str:
     return said[-1][:300] if done.returncode else ""
 
 
+def open_data() -> Source:
+    """The training split of --data_dir."""
+    return open_source(FLAGS.data_dir, chosen_config().data.split if FLAGS.config else "train")
+
+
+def holds_pictures() -> bool:
+    """Whether the data are pictures: stills, or one for each frame."""
+    try:
+        source = open_data() if FLAGS.data_dir else None
+        return source is not None and (source.stills or bool(source[0].frames))
+    except (UserError, BadRecord, OSError):
+        return False
+
+
 def check_data() -> Iterator[Finding]:
-    """Shards of --data_dir."""
+    """Shards of --data_dir: there, in order as a whole, and one record decoded."""
     if not FLAGS.data_dir:
         return
+    source = open_data()
+    size = sum(shard.stat().st_size for shard in source.shards if shard.is_file())
+    about = f"{FLAGS.data_dir}: {len(source)} records of split {source.split!r} in {len(source.shards)} shard(s)"
+    yield Finding("ok", f"{about}, {size / 2**30:.1f} GiB, {len(source.classes)} class name(s)")
     try:
-        shards = find_shards(FLAGS.data_dir, "train")
-    except (DataSetError, OSError) as error:
-        yield Finding("FAIL", str(error))
+        record = source[0]
+        if source.stills:
+            record = dataclasses.replace(record, frames=(record.video,))
+        shape = decode_record(record, np.zeros(1, np.int64)).shape
+    except (BadRecord, BadVideo, ImportError) as error:
+        yield Finding("FAIL", f"the first record cannot be read: {error}")
     else:
-        size = sum(shard.stat().st_size for shard in shards)
-        yield Finding("ok", f"{FLAGS.data_dir}: {len(shards)} train shard(s), {size / 2**30:.1f} GiB")
+        yield Finding("ok", f"the first record decodes, {shape[1]} x {shape[2]} pixels")
 
 
 def check_cache() -> Iterator[Finding]:
     """Where compiled programs are kept."""
-    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "sigma_jax" / "xla"))
+    folder = cache_folder()
     if not folder:
-        yield Finding(
-            "note", "compilation cache is off (JAX_COMPILATION_CACHE_DIR is empty): every start compiles anew"
-        )
+        yield Finding("note", "compilation cache is off: every start compiles anew (set JAX_COMPILATION_CACHE_DIR)")
         return
     if "://" in folder:
         problem = refusal(folder)
@@ -254,6 +287,15 @@ def parse(argv: list[str]) -> None:
     parse_flags(FLAGS, rest, __doc__)
 
 
+def findings(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """What a check finds; that it cannot be carried out is a finding, too."""
+    try:
+        yield from check()
+    except Exception as error:  # noqa: BLE001 - a broken machine breaks in every way
+        told = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        yield Finding("FAIL", told[:2000])
+
+
 def examine(_: None) -> int:
     """Prints the findings of all checks."""
     if FLAGS.platform:
@@ -263,9 +305,9 @@ def examine(_: None) -> int:
     print(distributed.connect(distributed.meeting_from_flags(FLAGS), FLAGS.connect_seconds, FLAGS.peer_seconds))
     failed = 0
     for name, check in CHECKS.items():
-        for finding in check():
+        for finding in findings(check):
             failed += finding.level == "FAIL"
-            print(f"{name:11s}{finding.level:5s} {finding.text}")
+            print(f"{name:11s}{finding.level:5s} {finding.text}", flush=True)
     print(f"{failed} check(s) failed" if failed else "nothing failed")
     return 1 if failed else 0
 

@@ -26,6 +26,14 @@ MISSING = {
     "tools.probe": ["--workdir={absent}", "--data_dir={absent}"],
     "tools.probe_frozen": ["--init={absent}", "--data_dir={absent}"],
     "tools.report": ["--workdir={absent}", "--data_dir={absent}"],
+    "tools.segment": [
+        "--data_dir={absent}",
+        "--dataset=davis",
+        "--protocol=propagation",
+        "--out={tmp}/out",
+        "--init={absent}",
+    ],
+    "tools.severe": ["--runs={absent}"],
     "tools.synthetic": ["--out={file}/x"],
     "tools.verify": ["--data_dir={absent}"],
 }

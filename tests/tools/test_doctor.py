@@ -1,9 +1,15 @@
 """The doctor names what is wrong, and only that."""
 
+import os
+import re
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
+from sigma_jax.runtime.folder_lock import owned
 from sigma_jax.tools import doctor
 
 
@@ -84,3 +90,41 @@ def test_a_bucket_that_does_not_answer(examine, monkeypatch, client, advice):
 def test_mistyped_values_are_named(examine):
     code, text = examine("--config=configs/demo.py", "--config.batch_sise=32")
     assert code == 1 and "batch_sise is unknown" in text and "'batch_size'" in text
+
+
+def test_every_package_that_is_required_is_looked_for():
+    lines = (Path(__file__).parents[2] / "requirements.txt").read_text().splitlines()
+    required = {re.match(r"[\w-]+", line)[0] for line in lines if line and not line.startswith("#")}
+    modules = {"opencv-python-headless": "cv2"}
+    assert required <= {
+        *doctor.PACKAGES,
+        *doctor.DECODERS,
+        *(name for name in modules if modules[name] in doctor.DECODERS),
+    }
+
+
+def test_data_are_opened_and_decoded_and_a_run_that_has_the_folder_is_named(examine, shapes_dir, tmp_path):
+    with owned(tmp_path, print):
+        code, text = examine(f"--data_dir={shapes_dir}", f"--workdir={tmp_path}")
+    assert code == 0, text
+    assert "48 records of split 'train'" in text and "the first record decodes, 32 x 32 pixels" in text
+    assert f"note  {tmp_path} is in use by process {os.getpid()}" in text
+    code, text = examine(f"--data_dir={shapes_dir}", "--config=configs/demo.py", "--config.data.split=dev")
+    assert code == 1 and "has no split 'dev'" in text
+
+
+def test_pictures_need_no_library_for_videos(examine, tmp_path, monkeypatch):
+    picture = tmp_path / "images" / "train" / "a" / "1.png"
+    picture.parent.mkdir(parents=True)
+    Image.new("RGB", (8, 6)).save(picture)
+    monkeypatch.setitem(sys.modules, "av", None)
+    code, text = examine(f"--data_dir={tmp_path / 'images'}")
+    assert code == 0 and "these data need it not" in text and "6 x 8 pixels" in text, text
+    code, text = examine()
+    assert code == 1 and "FAIL  av (H.264" in text, text
+
+
+def test_a_check_that_breaks_is_a_finding(examine, monkeypatch):
+    monkeypatch.setattr(doctor.jax, "pmap", None)
+    code, text = examine()
+    assert code == 1 and "arithmetic FAIL  TypeError" in text and "1 check(s) failed" in text
