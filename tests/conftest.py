@@ -1,8 +1,11 @@
 """Eight CPU devices and quick compilation for the whole suite, set before jax is imported; data shared by tests."""
 
 import atexit
+import ctypes
+import gc
 import os
 import shutil
+import sys
 import tempfile
 from importlib.metadata import version
 
@@ -46,3 +49,13 @@ def shapes_dir(tmp_path_factory):
     out = tmp_path_factory.mktemp("shapes")
     assert synthetic.main([f"--out={out}", "--train=48", "--bank=120", "--val=80"]) == 0
     return out
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_are_let_go():
+    """Compiled programs of a module's tests do not stay in memory for the whole run."""
+    yield
+    jax.clear_caches()
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
