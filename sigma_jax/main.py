@@ -23,16 +23,17 @@ import jax
 from absl import flags, logging
 
 from sigma_jax.checkpoints import storage
+from sigma_jax.report.run import write_report
 from sigma_jax.runtime import config as configs
 from sigma_jax.runtime import distributed
 from sigma_jax.runtime.command import Command, keep_traceback, leave, parse_flags
 from sigma_jax.runtime.compilation import use_compilation_cache
 from sigma_jax.runtime.errors import Failed, InvalidValue
 from sigma_jax.runtime.logs import start_logging
+from sigma_jax.tasks.base import Place
 from sigma_jax.train import loop, setup
 from sigma_jax.train.evaluate import evaluate
-from sigma_jax.train.initial_weights import init_from
-from sigma_jax.train.report import write_report
+from sigma_jax.train.initial_weights import StartFrom, init_from
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("config", None, "Config file, with structure after ':', e.g. configs/k400.py:size=S", required=True)
@@ -105,22 +106,17 @@ def run(config: configs.ConfigDict, command: list[str]) -> None:
     if FLAGS.mode == "eval":
         if not FLAGS.init:
             raise InvalidValue("--mode=eval measures a checkpoint: give --init=RUN_FOLDER, its best, or a step folder")
-        evaluate(config, workdir, FLAGS.data_dir, FLAGS.init)
+        task = setup.build_task(setup.resolve(config, FLAGS.data_dir))
+        evaluate(task, Place(FLAGS.data_dir, workdir), FLAGS.init)
         return
-    job = setup.build(
-        config,
-        workdir,
-        FLAGS.data_dir,
-        teacher=FLAGS.teacher,
-        random_teacher=FLAGS.random_teacher,
-        init_from=init_from(FLAGS.init, FLAGS.allow_missing, FLAGS.allow_unexpected),
-    )
-    job.checkpoint_dir = FLAGS.checkpoint_dir or job.checkpoint_dir
-    distributed.check_agreement({**job.config.to_dict(), "number of records": job.plan.num_records})
+    init = init_from(FLAGS.init, FLAGS.allow_missing, FLAGS.allow_unexpected)
+    start = StartFrom(init, FLAGS.teacher, FLAGS.random_teacher)
+    job = setup.build(config, workdir, FLAGS.data_dir, start=start, checkpoint_dir=FLAGS.checkpoint_dir)
+    distributed.check_agreement({**job.recorded, "number of records": job.plan.num_records})
     for line in job.plan.describe():
         logging.info("plan: %s", line)
     state = loop.train(job, command=command, allow_config_change=FLAGS.allow_config_change)
-    page = write_report(job, state) if FLAGS.report else None
+    page = write_report(job.trained(state), job.place) if FLAGS.report else None
     if page:
         logging.info("report: %s", page)
 

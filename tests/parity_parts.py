@@ -13,8 +13,8 @@ from sigma_jax.ops.masking import mask_of, sample_mask
 from sigma_jax.ops.sinkhorn import hard_assignments, prototype_scalings, soft_assignments
 from sigma_jax.ops.tubes import PIXEL_MEAN, PIXEL_STD, TubeGrid
 from sigma_jax.runtime.sharding import make_mesh
+from sigma_jax.tasks.pretrain import PretrainTask
 from sigma_jax.train.schedule import schedule_values
-from sigma_jax.train.tasks import PretrainTask
 from sigma_jax.weights.torch_weights import from_torch
 from tests.parity import Row, compare
 
@@ -118,7 +118,11 @@ def param_tables(tables: dict, video_sizes: dict, teacher_sizes: dict) -> list[R
         size, kind = name.split(":")
         target, teacher_name = targets[kind]
         task = PretrainTask(
-            mesh, TubeGrid(), video_sizes[letters[size]], target, teacher=teacher_sizes.get(teacher_name)
+            mesh=mesh,
+            grid=TubeGrid(),
+            size=video_sizes[letters[size]],
+            target=target,
+            teacher=teacher_sizes.get(teacher_name),
         )
         shapes = jax.eval_shape(task.init, jax.random.key(0))
         ours = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes))

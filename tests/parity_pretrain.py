@@ -12,10 +12,10 @@ from sigma_jax.ops.masking import indices_of
 from sigma_jax.ops.posembed import position_table
 from sigma_jax.ops.tubes import PIXEL_MEAN, PIXEL_STD, TubeGrid
 from sigma_jax.runtime.sharding import make_mesh
+from sigma_jax.tasks.pretrain import PretrainTask, SigmaSettings
 from sigma_jax.train.optimizer import adamw, decay_mask
 from sigma_jax.train.state import new_state
 from sigma_jax.train.step import loss_and_gradient, train_step
-from sigma_jax.train.tasks import PretrainTask, SigmaSettings
 from sigma_jax.weights.torch_weights import from_torch
 from tests.parity import Row, compare
 from tests.parity_parts import assignments

@@ -1,9 +1,12 @@
 """Layers import one way only, files stay small, names stay meaningful."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
+
+from sigma_jax.tasks.base import MODULES, Task, task_class
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "sigma_jax"
@@ -15,6 +18,7 @@ ORDER = (  # each layer may import those of the lines above its own
     ("data", "checkpoints", "models"),
     ("datasets", "objective", "weights"),
     ("evals",),
+    ("tasks",),
     ("report",),
     ("train",),
     ("tools",),
@@ -53,11 +57,43 @@ def test_layers_import_one_way(path):
 
 def test_ops_knows_no_flax_and_no_config():
     for path in (PACKAGE / "ops").glob("*.py"):
-        assert "import flax" not in path.read_text() and "ml_collections" not in path.read_text(), path
+        assert not re.search(r"^\s*(import|from)\s+(flax|ml_collections)\b", path.read_text(), re.MULTILINE), path
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_files_stay_small_and_named(path):
-    assert len(path.read_text().splitlines()) <= 600, f"{path} has more than 600 lines: split it along its concepts"
+    assert len(path.read_text().splitlines()) <= 600, f"{path} has more than 600 lines: does it hold two ideas?"
     assert path.stem not in {"util", "utils", "helper", "helpers", "misc", "common"}, path
     assert ast.get_docstring(ast.parse(path.read_text())), f"{path} does not say what it is about"
+
+
+def _uses_of_tasks(tree: ast.AST) -> set[str]:
+    """Attributes that are read from anything called `task`: `task.x`, `run.task.x`, `getattr(task, "x")`."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            owner = node.value
+            if (isinstance(owner, ast.Name) and owner.id == "task") or (
+                isinstance(owner, ast.Attribute) and owner.attr == "task"
+            ):
+                found.add(node.attr)
+        called = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
+        if called in ("getattr", "hasattr", "isinstance") and ast.unparse(node.args[0]).split(".")[-1] == "task":
+            found.add(f"{called}()")
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_task_is_used_through_its_protocol(path):
+    """Outside tasks/ no code asks what kind of task it has, or reads what `Task` does not name."""
+    if path.parent.name == "tasks":
+        return
+    protocol = {name for name in (*dir(Task), *Task.__dataclass_fields__) if not name.startswith("_")}
+    foreign = _uses_of_tasks(ast.parse(path.read_text())) - protocol
+    assert not foreign, f"{path.name} uses {sorted(foreign)} of a task; the protocol (tasks/base.py) has none of it"
+
+
+def test_every_task_of_a_config_is_known_and_complete():
+    for name in MODULES:
+        task = task_class(name)
+        assert issubclass(task, Task) and not task.__abstractmethods__, name

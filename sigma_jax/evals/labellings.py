@@ -2,13 +2,20 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from sigma_jax.data.metadata import read_label_map
 from sigma_jax.datasets.synthetic import MOTIONS, SHAPES
-from sigma_jax.evals.protocol import Labelling
 from sigma_jax.runtime.errors import InvalidValue
+
+
+class Labelling(NamedTuple):
+    """One question asked of the same clips."""
+
+    labels: Callable[[np.ndarray], np.ndarray]  # stored labels [n ...] -> classes int [n]
+    num_classes: int
 
 
 def labellings(data_dir: str | Path) -> dict[str, Labelling]:

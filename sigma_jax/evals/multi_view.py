@@ -6,15 +6,31 @@ which a view could not be read is left out, named, and makes the result incomple
 Letters: B views in a batch, C classes, n videos.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
+from absl import logging
+from jax.sharding import Mesh
 
+from sigma_jax.checkpoints.content_hash import content_hash
+from sigma_jax.data.loader import Loader
+from sigma_jax.data.metadata import write_json
+from sigma_jax.evals.classification_scores import summarize
+from sigma_jax.evals.protocol import Params
+from sigma_jax.runtime.durations import Duration
 from sigma_jax.runtime.errors import InvalidValue
+from sigma_jax.runtime.sharding import shard_batch, traced_on, whole
 
 MERGE_RULE = "softmax per view, arithmetic mean over views"
+VIEW_KEYS = ("video", "label", "record", "weight", "key")  # of a batch, what is measured
 Batch = Mapping[str, np.ndarray]
+Forward = Callable[[Params, Batch], Batch]
 
 
 class VideoScores(NamedTuple):
@@ -72,3 +88,106 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     shifted = np.asarray(logits, np.float64)
     shifted = np.exp(shifted - shifted.max(axis=1, keepdims=True))
     return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+def forward_fn(logits: Callable[[Params, jax.Array], jax.Array], mesh: Mesh) -> Forward:
+    """(params, this process's rows) -> the rows of all processes, with `logits` in place of the video."""
+
+    def forward(params, batch):
+        rest = {name: rows for name, rows in batch.items() if name != "video"}
+        return rest | {"logits": logits(params, batch["video"])}
+
+    compiled = jax.jit(traced_on(mesh, forward), out_shardings=whole(mesh))
+
+    def run(params, batch):
+        rows = {name: batch[name] for name in VIEW_KEYS}
+        return jax.device_get(compiled(params, shard_batch(mesh, rows | {"record": rows["record"].astype(np.int32)})))
+
+    return run
+
+
+@dataclasses.dataclass(frozen=True)
+class ResultFiles:
+    """Where a test leaves its result: folder/result.json and scores.npz, to be merged with others' later.
+
+    facts: what was measured how, for the JSON. classes: their names, () where they are numbers only. source: where the
+    weights come from.
+    """
+
+    folder: Path
+    facts: Mapping[str, Any]
+    classes: tuple[str, ...]
+    source: str
+
+    def write(
+        self, scores: VideoScores, numbers: Mapping[str, float], unreadable: list[dict], weights: Mapping
+    ) -> None:
+        """The files of one test; `unreadable` are the records that are left out, with reasons."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / "scores.npz", "wb") as file:
+            np.savez(
+                file,
+                records=scores.records,
+                keys=np.asarray(scores.keys),
+                labels=scores.labels,
+                probabilities=scores.probabilities.astype(np.float32),
+                classes=np.asarray(self.classes, str),
+            )
+        result = {
+            **numbers,
+            "complete": not unreadable,
+            "unreadable": unreadable,
+            "num_videos": len(scores.records),
+            "num_videos_in_split": len(scores.records) + len(unreadable),
+            **self.facts,
+            "merge": MERGE_RULE,
+            "checkpoint": {"source": self.source, **weights},
+            "scores_file": "scores.npz",
+            "confusion_matrix": "confusion.png",
+        }
+        write_json(self.folder / "result.json", result)
+        logging.info("result: %s", self.folder / "result.json")
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiViewTest:
+    """Top-1, top-5 and mean per class, in per cent, of a classifier on all views of a split.
+
+    forward: of `forward_fn`. open_views: one pass over the views (data/loader.py, OnePass). num_views: of a video.
+    files: where the result is kept, None for nowhere.
+    """
+
+    name: str  # also the prefix of the numbers: test/top1
+    forward: Forward
+    open_views: Callable[[], Loader]
+    num_views: int
+    every: Duration | None = None
+    best_by: str | None = None
+    files: ResultFiles | None = None
+
+    def run(self, params: Params, step: int) -> Iterator[tuple[str, float]]:
+        scores, unreadable = self.score(params)
+        numbers = summarize(scores.probabilities, scores.labels)
+        if unreadable:
+            logging.warning("INCOMPLETE: %d videos could not be read: %s", len(unreadable), unreadable)
+        if self.files is not None:
+            weights = {"step": step, "hash": params_hash(params)}  # all processes hash together
+            if jax.process_index() == 0:
+                self.files.write(scores, numbers, unreadable, weights)
+        yield from ((f"{self.name}/{name}", value) for name, value in numbers.items())
+
+    def score(self, params: Params) -> tuple[VideoScores, list[dict]]:
+        """Scores of every video of the split, and the records that could not be read, with reasons."""
+        loader = self.open_views()
+        try:
+            scores = score_videos(loader, lambda batch: self.forward(params, batch), self.num_views)
+            known = {entry["record"]: entry for entry in loader.bad_records}
+        finally:
+            loader.close()
+        elsewhere = {"key": "", "reason": "unreadable; the log of another process says why"}
+        return scores, [{"record": record, **known.get(record, elsewhere)} for record in scores.unreadable]
+
+
+def params_hash(params: Params) -> str:
+    """One hash of all parameters, the same on any mesh: 16 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(content_hash(params), sort_keys=True).encode()).hexdigest()[:16]

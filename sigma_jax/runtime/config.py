@@ -6,19 +6,21 @@ str, None, and tuples of these). Values are changed with `--config.optim.base_lr
 """
 
 import ast
+import dataclasses
 import difflib
 import importlib.util
 import inspect
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 
-from sigma_jax.runtime.durations import UNITS
+from sigma_jax.runtime.durations import UNITS, Duration, read_duration
 from sigma_jax.runtime.errors import InvalidType, InvalidValue, NotThere, UnknownName
 
+Settings = TypeVar("Settings")
 PACKAGE = Path(__file__).resolve().parents[1]
 REPOSITORY = PACKAGE.parent
 LITERALS = (int, float, bool, str, type(None))
@@ -198,6 +200,31 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
+
+
+def read_section(kind: type[Settings], section: ConfigDict, **given: Any) -> Settings:
+    """A frozen dataclass of settings from the section of a config whose values have the names of its fields.
+
+    A field of type `Duration` is read in whatever unit the section gives it (`every_epochs`). Fields that the section
+    lacks (as in the recorded config of an older run) keep their defaults.
+
+    Args:
+      given: values of fields that are not simply read; they win.
+
+    Raises:
+      UnknownName: a value without default is missing.
+    """
+    values = dict(given)
+    for field in dataclasses.fields(kind):
+        if field.name in given:
+            continue
+        if field.type is Duration:
+            values[field.name] = read_duration(section, field.name)
+        elif field.name in section:
+            values[field.name] = section[field.name]
+        elif field.default is dataclasses.MISSING:
+            raise UnknownName(f"the config has no {field.name!r} among {', '.join(section)}")
+    return kind(**values)
 
 
 def to_json(config: ConfigDict) -> str:

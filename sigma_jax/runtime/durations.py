@@ -2,38 +2,55 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from sigma_jax.runtime.errors import InvalidValue
 
 UNITS = ("steps", "epochs", "percent")
 
 
-def resolve_duration(
-    config: Mapping[str, Any], name: str, *, steps_per_epoch: int, total_steps: int | None = None
-) -> int:
-    """Steps meant by the one field among `{name}_steps`, `{name}_epochs`, `{name}_percent` that is set (not None).
+class Duration(NamedTuple):
+    """An amount and its unit, and the config's field for messages; 0 means "none" or "never"."""
 
-    Epochs may be fractional; percent is of `total_steps` (in [0, 100]). Anything above zero lasts at least one step;
-    0 means "none" or "never". Raises ValueError when no field or more than one is set, or the value is out of range.
+    amount: float
+    unit: str
+    field: str
+
+    def in_steps(self, steps_per_epoch: int, total_steps: int | None = None) -> int:
+        """Steps it lasts, at least one where the amount is above zero; percent is of `total_steps`.
+
+        Raises:
+          InvalidValue: a percentage of a run whose length is not known.
+        """
+        if self.unit == "steps":
+            return int(self.amount)
+        if self.unit == "epochs":
+            steps = self.amount * steps_per_epoch
+        elif total_steps is None:
+            raise InvalidValue(f"{self.field}: a percentage of the run needs its length; use epochs or steps")
+        else:
+            steps = self.amount / 100 * total_steps
+        return max(1, round(steps)) if self.amount > 0 else 0
+
+
+def read_duration(section: Mapping[str, Any], name: str) -> Duration:
+    """The one field among `{name}_steps`, `{name}_epochs`, `{name}_percent` of a config that is set (not None).
+
+    Raises:
+      InvalidValue: no field or more than one is set, or the value is out of range.
     """
-    given = {f"{name}_{unit}": config[f"{name}_{unit}"] for unit in UNITS if config.get(f"{name}_{unit}") is not None}
+    given = {unit: section[f"{name}_{unit}"] for unit in UNITS if section.get(f"{name}_{unit}") is not None}
     if len(given) != 1:
-        found = "none of them is set" if not given else "got " + " and ".join(f"{k}={v}" for k, v in given.items())
+        found = "none of them is set"
+        if given:
+            found = "got " + " and ".join(f"{name}_{unit}={value}" for unit, value in given.items())
         raise InvalidValue(f"{name}: set exactly one of {', '.join(f'{name}_{unit}' for unit in UNITS)}; {found}")
-    ((field, value),) = given.items()
+    ((unit, value),) = given.items()
+    field = f"{name}_{unit}"
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
         raise InvalidValue(f"{field} is {value!r}, expected a number >= 0")
-    if field.endswith("_steps"):
-        if value != int(value):
-            raise InvalidValue(f"{field} is {value}, expected a whole number of steps")
-        return int(value)
-    if field.endswith("_epochs"):
-        steps = value * steps_per_epoch
-    else:
-        if total_steps is None:
-            raise InvalidValue(f"{field}: a percentage of the run needs its length; use {name}_epochs or {name}_steps")
-        if value > 100:
-            raise InvalidValue(f"{field} is {value}, expected 0 to 100")
-        steps = value / 100 * total_steps
-    return max(1, round(steps)) if value > 0 else 0
+    if unit == "steps" and value != int(value):
+        raise InvalidValue(f"{field} is {value}, expected a whole number of steps")
+    if unit == "percent" and value > 100:
+        raise InvalidValue(f"{field} is {value}, expected 0 to 100")
+    return Duration(value, unit, field)

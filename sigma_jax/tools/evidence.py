@@ -24,19 +24,17 @@ import numpy as np
 
 from sigma_jax import __version__
 from sigma_jax.evals.features import raw_pixel_features
+from sigma_jax.evals.frozen_features import FrozenFeatures, FrozenTokens
 from sigma_jax.evals.labellings import labellings
-from sigma_jax.evals.protocol import FrozenFeatures, FrozenTokens
 from sigma_jax.report.comparison import write_comparison
 from sigma_jax.report.page import Picture, RunPage, write_page
 from sigma_jax.runtime.checkout import commit
 from sigma_jax.runtime.command import Command, leave
 from sigma_jax.runtime.config import load_config, load_json
 from sigma_jax.runtime.errors import Failed, InvalidValue
-from sigma_jax.runtime.sharding import make_mesh
+from sigma_jax.tasks.pretrain import BATCH_PER_DEVICE, PretrainTask, central_clips, frozen_features
 from sigma_jax.tools.probe import measure, random_encoder, trained_encoder
-from sigma_jax.train.monitor import BATCH_PER_DEVICE, all_latents, central_clips, mean_latents
-from sigma_jax.train.setup import build_compute
-from sigma_jax.train.tasks import PretrainTask, pretrain_task
+from sigma_jax.train.setup import build_task
 
 
 class Arm(NamedTuple):
@@ -94,28 +92,27 @@ def arm_numbers(arm: Arm, seed: int, folder: Path, data_dir: Path, steps: int) -
     """Trains one arm if needed and measures its frozen encoder."""
     train(arm, seed, folder, data_dir, steps)
     config = load_json(folder / "config.json")
-    task = pretrain_task(config, make_mesh(), build_compute(config.compute))
-    return _encoder_numbers(task, trained_encoder(task, folder), config, data_dir)
+    task = build_task(config)
+    return _encoder_numbers(task, trained_encoder(task, folder), data_dir)
 
 
 def untrained_numbers(seed: int, data_dir: Path) -> Numbers:
     """Random weights, as a run of this seed starts."""
-    config = load_config("configs/evidence.py")
-    task = pretrain_task(config, make_mesh(), build_compute(config.compute))
-    return _encoder_numbers(task, random_encoder(task, seed), config, data_dir)
+    task = build_task(load_config("configs/evidence.py"))
+    return _encoder_numbers(task, random_encoder(task, seed), data_dir)
 
 
-def _encoder_numbers(task: PretrainTask, params: dict, config, data_dir: Path) -> Numbers:
-    bank, test = (list(central_clips(config, data_dir, split, BATCH_PER_DEVICE)) for split in ("bank", "val"))
+def _encoder_numbers(task: PretrainTask, params: dict, data_dir: Path) -> Numbers:
+    bank, test = (list(central_clips(task, str(data_dir), split, BATCH_PER_DEVICE)) for split in ("bank", "val"))
     clips = lambda: bank, lambda: test, labellings(data_dir)
-    numbers = dict(FrozenFeatures(*clips).run(partial(mean_latents(task), params)))
-    tokens = FrozenTokens(*clips, num_heads=task.size.num_heads)
-    return numbers | dict(tokens.run(partial(all_latents(task), params)))
+    numbers = dict(FrozenFeatures(frozen_features(task), *clips).run(params))
+    tokens = FrozenTokens(frozen_features(task, pool=False), *clips, num_heads=task.size.num_heads)
+    return numbers | dict(tokens.run(params))
 
 
 def pixel_numbers(data_dir: Path) -> Numbers:
     """Raw pixels: k-NN and linear only."""
-    numbers = measure({"": raw_pixel_features}, load_config("configs/evidence.py"), data_dir)[0]
+    numbers = measure({"": raw_pixel_features}, build_task(load_config("configs/evidence.py")), data_dir)[0]
     numbers.pop("features")
     return numbers
 

@@ -25,12 +25,13 @@ from sigma_jax.runtime import config as configs
 from sigma_jax.runtime.command import Command, leave, parse_flags
 from sigma_jax.runtime.compilation import use_compilation_cache
 from sigma_jax.runtime.errors import InvalidValue
-from sigma_jax.runtime.sharding import make_mesh
+from sigma_jax.runtime.topologies import nearest_topology, topology_devices
 from sigma_jax.tools.planning import text
 from sigma_jax.tools.planning.chips import find_chip
 from sigma_jax.tools.planning.forecast import Compiled, DoesNotFit, compile_program, forecast
 from sigma_jax.tools.planning.search import advice, largest_batch
-from sigma_jax.train.ahead_of_time import Program, build_program, nearest_topology, topology_devices
+from sigma_jax.train.program import Program
+from sigma_jax.train.setup import plan_program
 
 FLAGS = flags.FlagValues()  # its own: commands share names
 flags.DEFINE_string("config", None, "Config file, as for sigma_jax.main.", required=True, flag_values=FLAGS)
@@ -57,15 +58,16 @@ flags.DEFINE_float("price", None, "Price of a chip-hour, for the cost of the who
 flags.DEFINE_bool("json", False, "One JSON object instead of text.", flag_values=FLAGS)
 
 
-def make_program(config: Any, mesh: jax.sharding.Mesh, clips: int | None) -> Program:
-    """The program at `clips` per chip (None: as the config says)."""
+def make_program(overrides: dict[str, str], devices: list[jax.Device], clips: int | None) -> Program:
+    """The program of --config at `clips` per chip (None: as the config says)."""
+    config = configs.apply_overrides(configs.load_config(FLAGS.config), overrides)
     if clips is not None:
         accumulate = min(config.max_batch_per_device, clips)
-        sizes = {"batch_size": str(clips * mesh.size), "max_batch_per_device": str(accumulate)}
+        sizes = {"batch_size": str(clips * len(devices)), "max_batch_per_device": str(accumulate)}
         config = configs.apply_overrides(config, sizes)
     name = Path(FLAGS.config.partition(":")[0]).stem
     records = FLAGS.num_records or (SPECS[name].num_train if name in SPECS else 0) or config.batch_size
-    return build_program(config, mesh, records)
+    return plan_program(config, records, devices)
 
 
 def plan(overrides: dict[str, str]) -> dict[str, Any]:
@@ -77,10 +79,8 @@ def plan(overrides: dict[str, str]) -> dict[str, Any]:
             f"{FLAGS.topology} has {len(devices) // FLAGS.slices} chips, a slice of {chip.name} {chip.slice_size} at "
             f"most: take {nearest_topology(FLAGS.topology)} with --slices={-(-len(devices) // chip.slice_size)}"
         )
-    config = configs.apply_overrides(configs.load_config(FLAGS.config), overrides)
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, devices)
-    program = make_program(config, mesh, FLAGS.batch_per_chip)
-    clips = program.plan.batch_size // mesh.size
+    program = make_program(overrides, devices, FLAGS.batch_per_chip)
+    clips = program.plan.batch_size // len(devices)
     result: dict[str, Any] = {
         "config": FLAGS.config,
         "overrides": overrides,
@@ -94,13 +94,13 @@ def plan(overrides: dict[str, str]) -> dict[str, Any]:
     except DoesNotFit as shortage:
         outcome = shortage
         result |= {"fits": False, "needed_bytes": shortage.needed, "available_bytes": shortage.available}
-        result |= {"clips_per_chip": clips, "advice": advice(shortage.needed, shortage.available, config, clips)}
+        result |= {"clips_per_chip": clips, "advice": advice(shortage.needed, shortage.available, program.task, clips)}
     else:
         result |= {"fits": True} | forecast(program, outcome, chip)
     if FLAGS.search and chip is not None:
         capacity = outcome.available if isinstance(outcome, DoesNotFit) else 0.98 * chip.memory
         found = largest_batch(
-            lambda n: compile_program(make_program(config, mesh, n)), (clips, outcome), capacity, FLAGS.search
+            lambda n: compile_program(make_program(overrides, devices, n)), (clips, outcome), capacity, FLAGS.search
         )
         result["largest_batch"] = found._asdict()
     if FLAGS.price and "chip_hours" in result:

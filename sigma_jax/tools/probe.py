@@ -17,17 +17,16 @@ import jax
 
 from sigma_jax.checkpoints.manager import find_checkpoint, restore_subtree
 from sigma_jax.evals.features import FeatureFn, raw_pixel_features
+from sigma_jax.evals.frozen_features import FrozenFeatures
 from sigma_jax.evals.labellings import labellings
-from sigma_jax.evals.protocol import FrozenFeatures
 from sigma_jax.runtime.command import Command, leave
 from sigma_jax.runtime.compilation import quick_compilation
 from sigma_jax.runtime.config import load_json
 from sigma_jax.runtime.logs import start_logging
 from sigma_jax.runtime.random import stream
-from sigma_jax.runtime.sharding import make_mesh, state_shardings, with_shardings
-from sigma_jax.train.monitor import central_clips, mean_latents
-from sigma_jax.train.setup import build_compute
-from sigma_jax.train.tasks import PretrainTask, pretrain_task
+from sigma_jax.runtime.sharding import state_shardings, with_shardings
+from sigma_jax.tasks.pretrain import PretrainTask, central_clips, frozen_features
+from sigma_jax.train.setup import build_task
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -60,12 +59,23 @@ def trained_encoder(task: PretrainTask, checkpoints: str | Path) -> dict:
 
 
 def measure(
-    features: Mapping[str, FeatureFn], config, data_dir: Path, *, splits=("bank", "val"), batch_size=64, k=20
+    features: Mapping[str, FeatureFn],
+    task: PretrainTask,
+    data_dir: Path,
+    *,
+    splits=("bank", "val"),
+    batch_size=64,
+    k=20,
 ) -> list[dict]:
     """Rows of the table, one per network; `splits`: what is looked up, and what is measured."""
-    bank, test = (list(central_clips(config, data_dir, split, batch_size)) for split in splits)
-    evaluator = FrozenFeatures(lambda: bank, lambda: test, labellings(data_dir), k=k)
-    return [{"features": name, **dict(evaluator.run(function))} for name, function in features.items()]
+    bank, test = (list(central_clips(task, str(data_dir), split, batch_size)) for split in splits)
+    asked = labellings(data_dir)
+
+    def row(network: FeatureFn) -> dict[str, float]:
+        evaluator = FrozenFeatures(lambda _, video: network(video), lambda: bank, lambda: test, asked, k=k)
+        return dict(evaluator.run({}))
+
+    return [{"features": name, **row(network)} for name, network in features.items()]
 
 
 def table(rows: list[dict]) -> str:
@@ -81,15 +91,15 @@ def probe(args: argparse.Namespace) -> int:
     """Measures the run's encoder and its controls; prints and keeps the table."""
     start_logging()
     config = load_json(args.workdir / "config.json")
-    task = pretrain_task(config, make_mesh(), build_compute(config.compute))
-    latents = mean_latents(task)
+    task = build_task(config)
+    latents = frozen_features(task)
     features = {
         "trained": partial(latents, trained_encoder(task, args.checkpoint_dir or args.workdir)),
         "random weights": partial(latents, random_encoder(task, config.seed)),
         "raw 8x8x8 pixels": raw_pixel_features,
     }
     splits = args.bank_split, args.test_split
-    rows = measure(features, config, args.data_dir, splits=splits, batch_size=args.batch_size, k=args.k)
+    rows = measure(features, task, args.data_dir, splits=splits, batch_size=args.batch_size, k=args.k)
     print(f"Top-1 in per cent on split {args.test_split!r} of {args.data_dir} (k-NN with k={args.k}):")
     print(table(rows))
     (args.workdir / "probe.json").write_text(json.dumps({"rows": rows}, indent=2) + "\n")

@@ -20,12 +20,13 @@ from sigma_jax.ops.masking import mask_of, sample_mask
 from sigma_jax.ops.tubes import TubeGrid
 from sigma_jax.report.clips import write_animation, write_clips
 from sigma_jax.report.page import Picture
+from sigma_jax.report.run import write_report
 from sigma_jax.runtime.command import Command, leave
 from sigma_jax.runtime.config import load_json
 from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.runtime.logs import start_logging
+from sigma_jax.train.initial_weights import StartFrom
 from sigma_jax.train.loop import open_checkpoints
-from sigma_jax.train.report import write_report
 from sigma_jax.train.setup import build
 
 PUBLISHED = TubeGrid()
@@ -78,15 +79,15 @@ def report(args: argparse.Namespace) -> int:
     """Restores the newest checkpoint and draws its page."""
     start_logging()
     config = load_json(args.workdir / "config.json")
-    run = build(config, args.workdir, args.data_dir, teacher=args.teacher)
-    run.checkpoint_dir = args.checkpoint_dir or run.checkpoint_dir
+    start = StartFrom(teacher=args.teacher)
+    run = build(config, args.workdir, args.data_dir, start=start, checkpoint_dir=args.checkpoint_dir)
     checkpoints = open_checkpoints(run)
     latest = checkpoints.latest_step()
     if latest is None:
         raise CheckpointError(f"no checkpoint in {run.checkpoint_dir}: train first")
-    state, _, _ = checkpoints.restore(latest, run.abstract_state)
+    state, _, _ = checkpoints.restore(latest, run.program.abstract_state)
     more = video_pictures(args.workdir / "pictures", args.videos) if args.videos else []
-    print(f"report: {write_report(run, state, more)}")
+    print(f"report: {write_report(run.trained(state), run.place, more)}")
     return 0
 
 

@@ -2,15 +2,16 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from absl import logging
 
-from sigma_jax.models.sizes import TEACHER_SIZES, TeacherSize
+from sigma_jax.evals.protocol import Params
+from sigma_jax.models.sizes import TEACHER_SIZES, TeacherSize, VideoSize
 from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.runtime.random import stream
+from sigma_jax.tasks.base import Task
 from sigma_jax.train.state import TrainState
 from sigma_jax.weights.formats import read_weights
 from sigma_jax.weights.frozen import teacher_size
@@ -37,11 +38,23 @@ class InitFrom:
     allow_unexpected: tuple[str, ...] = ()
 
 
-def initialised(init_state: Callable[[], TrainState], task: Any, source: InitFrom) -> Callable[[], TrainState]:
+@dataclasses.dataclass(frozen=True)
+class StartFrom:
+    """What a run starts from besides random numbers. random_teacher: for smoke tests."""
+
+    init: InitFrom | None = None
+    teacher: str | None = None
+    random_teacher: bool = False
+
+
+FROM_SCRATCH = StartFrom()
+
+
+def initialised(init_state: Callable[[], TrainState], task: Task, source: InitFrom) -> Callable[[], TrainState]:
     """`init_state` with parameters from a file; optimizer and step are fresh.
 
-    What a task makes anew on a pre-trained model (`init_missing`, e.g. a classifier's head) or never uses
-    (`init_unexpected`) need not be named by the user.
+    What a task makes anew on a pre-trained model (`Task.init_missing`, e.g. a classifier's head) or never uses
+    (`Task.init_unused`) need not be named by the user.
     The returned function raises WeightsMismatch, with the lists of what does not fit.
     """
 
@@ -50,12 +63,12 @@ def initialised(init_state: Callable[[], TrainState], task: Any, source: InitFro
         if weights.kind == "teacher":
             raise WeightsMismatch(f"--init={source.path} is an image teacher: give it as --teacher")
         fresh = init_state()
-        new = getattr(task, "init_missing", ()) if weights.kind != "classifier" else ()  # which has its head
+        new = task.init_missing if weights.kind != "classifier" else ()  # which has its head
         params, report = load_into(
             weights,
             fresh.params,
             allow_missing=(*new, *source.allow_missing),
-            allow_unexpected=(*getattr(task, "init_unexpected", ()), *source.allow_unexpected),
+            allow_unexpected=(*task.init_unused, *source.allow_unexpected),
         )
         say(report)
         trained = (weights.sizes["num_frames"], weights.sizes["image_size"], weights.sizes["positions"])
@@ -67,9 +80,9 @@ def initialised(init_state: Callable[[], TrainState], task: Any, source: InitFro
     return start
 
 
-def heads_of(size: Any) -> dict[str, int | None]:
+def heads_of(size: VideoSize) -> dict[str, int | None]:
     """Heads of a video model, for files that do not record them; those that do must agree."""
-    return {"num_heads": size.num_heads, "decoder_num_heads": getattr(size, "decoder_num_heads", None)}
+    return {"num_heads": size.num_heads, "decoder_num_heads": size.decoder_num_heads}
 
 
 def init_from(path: str | None, allow_missing: str = "", allow_unexpected: str = "") -> InitFrom | None:
@@ -85,29 +98,29 @@ def init_from(path: str | None, allow_missing: str = "", allow_unexpected: str =
     return None
 
 
-def with_teacher(task: Any, path: str | None, random: bool, seed: int) -> tuple[Any, Any]:
+def with_teacher(task: Task, start: StartFrom, seed: int) -> tuple[Task, Params]:
     """(task, frozen parameters): the teacher's from a file, or random ones if asked for; {} without a teacher.
 
     Raises:
-      ValueError: a teacher is needed and none given (says where to get it), or given and not needed.
+      InvalidValue: a teacher is needed and none given (says where to get it), or given and not needed.
     """
-    if getattr(task, "source", None) != "features":
-        if path or random:
+    if task.teacher is None:
+        if start.teacher or start.random_teacher:
             raise InvalidValue("this task has no teacher: drop --teacher, or pre-train with target=dino or feature")
         return task, {}
-    if path:
-        return load_teacher(task, path)
+    if start.teacher:
+        return load_teacher(task, start.teacher)
     name = next((name for name, size in TEACHER_SIZES.items() if size == task.teacher), "")
-    if not random:
+    if not start.random_teacher:
         raise InvalidValue(
-            f"target={task.target!r} needs the weights of its teacher {name}: {how_to_get(name)} "
+            f"{task.summary} needs the weights of its teacher {name}: {how_to_get(name)} "
             "(or --random_teacher for a smoke test; target=mlp needs none)"
         )
     logging.warning("the teacher has RANDOM weights (--random_teacher): good for a smoke test, not for training")
     return task, cast_frozen(jax.jit(task.init_frozen)(stream(seed, "teacher")), task.compute.dtype)
 
 
-def load_teacher(task: Any, path: str) -> tuple[Any, Any]:
+def load_teacher(task: Task, path: str) -> tuple[Task, Params]:
     """(the task, the teacher's parameters) with weights from a file in any format.
 
     Width, depth and patch size must be the config's; registers and the layout of the position table follow the file.
@@ -145,7 +158,7 @@ def load_teacher(task: Any, path: str) -> tuple[Any, Any]:
     return task, cast_frozen(params, task.compute.dtype)
 
 
-def cast_frozen(weights: Any, dtype: jnp.dtype) -> Any:
+def cast_frozen(weights: Params, dtype: jnp.dtype) -> Params:
     """A frozen network's matrices in the compute type (cast once, not every step); biases and norms stay fp32."""
     return jax.tree.map(lambda x: jnp.asarray(x, dtype if x.ndim > 1 else jnp.float32), weights)
 

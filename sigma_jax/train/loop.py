@@ -22,20 +22,23 @@ import jax
 from absl import logging
 
 from sigma_jax import __version__
+from sigma_jax.checkpoints.best import BestWeights
 from sigma_jax.checkpoints.manager import Checkpointer
 from sigma_jax.checkpoints.storage import check_writable
-from sigma_jax.runtime.config import diff_configs, to_json
+from sigma_jax.evals.protocol import Evaluator
+from sigma_jax.runtime.config import diff_configs
 from sigma_jax.runtime.errors import UserError
 from sigma_jax.runtime.sharding import path_of, shard_batch, traced_on
 from sigma_jax.train.console import Console, format_metrics
 from sigma_jax.train.feed import DeviceBatch, DeviceFeed, HostBatch
-from sigma_jax.train.flops import mfu, model_flops, peak_flops
+from sigma_jax.train.flops import mfu, peak_flops
 from sigma_jax.train.health import HealthMonitor, should_stop, write_dump
 from sigma_jax.train.metrics import MetricWriter, Throughput
+from sigma_jax.train.optimizer import evaluated_params
+from sigma_jax.train.plan import RunPlan
 from sigma_jax.train.setup import Run
 from sigma_jax.train.state import TrainState
 from sigma_jax.train.step import loss_and_gradient
-from sigma_jax.train.tasks import PretrainTask
 
 OPTIONAL = ("decord", "torchcodec")  # decoders
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "av")
@@ -86,7 +89,7 @@ def train(run: Run, *, command: Sequence[str] = (), allow_config_change: bool = 
             _save(run, checkpoints, feed, state, logger)
             with logger.throughput.waiting():
                 host_batch, batch = next(feed)
-            state, metrics = run.step(state, run.frozen, batch)
+            state, metrics = run.program.step(state, run.frozen, batch)
             logger.after(step + 1, metrics, host_batch, state)
             logger.measure(step + 1, state)
         _save(run, checkpoints, feed, state, logger, force=True)
@@ -98,7 +101,7 @@ def open_checkpoints(run: Run) -> Checkpointer:
     """The run's checkpoints, usually below workdir/checkpoints."""
     return Checkpointer(
         run.checkpoint_dir,
-        keep_last=run.config.checkpoint.keep_last,
+        keep_last=run.settings.checkpoint.keep_last,
         save_every_steps=run.plan.save_every_steps,
         keep_every_steps=run.plan.keep_every_steps or None,
         on_saved=note_progress,
@@ -117,7 +120,7 @@ def restore_or_init(run: Run, checkpoints: Checkpointer, allow_config_change: bo
     if latest is None:
         return run.init_state()
     check_same_run(run, checkpoints.meta(latest), allow_config_change)
-    state, data_state, _ = checkpoints.restore(latest, run.abstract_state)
+    state, data_state, _ = checkpoints.restore(latest, run.program.abstract_state)
     run.loader.restore(data_state)
     logging.info("resumed from step %d of %s", latest, run.checkpoint_dir)
     return state
@@ -131,7 +134,7 @@ def check_same_run(run: Run, meta: dict[str, Any], allow_config_change: bool) ->
     Raises:
       ChangedConfig: lists the differences.
     """
-    changes = [line for line in diff_configs(meta["config"], run.config) if not line.startswith(MOVABLE)]
+    changes = [line for line in diff_configs(meta["config"], run.recorded) if not line.startswith(MOVABLE)]
     if changes and not allow_config_change:
         raise ChangedConfig(
             f"{run.checkpoint_dir} holds a run with another config:\n  " + "\n  ".join(changes) + "\n"
@@ -148,7 +151,7 @@ def check_same_run(run: Run, meta: dict[str, Any], allow_config_change: bool) ->
 
 def to_devices(run: Run, host_batch: HostBatch) -> DeviceBatch:
     """What the task takes of this process's batch, as global arrays."""
-    return shard_batch(run.mesh, {name: host_batch[name] for name in run.task.batch_keys})
+    return shard_batch(run.task.mesh, {name: host_batch[name] for name in run.task.batch_keys})
 
 
 def _save(
@@ -182,9 +185,14 @@ class _Logger:
     def __init__(self, run: Run, writer: MetricWriter, console: Console):
         self.run, self.writer, self.console = run, writer, console
         self.throughput = Throughput()
-        has_peak = peak_flops(run.mesh.devices.flat[0].device_kind) is not None
-        counted = has_peak and isinstance(run.task, PretrainTask)
-        self._flops_per_clip = sum(model_flops(run.task).values()) if counted else 0.0
+        self._devices = list(run.task.mesh.devices.flat)
+        has_peak = peak_flops(self._devices[0].device_kind) is not None
+        self._flops_per_clip = sum(run.task.flops().values()) if has_peak else 0.0
+        self._best = {
+            evaluator.best_by: BestWeights(run.workdir / "best", evaluator.best_by, run.meta)
+            for evaluator in run.evaluators
+            if evaluator.best_by is not None
+        }
         self.health = HealthMonitor(run.plan.num_prototypes or None)
         self._pending: tuple[int, Any, HostBatch] | None = None
         self._steps = 0
@@ -211,24 +219,29 @@ class _Logger:
         numbers["bad_videos"] = self.run.loader.stats()["bad_videos"]
         numbers |= self.throughput.read() if step > 1 else {}
         if self._flops_per_clip and "clips_per_s" in numbers:
-            numbers["mfu"] = mfu(self._flops_per_clip, numbers["clips_per_s"], list(self.run.mesh.devices.flat))
+            numbers["mfu"] = mfu(self._flops_per_clip, numbers["clips_per_s"], self._devices)
         self.throughput.reset()
         self.writer.write(step, numbers)
         self.console.show(step, numbers, step / self.run.plan.steps_per_epoch)
         for warning in self.health.check(step, numbers):
             self.console.say(warning, warning=True)
-        if should_stop(int(numbers["nonfinite_run"]), self.run.config.health.max_nonfinite_run):
+            self.writer.warn(step, warning)
+        if should_stop(int(numbers["nonfinite_run"]), self.run.settings.max_nonfinite_run):
             raise NonFinite(self._dump(step, host_batch, state))
 
     def measure(self, step: int, state: TrainState) -> None:
         """Runs the evaluators that are due at `step` and writes their numbers; their time is no training time."""
-        due = [item for item in self.run.evaluators if item.is_due(step, self.run.plan.total_steps)]
-        for item in due:
-            numbers = dict(item.run(state, step))
+        due = [evaluator for evaluator in self.run.evaluators if is_due(evaluator, step, self.run.plan)]
+        if not due:
+            return
+        params = evaluated_params(state.params, state.opt_state)
+        for evaluator in due:
+            numbers = dict(evaluator.run(params, step))
+            if evaluator.best_by in numbers:
+                self._best[evaluator.best_by].offer(step, params, numbers[evaluator.best_by])
             self.writer.write(step, numbers)
-            self.console.say(f"{item.name} at step {step}: {format_metrics(numbers)}")
-        if due:
-            self.throughput.reset()
+            self.console.say(f"{evaluator.name} at step {step}: {format_metrics(numbers)}")
+        self.throughput.reset()
 
     def _dump(self, step: int, host_batch: HostBatch, state: TrainState) -> str:
         """Evidence: keys of the step's records and the gradient norm of every module."""
@@ -236,20 +249,28 @@ class _Logger:
         norms = module_norms(self.run, state, to_devices(self.run, host_batch))
         _, sentence = write_dump(self.run.workdir, step, keys, norms)
         return (
-            f"{sentence}. {self.run.config.health.max_nonfinite_run} steps in a row were skipped: "
+            f"{sentence}. {self.run.settings.max_nonfinite_run} steps in a row were skipped: "
             "lower optim.base_lr, raise objective.epsilon, or try --config.compute.dtype=float32"
         )
+
+
+def is_due(evaluator: Evaluator, step: int, plan: RunPlan) -> bool:
+    """Whether an evaluator runs when `step` updates are done: by its schedule, and after the last one."""
+    if step == plan.total_steps:
+        return True
+    every = evaluator.every.in_steps(plan.steps_per_epoch, plan.total_steps) if evaluator.every else 0
+    return every > 0 and step % every == 0
 
 
 def module_norms(run: Run, state: TrainState, batch: dict[str, jax.Array]) -> dict[str, float]:
     """Norm of the gradient of each module ('encoder/blocks'), in the order of the forward pass."""
 
     def gradient(params, frozen, batch, step):
-        when = (run.config.seed, step, run.plan.accumulation)
+        when = (run.settings.seed, step, run.plan.accumulation)
         return loss_and_gradient(run.task, run.task.constrain(params), frozen, batch, when, {})[1]
 
     squares: dict[str, float] = {}
-    gradients = jax.jit(traced_on(run.mesh, gradient))(state.params, run.frozen, batch, state.step)
+    gradients = jax.jit(traced_on(run.task.mesh, gradient))(state.params, run.frozen, batch, state.step)
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
         module = "/".join(path_of(path).split("/")[:2])
         squares[module] = squares.get(module, 0.0) + float(jax.numpy.sum(jax.numpy.square(leaf)))
@@ -267,7 +288,7 @@ def versions() -> dict[str, str]:
 
 def write_run_files(run: Run, command: Sequence[str]) -> None:
     """Config, plan, versions and command of a run, into its folder."""
-    (run.workdir / "config.json").write_text(to_json(run.config))
+    (run.workdir / "config.json").write_text(json.dumps(run.recorded, indent=2, sort_keys=True) + "\n")
     (run.workdir / "plan.json").write_text(json.dumps(dataclasses.asdict(run.plan), indent=2) + "\n")
     (run.workdir / "plan.txt").write_text("\n".join(run.plan.describe()) + "\n")
     (run.workdir / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n")

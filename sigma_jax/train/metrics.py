@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -18,7 +18,7 @@ class MetricWriter:
     `workdir/metrics.jsonl` holds one JSON object per line, `{"step": 120, "loss": 8.01, ...}`, flushed line by line;
     a non-finite value is the string "nan", "inf" or "-inf" (`float()` reads it back). `workdir/tensorboard` holds the
     same numbers. A run that continues from a checkpoint at `resume_step` repeats the steps after it: their old lines,
-    and a line cut short by a kill, are dropped first.
+    and a line cut short by a kill, are dropped first. `workdir/warnings.jsonl` is kept alike.
     """
 
     def __init__(self, workdir: str | Path, active: bool, resume_step: int = 0):
@@ -27,12 +27,12 @@ class MetricWriter:
             return
         from tensorboardX import SummaryWriter  # imported where it is used: process 0 only
 
-        path = Path(workdir) / "metrics.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            _drop_lines_after(path, resume_step)
-        self._file = path.open("a")
-        self._board = SummaryWriter(str(path.parent / "tensorboard"), purge_step=resume_step + 1)
+        workdir = Path(workdir)
+        workdir.mkdir(parents=True, exist_ok=True)
+        self._file, self._warnings = (
+            _open_after(workdir / name, resume_step) for name in ("metrics.jsonl", "warnings.jsonl")
+        )
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1)
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """One line for `step`; values are scalars (Python, numpy or jax). Raises ValueError for an array."""
@@ -45,27 +45,19 @@ class MetricWriter:
         for name, value in numbers.items():
             self._board.add_scalar(name, value, step)
 
-    def image(self, step: int, name: str, array: np.ndarray) -> None:
-        """Picture [height width 3] to TensorBoard, uint8 or float in [0, 1]. Raises ValueError for another shape."""
-        if not self._active:
-            return
-        array = np.asarray(array)
-        if array.ndim != 3 or array.shape[-1] != 3:
-            raise ValueError(f"image {name!r} has shape {array.shape}, expected [height width 3]")
-        self._board.add_image(name, array, step, dataformats="HWC")
+    def warn(self, step: int, text: str) -> None:
+        """A line of `warnings.jsonl`, which the report shows."""
+        if self._active:
+            self._warnings.write(json.dumps({"step": int(step), "warning": text}) + "\n")
+            self._warnings.flush()
 
     def close(self) -> None:
         """Flush and close both files; the last call."""
         if self._active:
             self._file.close()
+            self._warnings.close()
             self._board.close()
             self._active = False
-
-
-def read_metrics(path: str | Path) -> list[dict[str, float]]:
-    """The lines of a `metrics.jsonl`, in order, non-finite strings turned back into floats."""
-    rows = [json.loads(line) for line in Path(path).read_text().splitlines()]
-    return [{name: value if name == "step" else float(value) for name, value in row.items()} for row in rows]
 
 
 def _scalar(name: str, value: Any) -> int | float:
@@ -76,9 +68,10 @@ def _scalar(name: str, value: Any) -> int | float:
     return number if type(number) is int else float(number)
 
 
-def _drop_lines_after(path: Path, last_step: int) -> None:
+def _open_after(path: Path, last_step: int) -> TextIO:
+    """The file, to be appended to, without the lines of steps after `last_step`."""
     kept = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text().splitlines() if path.exists() else ():
         try:
             step = json.loads(line)["step"]
         except json.JSONDecodeError:
@@ -88,6 +81,7 @@ def _drop_lines_after(path: Path, last_step: int) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(kept))
     os.replace(temporary, path)
+    return path.open("a")
 
 
 class Throughput:

@@ -4,21 +4,21 @@ Letters: B global batch, A micro-batches per step.
 """
 
 import dataclasses
+import math
 import os
-from typing import Any
 
 import jax
-import numpy as np
-from jax.sharding import Mesh
 
-from sigma_jax.runtime.durations import resolve_duration
+from sigma_jax.evals.protocol import Params
 from sigma_jax.runtime.errors import InvalidValue
+from sigma_jax.tasks.base import Task
 from sigma_jax.train.schedule import scaled_lr
+from sigma_jax.train.settings import TrainSettings
 
 
 @dataclasses.dataclass(frozen=True)
 class RunPlan:
-    """Counts, durations in steps, learning rates; `describe` says them aloud."""
+    """Counts, durations in steps, learning rates; `describe` puts them into sentences."""
 
     mesh: dict[str, int]
     num_devices: int
@@ -27,7 +27,6 @@ class RunPlan:
     num_records: int
     batch_size: int
     repeats: int
-    batch_per_process: int
     micro_batch_per_device: int
     accumulation: int
     steps_per_epoch: int
@@ -103,7 +102,7 @@ class RunPlan:
         return f"{text}; set max_batch_per_device={clips} or less, or compute.remat=full"
 
 
-def memory_of(device: Any) -> int | None:
+def memory_of(device: jax.Device) -> int | None:
     """Bytes that a device offers: of a CPU its share of the machine's memory; None where it does not say."""
     if device not in jax.local_devices():
         return None  # another process's, or one that only exists as a plan
@@ -134,49 +133,48 @@ def split_batch(batch_size: int, num_devices: int, max_per_device: int) -> tuple
     return per_device // accumulation, accumulation
 
 
-def resolve_plan(config: Any, mesh: Mesh, task: Any, num_records: int) -> RunPlan:
-    """The plan of a config; every contradiction is an error here, before anything is compiled."""
-    num_devices, num_processes = mesh.size, jax.process_count()
-    repeats = config.data.get("repeats", 1)  # clips of each video in a batch
-    micro, accumulation = split_batch(config.batch_size * repeats, num_devices, config.max_batch_per_device)
-    steps_per_epoch = max(1, num_records // config.batch_size)
-    lengths = {"steps_per_epoch": steps_per_epoch}
-    total_steps = resolve_duration(config, "total", **lengths)
-    lengths["total_steps"] = total_steps
-    shapes = jax.eval_shape(task.init, jax.random.key(0))
-    num_params = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes))
-    memory = jax.eval_shape(lambda: task.init_memory(micro * num_devices))
-    queue = [leaf for leaf in jax.tree.leaves(memory) if leaf.ndim == 3]  # two sides
-    queue_bytes = 4 * sum(leaf.size for leaf in queue)
-    cost = task.cost
+def resolve_plan(settings: TrainSettings, task: Task, num_records: int) -> RunPlan:
+    """The plan of a run; every contradiction is an error here, before anything is compiled."""
+    mesh, optim, cost = task.mesh, settings.optim, task.cost
+    batch_size, repeats = settings.batch_size, task.clips_per_video
+    micro, accumulation = split_batch(batch_size * repeats, mesh.size, settings.max_batch_per_device)
+    steps_per_epoch = max(1, num_records // batch_size)
+    total_steps = settings.total.in_steps(steps_per_epoch)
+    lengths = steps_per_epoch, total_steps
+    num_params = num_numbers(jax.eval_shape(task.init, jax.random.key(0)))
+    memory = num_numbers(jax.eval_shape(lambda: task.init_memory(micro * mesh.size)))
     return RunPlan(
         mesh=dict(mesh.shape),
-        num_devices=num_devices,
-        num_processes=num_processes,
+        num_devices=mesh.size,
+        num_processes=jax.process_count(),
         platform=mesh.devices.flat[0].platform,
         num_records=num_records,
-        batch_size=config.batch_size,
+        batch_size=batch_size,
         repeats=repeats,
-        batch_per_process=config.batch_size // num_processes,
         micro_batch_per_device=micro,
         accumulation=accumulation,
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
-        warmup_steps=resolve_duration(config.optim, "warmup", **lengths),
-        log_every_steps=resolve_duration(config, "log_every", **lengths),
-        save_every_steps=resolve_duration(config.checkpoint, "save_every", **lengths),
-        keep_every_steps=resolve_duration(config.checkpoint, "keep_every", **lengths),
-        start_lr=scaled_lr(config.optim.warmup_lr, config.batch_size),
-        peak_lr=scaled_lr(config.optim.base_lr, config.batch_size),
-        final_lr=scaled_lr(config.optim.min_lr, config.batch_size),
+        warmup_steps=optim.warmup.in_steps(*lengths),
+        log_every_steps=settings.log_every.in_steps(*lengths),
+        save_every_steps=settings.checkpoint.save_every.in_steps(*lengths),
+        keep_every_steps=settings.checkpoint.keep_every.in_steps(*lengths),
+        start_lr=scaled_lr(optim.warmup_lr, batch_size),
+        peak_lr=scaled_lr(optim.base_lr, batch_size),
+        final_lr=scaled_lr(optim.min_lr, batch_size),
         num_params=num_params,
         tubes_visible=cost.tubes_visible,
         tubes_hidden=cost.tubes_hidden,
-        sinkhorn_tokens=config.batch_size // accumulation * cost.tubes_hidden if cost.num_prototypes else 0,
+        sinkhorn_tokens=batch_size // accumulation * cost.tubes_hidden if cost.num_prototypes else 0,
         num_prototypes=cost.num_prototypes,
-        queue_tokens=sum(leaf.shape[0] * leaf.shape[1] for leaf in queue) // 2,
-        queue_start=max(task.sigma.queue_start, task.sigma.queue_batches) if queue else 0,
-        state_bytes_per_device=16 * num_params // mesh.shape["fsdp"] + queue_bytes // num_devices,
+        queue_tokens=cost.queue_batches * micro * mesh.size * cost.tubes_hidden,
+        queue_start=cost.queue_start,
+        state_bytes_per_device=16 * num_params // mesh.shape["fsdp"] + 4 * memory // mesh.size,
         activation_bytes_per_device=micro * cost.activation_bytes,
         memory_bytes_per_device=memory_of(mesh.local_devices[0]) if mesh.local_devices else None,
     )
+
+
+def num_numbers(shapes: Params) -> int:
+    """How many numbers a tree of shapes holds."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))

@@ -1,36 +1,33 @@
-"""From a config to everything the loop needs: mesh, task, plan, data, optimizer, compiled step, state.
+"""From a config to everything that the loop needs. Below this file, and below the tasks' own builders, no code sees it.
 
 Shapes come before arrays: sharding and checkpoints are planned on `jax.eval_shape`, then buffers are made in place.
 """
 
 import dataclasses
-import functools
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
+from ml_collections import ConfigDict
 
 from sigma_jax.data.loader import Loader
+from sigma_jax.evals.protocol import Evaluator, Params
 from sigma_jax.models.pretrain import Compute
 from sigma_jax.models.transformer import REMAT_POLICIES
 from sigma_jax.ops.attention import check_backend
-from sigma_jax.runtime.compilation import CompiledOnce, quick_compilation
-from sigma_jax.runtime.config import to_json
+from sigma_jax.report.run import Trained
+from sigma_jax.runtime.config import read_section, to_json
 from sigma_jax.runtime.errors import InvalidValue, UserError
-from sigma_jax.runtime.random import stream
-from sigma_jax.runtime.sharding import make_mesh, state_shardings, traced_on, whole, with_shardings
-from sigma_jax.train.evaluation import Scheduled
-from sigma_jax.train.initial_weights import InitFrom, heads_of, initialised, with_teacher
-from sigma_jax.train.optimizer import adamw, with_average
+from sigma_jax.runtime.sharding import make_mesh, whole
+from sigma_jax.tasks.base import Place, Task, task_class
+from sigma_jax.train.initial_weights import FROM_SCRATCH, StartFrom, heads_of, initialised, with_teacher
 from sigma_jax.train.plan import RunPlan, resolve_plan
-from sigma_jax.train.registry import kind_of
-from sigma_jax.train.schedule import cosine_with_warmup
-from sigma_jax.train.state import TrainState, new_state
-from sigma_jax.train.step import Step, train_step
-from sigma_jax.train.tasks import Task
+from sigma_jax.train.program import Program, build_program
+from sigma_jax.train.settings import CheckpointSettings, OptimizerSettings, TrainSettings
+from sigma_jax.train.state import TrainState
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -39,57 +36,127 @@ class NoAccelerator(UserError, RuntimeError):
     """The config asks for an accelerator and there is none."""
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Run:
-    """What the loop works with. `abstract_state` has shapes and shardings only."""
+    """What the loop works with.
 
-    config: Any
-    workdir: Path
-    data_dir: str
-    task: Task
-    mesh: jax.sharding.Mesh
-    plan: RunPlan
+    recorded: the resolved config as it is written down, lists for tuples. init_state: makes the first state, from
+    `--init` where it is given.
+    """
+
+    recorded: Mapping[str, Any]
+    settings: TrainSettings
+    place: Place
+    checkpoint_dir: str | Path
+    program: Program
     loader: Loader
-    frozen: Any
-    abstract_state: TrainState
-    init_state: Any  # () -> TrainState
-    step: Step
-    evaluators: tuple[Scheduled, ...] = ()
-    checkpoint_dir: str | Path = ""  # default: workdir/checkpoints
+    frozen: Params
+    init_state: Callable[[], TrainState]
+    evaluators: tuple[Evaluator, ...]
 
-    def __post_init__(self):
-        self.checkpoint_dir = self.checkpoint_dir or self.workdir / "checkpoints"
+    @property
+    def task(self) -> Task:
+        return self.program.task
+
+    @property
+    def plan(self) -> RunPlan:
+        return self.program.plan
+
+    @property
+    def workdir(self) -> Path:
+        return self.place.workdir
+
+    def trained(self, state: TrainState) -> Trained:
+        """What a report is drawn from."""
+        return Trained(self.task, state.params, self.frozen, int(state.step), self.settings.seed)
 
     def meta(self) -> dict:
         """What a checkpoint says about its run."""
-        config = json.loads(to_json(self.config))
-        return {"config": config, "plan": dataclasses.asdict(self.plan), "heads": heads_of(self.task.size)}
+        plan = dataclasses.asdict(self.plan)
+        return {"config": self.recorded, "plan": plan, "heads": heads_of(self.task.size)}
 
 
-@dataclasses.dataclass
-class CompiledStep:
-    """The jitted update with what it works on: shapes and shardings, a maker of the first state."""
+def build(
+    config: ConfigDict,
+    workdir: Path,
+    data_dir: str,
+    *,
+    start: StartFrom = FROM_SCRATCH,
+    checkpoint_dir: str | Path | None = None,
+) -> Run:
+    """Plans and prepares a run; nothing is trained yet.
 
-    abstract_state: TrainState
-    init_state: Any  # () -> TrainState
-    step: Step
+    Args:
+      start: what parameters start from besides random numbers, and a teacher's.
+      checkpoint_dir: where checkpoints go; None for workdir/checkpoints.
+    """
+    place, settings = Place(data_dir, workdir), train_settings(config)
+    config = resolve(config, data_dir)
+    task, frozen = with_teacher(build_task(config), start, settings.seed)
+    if settings.batch_size % jax.process_count():
+        raise InvalidValue(
+            f"batch_size={settings.batch_size} does not divide over {jax.process_count()} processes: "
+            "every process must read the same number of clips"
+        )
+    loader = task.open_data(place, settings.batch_size, settings.seed)
+    program = build_program(settings, task, resolve_plan(settings, task, loader.num_records))
+    return Run(
+        recorded=json.loads(to_json(config)),
+        settings=settings,
+        place=place,
+        checkpoint_dir=checkpoint_dir or workdir / "checkpoints",
+        program=program,
+        loader=loader,
+        frozen=jax.tree.map(lambda x: jax.device_put(x, whole(task.mesh)), frozen),
+        init_state=initialised(program.init_state, task, start.init) if start.init else program.init_state,
+        evaluators=task.evaluators(place),
+    )
 
 
-def build_compute(config: Any, platform: str | None = None) -> Compute:
+def resolve(config: ConfigDict, data_dir: str) -> ConfigDict:
+    """The config with what only the data know filled in."""
+    return task_class(config.task).resolve(config, data_dir)
+
+
+def build_task(config: ConfigDict, devices: list[jax.Device] | None = None) -> Task:
+    """The task of a resolved config on its mesh of `devices` (None: all that are there, of any process)."""
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, devices)
+    compute = build_compute(config.compute, mesh.devices.flat[0].platform)
+    return task_class(config.task).from_config(config, mesh, compute)
+
+
+def plan_program(config: ConfigDict, num_records: int, devices: list[jax.Device] | None = None) -> Program:
+    """The program of a run whose data are not there, as of so many records; InvalidValue for what it would refuse."""
+    settings, task = train_settings(config), build_task(config, devices)
+    return build_program(settings, task, resolve_plan(settings, task, num_records))
+
+
+def train_settings(config: ConfigDict) -> TrainSettings:
+    """The trainer's part of a config."""
+    return read_section(
+        TrainSettings,
+        config,
+        optim=read_section(OptimizerSettings, config.optim),
+        checkpoint=read_section(CheckpointSettings, config.checkpoint),
+        max_nonfinite_run=config.health.max_nonfinite_run,
+    )
+
+
+def build_compute(section: ConfigDict, platform: str | None = None) -> Compute:
     """Types and implementations for a platform (default: the one at hand); unknown names are errors here."""
     platform = platform or jax.default_backend()
-    name = config.dtype if config.dtype != "auto" else ("float32" if platform == "cpu" else "bfloat16")
+    name = section.dtype if section.dtype != "auto" else ("float32" if platform == "cpu" else "bfloat16")
     if name not in DTYPES:
-        raise InvalidValue(f"compute.dtype {config.dtype!r} is unknown: choose one of auto, {', '.join(DTYPES)}")
-    remat = config.remat if config.remat != "auto" else ("cheap" if platform == "cpu" else "none")
+        raise InvalidValue(f"compute.dtype {section.dtype!r} is unknown: choose one of auto, {', '.join(DTYPES)}")
+    remat = section.remat if section.remat != "auto" else ("cheap" if platform == "cpu" else "none")
     if remat not in REMAT_POLICIES:
         raise InvalidValue(
-            f"compute.remat {config.remat!r} is unknown: choose one of auto, {', '.join(REMAT_POLICIES)}"
+            f"compute.remat {section.remat!r} is unknown: choose one of auto, {', '.join(REMAT_POLICIES)}"
         )
-    return Compute(DTYPES[name], check_backend(config.attention, platform), remat, config.unroll)
+    return Compute(DTYPES[name], check_backend(section.attention, platform), remat, section.unroll)
 
 
-def require_platform(config: Any, platform: str | None) -> None:
+def require_platform(config: ConfigDict, platform: str | None) -> None:
     """Stops a run that would crawl along on a CPU unnoticed.
 
     Raises:
@@ -100,88 +167,3 @@ def require_platform(config: Any, platform: str | None) -> None:
             "this config needs a GPU or TPU, but JAX sees only CPUs. Check the installation "
             '(pip install -e ".[cuda]" or ".[tpu]"), or accept the CPU with --platform=cpu'
         )
-
-
-def build(
-    config: Any,
-    workdir: Path,
-    data_dir: str,
-    *,
-    teacher: str | None = None,
-    random_teacher: bool = False,
-    init_from: InitFrom | None = None,
-) -> Run:
-    """Plans and prepares a run; nothing is trained yet.
-
-    Args:
-      teacher: weights of the frozen teacher, in any format.
-      init_from: what parameters start from, None for random numbers.
-    """
-    config = kind_of(config).resolve(config, data_dir)
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
-    task = kind_of(config).task(config, mesh, build_compute(config.compute))
-    task, frozen = with_teacher(task, teacher, random_teacher, config.seed)
-    loader = open_data(config, data_dir, workdir)
-    plan = resolve_plan(config, mesh, task, loader.num_records)
-    frozen = jax.tree.map(lambda x: jax.device_put(x, whole(mesh)), frozen)
-    compiled = build_step(config, task, plan)
-    run = Run(
-        config=config,
-        workdir=workdir,
-        data_dir=data_dir,
-        task=task,
-        mesh=mesh,
-        plan=plan,
-        loader=loader,
-        frozen=frozen,
-        abstract_state=compiled.abstract_state,
-        init_state=initialised(compiled.init_state, task, init_from) if init_from else compiled.init_state,
-        step=compiled.step,
-    )
-    run.evaluators = kind_of(config).evaluators(run)
-    return run
-
-
-def build_step(config: Any, task: Task, plan: RunPlan) -> CompiledStep:
-    """Optimizer, sharded state and jitted update of a plan; needs no data, allocates nothing."""
-    lengths = plan.total_steps, plan.warmup_steps
-    learning_rate = cosine_with_warmup(plan.peak_lr, plan.final_lr, *lengths, plan.start_lr)
-    optimizer = build_optimizer(config.optim, learning_rate, task.trainable)
-    clips = plan.micro_batch_per_device * plan.num_devices
-    init = traced_on(task.mesh, functools.partial(fresh_state, task, optimizer, config.seed, clips))
-    shapes = jax.eval_shape(init)
-    shardings = state_shardings(task.mesh, shapes)
-    step = train_step(task, optimizer, seed=config.seed, accumulation=plan.accumulation, learning_rate=learning_rate)
-    return CompiledStep(
-        abstract_state=with_shardings(shapes, shardings),
-        init_state=jax.jit(init, out_shardings=shardings, compiler_options=quick_compilation()),
-        step=CompiledOnce(jax.jit(traced_on(task.mesh, step), donate_argnums=0, out_shardings=(shardings, None))),
-    )
-
-
-def build_optimizer(optim: Any, learning_rate: Any, trainable: Any) -> optax.GradientTransformation:
-    """AdamW as the config has it, with averaged weights beside it if it asks for them."""
-    optimizer = adamw(
-        learning_rate,
-        betas=tuple(optim.betas),
-        weight_decay=optim.weight_decay,
-        layer_decay=optim.layer_decay,
-        clip_norm=optim.clip_norm,
-        trainable=trainable,
-    )
-    return with_average(optimizer, optim.ema_decay) if optim.ema_decay else optimizer
-
-
-def fresh_state(task: Task, optimizer: optax.GradientTransformation, seed: int, clips: int) -> TrainState:
-    """Parameters drawn from the seed, zero moments, step 0, no memory of batches (of `clips` clips)."""
-    return new_state(task.init(stream(seed, "init")), optimizer, task.init_memory(clips))
-
-
-def open_data(config: Any, data_dir: str, workdir: Path) -> Loader:
-    """The training input of this process."""
-    if config.batch_size % jax.process_count():
-        raise InvalidValue(
-            f"batch_size={config.batch_size} does not divide over {jax.process_count()} processes: "
-            "every process must read the same number of clips"
-        )
-    return kind_of(config).data(config, data_dir, workdir)

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import optax
 
 from sigma_jax.runtime.random import Moment
+from sigma_jax.tasks.base import Batch, Metrics, Task
 from sigma_jax.train.optimizer import AdamState
 from sigma_jax.train.state import TrainState
-from sigma_jax.train.tasks import Batch, Metrics, Task
 
 Step = Callable[[TrainState, Any, Batch], tuple[TrainState, Metrics]]
 

@@ -265,7 +265,7 @@ class Pretrained:
             grid, video_size(sizes), sizes["positions"], final_norm, self.compute, position_grid=position_grid
         )
         pooling = sizes.get("pooling", "mean") if view.pool else None
-        return jax.jit(functools.partial(_video_features, encoder, pooling))
+        return jax.jit(functools.partial(video_features, encoder, pooling))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -278,7 +278,7 @@ class _View:
     resize_positions: bool = False
 
 
-def _video_features(encoder: EncoderAlone, pooling: str | None, params: dict, video: jax.Array) -> jax.Array:
+def video_features(encoder: EncoderAlone, pooling: str | None, params: dict, video: jax.Array) -> jax.Array:
     """Latents [B N D], or pooled [B D] as a classifier with this `pooling` does, its norm included."""
     latents = encoder.apply({"params": {"encoder": params["encoder"]}}, video).astype(jnp.float32)
     if pooling is None:

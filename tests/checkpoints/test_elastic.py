@@ -9,15 +9,13 @@ import pytest
 from sigma_jax.checkpoints.content_hash import content_hash
 from sigma_jax.checkpoints.manager import Checkpointer, CheckpointError, restore_subtree
 from sigma_jax.runtime import config as configs
-from sigma_jax.runtime.sharding import make_mesh
-from sigma_jax.train.ahead_of_time import build_program
+from sigma_jax.train.setup import plan_program
 
 
 def abstract_state(data: int, fsdp: int, size: str = "tiny"):
-    config = configs.apply_overrides(
-        configs.load_config(f"configs/demo.py:size={size},teacher=tiny"), {"batch_size": "8"}
-    )
-    return build_program(config, make_mesh(data, fsdp, jax.devices()[: data * fsdp]), 48).step.abstract_state
+    values = {"batch_size": "8", "mesh.data": str(data), "mesh.fsdp": str(fsdp)}
+    config = configs.apply_overrides(configs.load_config(f"configs/demo.py:size={size},teacher=tiny"), values)
+    return plan_program(config, 48, jax.devices()[: data * fsdp]).abstract_state
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sigma_jax.evals.features import extract, raw_pixel_features
-from sigma_jax.evals.protocol import FrozenFeatures
+from sigma_jax.evals.frozen_features import FrozenFeatures
 
 
 @jax.jit
@@ -73,14 +73,15 @@ def test_raw_pixels_of_any_size(shape):
 def test_evaluator_tells_what_features_know():
     train, test = _clips(240), _clips(101, seed=1)
     evaluator = FrozenFeatures(
+        lambda network, video: network["features"](video),
         lambda: _batches(*train, 32),
         lambda: _batches(*test, 32),
         {"order": (lambda label: label // 3, 2), "colour": (lambda label: label % 3, 3), "joint": (np.asarray, 6)},
     )
-    colour = dict(evaluator.run(_mean_colour))
+    colour = dict(evaluator.run({"features": _mean_colour}))
     assert list(colour) == ["knn/order", "linear/order", "knn/colour", "linear/colour", "knn/joint", "linear/joint"]
     assert colour["knn/colour"] == 100 and colour["linear/colour"] == 100
     assert colour["knn/order"] < 75 and colour["linear/order"] < 75  # a mean over time cannot know the order
-    pixels = dict(evaluator.run(raw_pixel_features))
+    pixels = dict(evaluator.run({"features": raw_pixel_features}))
     assert set(pixels.values()) == {100.0}
-    assert dict(evaluator.run(_mean_colour)) == colour  # the factories give the clips again
+    assert dict(evaluator.run({"features": _mean_colour})) == colour  # the factories give the clips again

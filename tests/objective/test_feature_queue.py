@@ -12,8 +12,8 @@ from sigma_jax.objective.sigma import symmetric_loss
 from sigma_jax.ops.sinkhorn import hard_assignments, prototype_scalings
 from sigma_jax.runtime.config import apply_overrides, load_config
 from sigma_jax.runtime.sharding import make_mesh
+from sigma_jax.tasks.pretrain import SigmaSettings
 from sigma_jax.train import loop, setup
-from sigma_jax.train.tasks import SigmaSettings
 from tests.train.runs import TINY, make_data
 from tests.train.small import small_task
 from tests.train.test_step import run_steps
@@ -99,8 +99,8 @@ def test_a_run_remembers_its_queue(tmp_path, request):
     assert any("feature queue is on" in line and "after 2 micro-batches" in line for line in straight.plan.describe())
     expected = loop.train(straight)
     short = run("resumed", "6")
-    short.plan = dataclasses.replace(short.plan, total_steps=3)
-    loop.train(short)
+    program = dataclasses.replace(short.program, plan=dataclasses.replace(short.plan, total_steps=3))
+    loop.train(dataclasses.replace(short, program=program))
     state = loop.train(run("resumed", "6"))
     for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(state), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -112,4 +112,4 @@ def test_what_cannot_be_is_an_error():
         SigmaSettings(queue_batches=-1)
     config = apply_overrides(load_config("configs/k400.py:size=tiny,target=pixel"), {"objective.queue_batches": "1"})
     with pytest.raises(ValueError, match="target 'pixel' has no Sinkhorn"):
-        setup.kind_of(config).task(config, make_mesh(), setup.build_compute(config.compute))
+        setup.build_task(config)

@@ -10,7 +10,7 @@ import pytest
 from sigma_jax.ops import tpu_attention
 from sigma_jax.ops.attention import attend
 from sigma_jax.runtime.sharding import batch_sharding, make_mesh, traced_on
-from sigma_jax.train.ahead_of_time import topology_devices
+from sigma_jax.runtime.topologies import topology_devices
 
 
 def make_qkv(shape, num_keys, dtype=jnp.float32):

@@ -13,7 +13,8 @@ import pytest
 
 from sigma_jax.runtime import config as configs
 from sigma_jax.runtime import sharding
-from sigma_jax.train.ahead_of_time import Program, build_program
+from sigma_jax.train.program import Program
+from sigma_jax.train.setup import plan_program
 
 SMALL = {"batch_size": "8", "max_batch_per_device": "1", "model__image_size": "16"}
 GOLDENS = Path(__file__).parents[1] / "goldens"
@@ -23,14 +24,14 @@ CASES = ("size=B,target=mlp", "size=B,target=dino", "size=L,target=dino")
 @functools.cache
 def program(spec: str, fsdp: int, **changes) -> Program:
     config = configs.load_config(spec)
-    config = configs.apply_overrides(config, {name.replace("__", "."): value for name, value in changes.items()})
-    return build_program(config, sharding.make_mesh(-1, fsdp), num_records=1000)
+    changes = {name.replace("__", "."): value for name, value in changes.items()} | {"mesh.fsdp": str(fsdp)}
+    return plan_program(configs.apply_overrides(config, changes), num_records=1000)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_partition_specs_are_the_reviewed_ones(case):
     """SIGMA_WRITE_GOLDENS=1 writes the text anew; review the difference before committing it."""
-    params = program(f"configs/k400.py:{case}", 8).step.abstract_state.params
+    params = program(f"configs/k400.py:{case}", 8).abstract_state.params
     text = "\n".join(sharding.describe_specs(params, 8)) + "\n"
     golden = GOLDENS / f"partition_specs_{case.replace('size=', '').replace(',target=', '_')}.txt"
     if os.environ.get("SIGMA_WRITE_GOLDENS"):
@@ -41,14 +42,14 @@ def test_partition_specs_are_the_reviewed_ones(case):
 
 @pytest.mark.parametrize("case", CASES)
 def test_fsdp_holds_an_eighth_of_the_parameters_and_moments(case):
-    state = program(f"configs/k400.py:{case}", 8).step.abstract_state
+    state = program(f"configs/k400.py:{case}", 8).abstract_state
     for tree in (state.params, state.opt_state):
         total = sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
         assert sharding.bytes_per_device(tree) <= 1.05 * total / 8
 
 
 def test_moments_live_where_their_parameters_live():
-    state = program("configs/k400.py:size=B,target=dino", 8).step.abstract_state
+    state = program("configs/k400.py:size=B,target=dino", 8).abstract_state
     specs = {sharding.path_of(path): leaf.sharding.spec for path, leaf in jax.tree.leaves_with_path(state.params)}
     moments = {sharding.path_of(path): leaf.sharding.spec for path, leaf in jax.tree.leaves_with_path(state.opt_state)}
     for name, spec in specs.items():
@@ -59,7 +60,7 @@ def test_moments_live_where_their_parameters_live():
 @pytest.fixture(scope="module")
 def first_state():
     built = program("configs/demo.py:size=tiny", 1, **SMALL)
-    return compiled(built.step.init_state.lower())()
+    return compiled(built.init_state.lower())()
 
 
 def compiled(lowered):
@@ -70,10 +71,10 @@ def compiled(lowered):
 def losses(fsdp: int, first_state) -> tuple[list[float], jax.Array]:
     built = program("configs/demo.py:size=tiny", fsdp, **SMALL)
     videos = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 16, 16, 3)).astype(np.uint8)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, built.step.abstract_state)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, built.abstract_state)
     state = jax.device_put(jax.device_get(first_state), shardings)
     batches = [sharding.shard_batch(built.task.mesh, {"video": video}) for video in videos]
-    step, found = compiled(built.step.step.lower(state, {}, batches[0])), []
+    step, found = compiled(built.step.lower(state, {}, batches[0])), []
     for batch in batches:
         state, metrics = step(state, {}, batch)
         found.append(float(metrics["loss"]))
@@ -87,7 +88,7 @@ def test_fsdp_trains_as_data_parallelism_does(first_state):
     assert abs(expected[0] - expected[-1]) > 1e-4, "the losses compared must move"
     for leaf, planned in zip(
         jax.tree.leaves(state),
-        jax.tree.leaves(program("configs/demo.py:size=tiny", 8, **SMALL).step.abstract_state),
+        jax.tree.leaves(program("configs/demo.py:size=tiny", 8, **SMALL).abstract_state),
         strict=True,
     ):
         assert leaf.sharding.is_equivalent_to(planned.sharding, leaf.ndim), "the update keeps arrays where they live"
@@ -141,6 +142,6 @@ def test_fsdp_stays_inside_a_slice():
 
 def test_frozen_and_batch_shapes_are_known_without_arrays():
     built = program("configs/k400.py:size=B,target=dino", 8)
-    kernels = [leaf for leaf in jax.tree.leaves(built.frozen) if leaf.ndim > 1]
+    kernels = [leaf for leaf in jax.tree.leaves(built.abstract_frozen) if leaf.ndim > 1]
     assert kernels and all(leaf.dtype == jnp.float32 for leaf in kernels), "CPU computes in fp32"
     assert all(leaf.sharding.is_fully_replicated for leaf in kernels)

@@ -5,20 +5,18 @@ import json
 import jax
 import pytest
 
-from sigma_jax.models.pretrain import Compute
 from sigma_jax.runtime.config import apply_overrides, load_config
-from sigma_jax.runtime.sharding import make_mesh
 from sigma_jax.tools import bench
 from sigma_jax.tools.benchmarks import peers
-from sigma_jax.train.flops import mfu, model_flops, peak_flops
-from sigma_jax.train.tasks import pretrain_task
+from sigma_jax.train.flops import mfu, peak_flops
+from sigma_jax.train.setup import build_task
 
 KEYS = {"median_s", "clips_per_s", "batch", "peak_rss_mb", "mfu", "platform"}
 TINY = {"model.num_frames": "4", "model.image_size": "32", "model.tube_size": "2,8,8", "objective.num_prototypes": "16"}
 
 
 def flops_of(spec: str, **overrides: str) -> dict[str, float]:
-    return model_flops(pretrain_task(apply_overrides(load_config(spec), overrides), make_mesh(), Compute()))
+    return build_task(apply_overrides(load_config(spec), overrides)).flops()
 
 
 @pytest.mark.parametrize(

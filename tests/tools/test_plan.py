@@ -10,14 +10,14 @@ import pytest
 from sigma_jax.ops.tpu_attention import attend_on_tpu
 from sigma_jax.runtime import config as configs
 from sigma_jax.runtime.sharding import make_mesh
+from sigma_jax.runtime.topologies import nearest_topology, topology_devices
 from sigma_jax.tools import plan
 from sigma_jax.tools.planning import text as planning_text
 from sigma_jax.tools.planning.chips import collective_seconds, find_chip
 from sigma_jax.tools.planning.forecast import Compiled, DoesNotFit, compile_program, count_flops, forecast
 from sigma_jax.tools.planning.hlo import Collective, Module, group_axes
 from sigma_jax.tools.planning.search import advice, largest_batch
-from sigma_jax.tools.planning.traffic import model_bytes
-from sigma_jax.train.ahead_of_time import build_program, nearest_topology, topology_devices
+from sigma_jax.train.setup import build_task, plan_program
 
 HLO = """HloModule step
 
@@ -144,7 +144,7 @@ def test_search_finds_the_largest_batch_in_few_compiles():
             outcome = shortage
         found = largest_batch(attempt, (first, outcome), 10_000, compiles=4)
         assert found.clips == 80 and found.compiles <= 4, (first, found)
-    lines = advice(20_000, 10_000, configs.load_config("configs/k400.py"), 64)
+    lines = advice(20_000, 10_000, build_task(configs.load_config("configs/k400.py")), 64)
     assert "--batch_per_chip=24" in lines[0] and any("compute.remat" in line for line in lines)
 
 
@@ -161,7 +161,7 @@ def test_the_step_on_eight_devices(devices):
     """Prints the table of what crosses devices, and holds it to the budget."""
     values = {"batch_size": "8", "model.image_size": "16"}
     config = configs.apply_overrides(configs.load_config("configs/demo.py"), values)
-    program = build_program(config, make_mesh(), 1000)
+    program = plan_program(config, 1000)
     compiled = compile_program(program)
     numbers = forecast(program, compiled, find_chip("TPU v5e"))
     result = numbers | {"config": "demo", "topology": None, "device_kind": "cpu", "plan": [], "fits": True}
@@ -182,8 +182,8 @@ def test_traffic_of_the_model():
     """Of ViT-B with DINO-B in GB per clip, at 32 clips per chip, by hand: 24 score reads and writes of 2 bytes, ..."""
     values = {"batch_size": "32", "max_batch_per_device": "32"}
     config = configs.apply_overrides(configs.load_config("configs/k400.py:size=B,target=dino"), values)
-    program = build_program(config, make_mesh(), 1000)
-    few, many = (model_bytes(program.task, clips, program.plan.num_params) for clips in (8, 32))
+    program = plan_program(config, 1000)
+    few, many = (program.task.traffic(clips, program.plan.num_params) for clips in (8, 32))
     assert few["sinkhorn"] == many["sinkhorn"] == 2 * (2 + 2 * 10 + 2 + 4) * 1408 * 3000
     assert few["optimizer"] == 4 * many["optimizer"] == 38 * program.plan.num_params / 8
     tokens = 8 * 197
@@ -191,7 +191,7 @@ def test_traffic_of_the_model():
     assert many["teacher"] == blocks + 2 * tokens * (768 + 768)
     assert sum(many.values()) == pytest.approx(2.31e9, rel=0.01) and many["projection"] == 0
     mlp = configs.apply_overrides(configs.load_config("configs/k400.py:size=B"), values)
-    assert model_bytes(build_program(mlp, make_mesh(), 1000).task, 32, 1)["projection"] > 0
+    assert build_task(mlp).traffic(32, 1)["projection"] > 0
 
 
 def test_kernels_are_counted_by_their_own_account():

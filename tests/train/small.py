@@ -6,7 +6,7 @@ import numpy as np
 from sigma_jax.models.sizes import TeacherSize, VideoSize
 from sigma_jax.ops.tubes import TubeGrid
 from sigma_jax.runtime.sharding import make_mesh
-from sigma_jax.train.tasks import PretrainTask, SigmaSettings
+from sigma_jax.tasks.pretrain import PretrainTask, SigmaSettings
 
 GRID = TubeGrid(4, 16, (2, 4, 4), 0.6)
 SIZE = VideoSize(18, 2, 3, 10, 2, 2)

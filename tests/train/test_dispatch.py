@@ -1,5 +1,7 @@
 """After the first step nothing is compiled again, only log lines wait for the device, the state is donated."""
 
+import dataclasses
+
 import jax
 import pytest
 from jax._src.array import ArrayImpl
@@ -21,7 +23,7 @@ def fetches(tmp_path_factory):
     config = apply_overrides(load_config("configs/demo.py"), overrides)
     (folder / "run").mkdir()
     run = setup.build(config, folder / "run", str(make_data(folder)))
-    counts, programs, donated, original, step = [0], [0], [], ArrayImpl._value, run.step
+    counts, programs, donated, original, step = [0], [0], [], ArrayImpl._value, run.program.step
 
     def counting_step(state, *arguments):
         counts.append(0)
@@ -37,7 +39,7 @@ def fetches(tmp_path_factory):
     def count_program(event, *_, **__):
         programs[-1] += event == "/jax/core/compile/backend_compile_duration"
 
-    run.step = counting_step
+    run = dataclasses.replace(run, program=dataclasses.replace(run.program, step=counting_step))
     jax.monitoring.register_event_duration_secs_listener(count_program)
     jax.config.update("jax_disable_most_optimizations", True)  # compiles in a hurry
     with pytest.MonkeyPatch.context() as patch:

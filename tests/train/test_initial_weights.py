@@ -8,21 +8,19 @@ import numpy as np
 import pytest
 
 from sigma_jax.models.dino import DinoVit
-from sigma_jax.models.pretrain import Compute
 from sigma_jax.models.sizes import TEACHER_SIZES
 from sigma_jax.runtime.config import load_config
-from sigma_jax.runtime.sharding import make_mesh
-from sigma_jax.train.initial_weights import InitFrom, init_from, initialised, with_teacher
+from sigma_jax.train.initial_weights import FROM_SCRATCH, InitFrom, StartFrom, init_from, initialised, with_teacher
 from sigma_jax.train.optimizer import adamw
-from sigma_jax.train.setup import fresh_state
-from sigma_jax.train.tasks import pretrain_task
+from sigma_jax.train.program import fresh_state
+from sigma_jax.train.setup import build_task
 from sigma_jax.weights.formats import write_weights
 from sigma_jax.weights.weights_file import Weights, WeightsMismatch
 
 
 def task_of(arg: str):
     config = load_config(f"configs/demo.py:{arg}")
-    return pretrain_task(config, make_mesh(devices=jax.devices()[:1]), Compute())
+    return build_task(config, jax.devices()[:1])
 
 
 def teacher_file(path, **changes) -> str:
@@ -37,7 +35,7 @@ def teacher_file(path, **changes) -> str:
 def test_without_a_file_the_error_says_what_to_download_and_type():
     task = task_of("size=tiny,teacher=dino_b16,target=dino")
     with pytest.raises(ValueError) as caught:
-        with_teacher(task, None, False, 0)
+        with_teacher(task, FROM_SCRATCH, 0)
     for part in (
         "dino_vitbase16_pretrain.pth",
         "https://dl.fbaipublicfiles.com/dino/",
@@ -50,7 +48,7 @@ def test_without_a_file_the_error_says_what_to_download_and_type():
 def test_a_pth_serves_as_teacher_and_its_table_layout_is_followed(tmp_path):
     task = task_of("size=tiny,teacher=tiny,target=dino")
     path = teacher_file(tmp_path / "t.pth", cls_position=False, position_grid=(3, 3), num_registers=2)
-    changed, frozen = with_teacher(task, path, False, 0)
+    changed, frozen = with_teacher(task, StartFrom(teacher=path), 0)
     assert changed.teacher.num_registers == 2 and not changed.teacher.cls_position
     assert frozen["positions"].shape == (9, 48) and frozen["registers"].shape == (2, 48)
     video = jnp.zeros((1, 8, 32, 32, 3), jnp.uint8)
@@ -64,9 +62,9 @@ def test_another_teacher_than_the_configs_is_refused(tmp_path):
     with pytest.raises(
         WeightsMismatch, match=r"t\.pth is another teacher than the config's \(depth: file 3, config 2\)"
     ):
-        with_teacher(task, path, False, 0)
+        with_teacher(task, StartFrom(teacher=path), 0)
     with pytest.raises(ValueError, match="this task has no teacher"):
-        with_teacher(task_of("size=tiny,target=mlp"), path, False, 0)
+        with_teacher(task_of("size=tiny,target=mlp"), StartFrom(teacher=path), 0)
 
 
 def task_shapes(task):

@@ -1,5 +1,6 @@
 """The main command: a run from shards to report, every config, mistakes as sentences, resuming after kill -9."""
 
+import dataclasses
 import json
 import logging
 import os
@@ -20,6 +21,7 @@ from sigma_jax.checkpoints.manager import Checkpointer, SaveFailed
 from sigma_jax.runtime.config import apply_overrides, load_config
 from sigma_jax.runtime.folder_lock import owned
 from sigma_jax.train import loop, setup
+from sigma_jax.train.initial_weights import StartFrom
 
 ROOT = Path(__file__).resolve().parents[2]
 SHRINK = {  # a config at the size of the test data: 8 frames of 32x32, 48 records
@@ -52,7 +54,9 @@ def shrunk(spec: str, **changes):
 )
 def test_every_pretraining_config_trains_two_shrunk_steps(spec, shapes_dir, tmp_path, devices):
     config = shrunk(spec)
-    run = setup.build(config, tmp_path, str(shapes_dir), random_teacher=config.objective.target == "dino")
+    run = setup.build(
+        config, tmp_path, str(shapes_dir), start=StartFrom(random_teacher=config.objective.target == "dino")
+    )
     state = loop.train(run)
     assert int(state.step) == 2
     lines = [line for line in metrics(tmp_path) if "loss" in line]
@@ -180,7 +184,7 @@ def test_a_run_that_is_never_finite_stops_with_evidence(shapes_dir, tmp_path, mo
     run = setup.build(config, tmp_path, str(shapes_dir))
     state = run.init_state()
     params = dict(state.params, encoder=jax.tree.map(lambda x: x * np.nan, state.params["encoder"]))
-    monkeypatch.setattr(run, "init_state", lambda: state._replace(params=params))
+    run = dataclasses.replace(run, init_state=lambda: state._replace(params=params))
     with pytest.raises(loop.NonFinite, match="first in"):
         loop.train(run)
     (dump,) = tmp_path.glob("nonfinite_step_*.json")

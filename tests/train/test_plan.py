@@ -4,19 +4,16 @@ import dataclasses
 
 import pytest
 
-from sigma_jax.models.pretrain import Compute
 from sigma_jax.runtime.config import apply_overrides, load_config
-from sigma_jax.runtime.sharding import make_mesh
 from sigma_jax.train.plan import memory_of, resolve_plan
-from sigma_jax.train.tasks import pretrain_task
+from sigma_jax.train.setup import build_task, train_settings
 
 GIB = 2**30
 
 
 def plan_of(devices, **overrides):
     config = apply_overrides(load_config("configs/k400.py:size=B,target=dino"), overrides)
-    mesh = make_mesh(devices=devices)
-    return resolve_plan(config, mesh, pretrain_task(config, mesh, Compute()), 240_436)
+    return resolve_plan(train_settings(config), build_task(config, devices), 240_436)
 
 
 def warning(plan) -> str:

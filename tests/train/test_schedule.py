@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from sigma_jax.runtime.durations import resolve_duration
+from sigma_jax.runtime.durations import read_duration
 from sigma_jax.train.schedule import cosine_with_warmup, scaled_lr, schedule_values
 
 GOLDEN = np.load(Path(__file__).parents[1] / "goldens" / "schedule.npz")
@@ -75,7 +75,7 @@ def test_impossible_lengths(total, warmup):
 )
 def test_durations(fields, expected):
     config = ml_collections.ConfigDict(fields)
-    assert resolve_duration(config, "warmup", steps_per_epoch=17, total_steps=340) == expected
+    assert read_duration(config, "warmup").in_steps(17, 340) == expected
 
 
 @pytest.mark.parametrize(
@@ -92,12 +92,12 @@ def test_durations(fields, expected):
 )
 def test_wrong_durations(fields, message):
     with pytest.raises(ValueError, match=message):
-        resolve_duration(fields, "total", steps_per_epoch=17)
+        read_duration(fields, "total").in_steps(17)
 
 
 def test_percent_above_hundred():
     with pytest.raises(ValueError, match="0 to 100"):
-        resolve_duration({"warmup_percent": 101}, "warmup", steps_per_epoch=17, total_steps=340)
+        read_duration({"warmup_percent": 101}, "warmup")
 
 
 def test_learning_rate_scales_with_global_batch():

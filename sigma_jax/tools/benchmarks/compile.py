@@ -8,7 +8,8 @@ import jax
 
 from sigma_jax.tools.benchmarks import timing
 from sigma_jax.tools.benchmarks.options import OPTIONS
-from sigma_jax.tools.benchmarks.synthetic import SyntheticRun, prepare
+from sigma_jax.tools.benchmarks.synthetic import prepare
+from sigma_jax.train.program import Program
 
 
 def measure(overrides: dict[str, str]) -> dict[str, Any]:
@@ -19,10 +20,10 @@ def measure(overrides: dict[str, str]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        cold, program, lines = _compile(prepare(overrides))
+        cold, compiled, lines = _compile(prepare(overrides))
         jax.clear_caches()
         warm, _, _ = _compile(prepare(overrides))
-    sizes = program.memory_analysis()
+    sizes = compiled.memory_analysis()
     return {
         "mode": "compile",
         "config": " ".join([OPTIONS.config, *(f"{name}={value}" for name, value in overrides.items())]),
@@ -38,15 +39,15 @@ def measure(overrides: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def _compile(run: SyntheticRun) -> tuple[dict[str, float], Any, int]:
+def _compile(program: Program) -> tuple[dict[str, float], jax.stages.Compiled, int]:
     """(wall and processor seconds, compiled program, lines of its StableHLO)."""
     cpu, start = time.process_time(), time.perf_counter()
-    lowered = run.compiled.step.lower(*run.shapes)
+    lowered = program.lower()
     traced = time.perf_counter()
-    program = lowered.compile()
+    compiled = lowered.compile()
     seconds = {
         "trace_s": traced - start,
         "compile_s": time.perf_counter() - traced,
         "compile_cpu_s": time.process_time() - cpu,
     }
-    return seconds, program, lowered.as_text().count("\n")
+    return seconds, compiled, lowered.as_text().count("\n")

@@ -7,24 +7,24 @@ import jax
 from sigma_jax.tools.benchmarks import timing
 from sigma_jax.tools.benchmarks.options import OPTIONS
 from sigma_jax.tools.benchmarks.synthetic import prepare, stepper
-from sigma_jax.train.flops import mfu, model_flops
+from sigma_jax.train.flops import mfu
 
 
 def measure(overrides: dict[str, str]) -> dict[str, Any]:
     """The row of the step that --config, --batch and `overrides` describe."""
-    run = prepare(overrides)
-    timed = timing.time_calls(stepper(run))
-    rate = run.plan.batch_size / timed["median_s"]
-    flops = sum(model_flops(run.task).values())
-    compute = run.task.compute
+    program = prepare(overrides)
+    timed = timing.time_calls(stepper(program))
+    plan, compute = program.plan, program.task.compute
+    rate = plan.batch_size / timed["median_s"]
+    flops = sum(program.task.flops().values())
     return {
         "mode": "step",
         "config": " ".join([OPTIONS.config, *(f"{name}={value}" for name, value in overrides.items())]),
-        "batch": run.plan.batch_size,
-        "accumulation": run.plan.accumulation,
+        "batch": plan.batch_size,
+        "accumulation": plan.accumulation,
         **timed,
         "clips_per_s": rate,
-        "clips_per_cpu_s": run.plan.batch_size / timed["cpu_s"],
+        "clips_per_cpu_s": plan.batch_size / timed["cpu_s"],
         "gflop_per_clip": flops / 1e9,
         "tflops": flops * rate / 1e12,
         "mfu": mfu(flops, rate, jax.devices()),

@@ -1,22 +1,15 @@
-"""A pre-training step of a config on random clips: what the modes `step` and `compile` share."""
+"""A training step of a config on random clips: what the modes `step` and `compile` share."""
 
-import dataclasses
-import functools
-from typing import Any
+from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
 from sigma_jax.runtime import config as configs
-from sigma_jax.runtime.random import stream
-from sigma_jax.runtime.sharding import batch_sharding, make_mesh
 from sigma_jax.tools.benchmarks.options import OPTIONS
-from sigma_jax.train import setup
-from sigma_jax.train.initial_weights import cast_frozen
-from sigma_jax.train.plan import RunPlan, resolve_plan
-from sigma_jax.train.tasks import PretrainTask, pretrain_task
+from sigma_jax.train.program import Program
+from sigma_jax.train.setup import plan_program
 
 flags.DEFINE_string("config", "configs/k400.py:size=S", "Config file, with structure after ':'.", flag_values=OPTIONS)
 flags.DEFINE_integer(
@@ -26,53 +19,28 @@ flags.DEFINE_integer(
 NUM_RECORDS = 240_436  # Kinetics-400's training set: only the schedule depends on it
 
 
-@dataclasses.dataclass
-class SyntheticRun:
-    """Everything a step takes, as shapes; `make` fills them."""
-
-    config: Any
-    task: PretrainTask
-    plan: RunPlan
-    compiled: setup.CompiledStep
-
-    @property
-    def shapes(self) -> tuple[Any, Any, dict[str, jax.ShapeDtypeStruct]]:
-        """(state, frozen, batch) without a buffer."""
-        grid = self.task.grid
-        sharding = batch_sharding(self.task.mesh)
-        video = (self.plan.batch_size, grid.num_frames, *grid.image_shape, 3)
-        batch = {"video": jax.ShapeDtypeStruct(video, jnp.uint8, sharding=sharding)}
-        return self.compiled.abstract_state, jax.eval_shape(self._frozen), batch
-
-    def make(self) -> tuple[Any, Any, dict[str, jax.Array]]:
-        """A fresh state, a random teacher (if any) and uint8 noise."""
-        video = self.shapes[2]["video"]
-        pixels = np.random.default_rng(0).integers(0, 256, video.shape, np.uint8)
-        batch = {"video": jax.device_put(pixels, video.sharding)}
-        return self.compiled.init_state(), jax.jit(self._frozen)(), batch
-
-    def _frozen(self) -> Any:
-        weights = self.task.init_frozen(stream(self.config.seed, "teacher"))
-        return cast_frozen(weights, self.task.compute.dtype)
-
-
-def prepare(overrides: dict[str, str]) -> SyntheticRun:
+def prepare(overrides: dict[str, str]) -> Program:
     """The step that --config, --batch and overrides describe, planned but neither compiled nor allocated."""
     config = configs.apply_overrides(configs.load_config(OPTIONS.config), overrides)
     if OPTIONS.batch:
         config = configs.apply_overrides(config, {"batch_size": str(OPTIONS.batch)})
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
-    task = pretrain_task(config, mesh, setup.build_compute(config.compute))
-    plan = resolve_plan(config, mesh, task, NUM_RECORDS)
-    return SyntheticRun(config, task, plan, setup.build_step(config, task, plan))
+    return plan_program(config, NUM_RECORDS)
 
 
-def stepper(run: SyntheticRun):
-    """A function that dispatches one update and returns its metrics; the state moves on inside."""
-    state, frozen, batch = run.make()
+def stepper(program: Program) -> Callable[[], dict[str, jax.Array]]:
+    """A function that dispatches one update on noise and returns its metrics; the state moves on inside."""
+    rng = np.random.default_rng(0)
 
-    def advance(carry):
-        carry[0], metrics = run.compiled.step(carry[0], frozen, batch)
+    def noise(shape: jax.ShapeDtypeStruct) -> jax.Array:
+        values = rng.integers(0, 256, shape.shape, np.uint8) if shape.dtype == np.uint8 else np.zeros(shape.shape)
+        return jax.device_put(values.astype(shape.dtype), shape.sharding)
+
+    batch = jax.tree.map(noise, program.abstract_batch)
+    state, frozen = program.init_state(), program.init_frozen()
+
+    def advance():
+        nonlocal state
+        state, metrics = program.step(state, frozen, batch)
         return metrics
 
-    return functools.partial(advance, [state])
+    return advance

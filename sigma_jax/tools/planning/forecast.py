@@ -15,9 +15,7 @@ from sigma_jax.runtime.errors import UserError
 from sigma_jax.runtime.sharding import bytes_per_device
 from sigma_jax.tools.planning.chips import Chip, collective_seconds
 from sigma_jax.tools.planning.hlo import Collective, Module
-from sigma_jax.tools.planning.traffic import model_bytes
-from sigma_jax.train.ahead_of_time import Program, abstract_batch, lower
-from sigma_jax.train.flops import model_flops
+from sigma_jax.train.program import Program
 
 UTILISATION = 0.6
 MANY_CHIPS = 4096
@@ -50,15 +48,15 @@ def compile_program(program: Program) -> Compiled:
     Raises:
       DoesNotFit: the compiler gave up for lack of memory.
     """
-    lowered = lower(program)
+    lowered = program.lower()
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         raise _shortage(error) from error
     module = Module(compiled.as_text())
-    stats, state = compiled.memory_analysis(), program.step.abstract_state
+    stats, state = compiled.memory_analysis(), program.abstract_state
     params, optimizer = bytes_per_device(state.params), bytes_per_device(state.opt_state)
-    teacher = bytes_per_device(program.frozen)
+    teacher = bytes_per_device(program.abstract_frozen)
     memory = {
         "params": params,
         "optimizer": optimizer,
@@ -81,7 +79,7 @@ def _shortage(error: Exception) -> Exception:
 
 def executed_flops(program: Program) -> float:
     """FLOPs of all matrix products of one step on one device, recomputation included."""
-    traced = program.step.step.trace(program.step.abstract_state, program.frozen, abstract_batch(program))
+    traced = program.step.trace(program.abstract_state, program.abstract_frozen, program.abstract_batch)
     return count_flops(traced.jaxpr.jaxpr, program.task.mesh.size) / program.task.mesh.size
 
 
@@ -112,9 +110,9 @@ def _is_jaxpr(value: Any) -> bool:
 def forecast(program: Program, compiled: Compiled, chip: Chip | None) -> dict[str, Any]:
     """Everything about one compiled step as plain numbers (bytes, FLOPs, seconds)."""
     plan = program.plan
-    clips = plan.batch_size // plan.num_devices
+    clips = plan.batch_size * plan.repeats // plan.num_devices
     flops = executed_flops(program)
-    model = sum(model_flops(program.task).values()) * clips
+    model = sum(program.task.flops().values()) * clips
     result: dict[str, Any] = {
         "clips_per_chip": clips,
         "global_batch": plan.batch_size,
@@ -126,7 +124,7 @@ def forecast(program: Program, compiled: Compiled, chip: Chip | None) -> dict[st
         "flops_per_chip": flops,
         "model_flops_per_chip": model,
         "memory_traffic_per_chip": compiled.memory_traffic,
-        "model_traffic_per_chip": clips * sum(model_bytes(program.task, clips, plan.num_params).values()),
+        "model_traffic_per_chip": clips * sum(program.task.traffic(clips, plan.num_params).values()),
         "collectives": [c._asdict() | {"axes": list(c.axes)} for c in compiled.collectives],
     }
     if chip is not None:

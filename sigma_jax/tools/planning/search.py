@@ -1,8 +1,9 @@
 """The largest batch per chip that fits, with few compiles."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from sigma_jax.tasks.base import Task
 from sigma_jax.tools.planning.forecast import Compiled, DoesNotFit
 
 
@@ -64,7 +65,7 @@ def _round_down(clips: int) -> int:
     return clips // 8 * 8 if clips >= 16 else clips
 
 
-def advice(needed: float, available: float, config: Any, clips: int) -> list[str]:
+def advice(needed: float, available: float, task: Task, clips: int) -> list[str]:
     """What to change when `clips` per chip do not fit, best first."""
     smaller = max(1, _round_down(int(clips * available / needed * 0.95)))
     lines = [f"take {smaller} clips per chip: more chips, --config.batch_size, or --batch_per_chip={smaller}"]
@@ -72,8 +73,8 @@ def advice(needed: float, available: float, config: Any, clips: int) -> list[str
         f"or keep the batch and split the step: --config.max_batch_per_device={smaller} "
         "(gradient accumulation; Sinkhorn then balances fewer clips at a time)"
     )
-    if config.compute.remat in ("none", "auto"):
+    if task.compute.remat != "full":
         lines.append("recompute blocks in the backward pass: --config.compute.remat=full (about 1/3 more FLOPs)")
-    if config.mesh.fsdp == 1:
+    if task.mesh.shape["fsdp"] == 1:
         lines.append("split parameters and moments over chips: --config.mesh.fsdp=8")
     return lines

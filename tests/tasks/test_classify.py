@@ -1,5 +1,6 @@
 """Finetuning, probes and the multi-view test through the real trainer; what must stop with a sentence."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -15,17 +16,18 @@ from sigma_jax.checkpoints.manager import CheckpointError
 from sigma_jax.data.records import DataSetError, RecordSource, find_shards
 from sigma_jax.models.sizes import VideoSize
 from sigma_jax.ops.tubes import PIXEL_MEAN, PIXEL_STD, TubeGrid
+from sigma_jax.report.run import write_report
 from sigma_jax.runtime.config import apply_overrides, load_config
-from sigma_jax.runtime.durations import resolve_duration
-from sigma_jax.runtime.sharding import make_mesh, shard_batch
+from sigma_jax.runtime.durations import read_duration
+from sigma_jax.runtime.sharding import make_mesh
+from sigma_jax.tasks.base import Place
+from sigma_jax.tasks.classify import ClassificationTask
 from sigma_jax.train import loop, setup
-from sigma_jax.train.classification_task import ClassificationTask
-from sigma_jax.train.classification_tests import Bench, forward_fn, measure
-from sigma_jax.train.evaluate import check_fits, evaluate
-from sigma_jax.train.initial_weights import InitFrom
+from sigma_jax.train.evaluate import evaluate
+from sigma_jax.train.initial_weights import InitFrom, initialised
 from sigma_jax.train.optimizer import evaluated_params, layer_scales, with_average
 from sigma_jax.train.plan import resolve_plan
-from sigma_jax.train.registry import kind_of
+from sigma_jax.train.program import build_program
 from sigma_jax.weights.torch_weights import from_torch
 from sigma_jax.weights.weights_file import WeightsMismatch
 
@@ -57,11 +59,18 @@ def probe(shapes_dir, tmp_path_factory, devices):
     workdir = tmp_path_factory.mktemp("probe")
     run = setup.build(small(), workdir, str(shapes_dir))
     first = jax.device_get(run.init_state().params)
-    return run, first, loop.train(run)
+    state = loop.train(run)
+    assert write_report(run.trained(state), run.place).stat().st_size > 1000
+    return run, first, state
 
 
 def num_val(run) -> int:
-    return len(RecordSource(run.data_dir, "val"))
+    return len(RecordSource(run.place.data_dir, "val"))
+
+
+def again(config, workdir: Path, data_dir, init: Path) -> None:
+    """`--mode=eval`."""
+    evaluate(setup.build_task(setup.resolve(config, str(data_dir))), Place(str(data_dir), workdir), str(init))
 
 
 def files_of(folder: Path) -> dict:
@@ -83,7 +92,7 @@ def test_result_says_how_it_was_measured(probe):
     assert result["complete"] and result["num_videos"] == result["num_videos_in_split"] == num_val(run)
     assert (result["split"], result["num_views"], result["num_crops"]) == ("val", 2, 1)
     assert result["merge"] == "softmax per view, arithmetic mean over views"
-    assert result["label_map_hash"] == run.config.data.label_hash and len(result["checkpoint"]["hash"]) == 16
+    assert result["label_map_hash"] == run.task.data.label_hash and len(result["checkpoint"]["hash"]) == 16
     assert len(result["decisions"]) >= 5 and {"top1", "top5", "mean_per_class"} <= result.keys()
     with np.load(run.workdir / "eval" / "scores.npz") as scores:
         assert scores["probabilities"].shape == (num_val(run), run.task.num_classes)
@@ -114,9 +123,10 @@ def test_one_device_or_eight(probe, shapes_dir, devices):
     found = []
     for chosen in (devices, devices[:1], devices[:3]):
         mesh = make_mesh(devices=chosen)
-        bench = Bench(run.config, run.workdir, str(shapes_dir), run.task, mesh)
+        task = dataclasses.replace(run.task, mesh=mesh)
         params = jax.device_put(jax.device_get(state.params), jax.sharding.NamedSharding(mesh, jax.P()))
-        found.append(measure(bench, forward_fn(run.task, mesh), params, (2, 1), "val")[0])
+        (test,) = (each for each in task.evaluators(Place(str(shapes_dir), run.workdir)) if each.every is None)
+        found.append(test.score(params)[0])
     for other in found[1:]:
         assert other.keys == found[0].keys and (other.labels == found[0].labels).all()
         assert (other.probabilities.argmax(axis=1) == found[0].probabilities.argmax(axis=1)).all()
@@ -131,7 +141,7 @@ def test_an_unreadable_video_makes_the_result_incomplete(probe, shapes_dir, tmp_
     content = bytearray(shard.read_bytes())
     content[200] ^= 0xFF  # inside the first record
     shard.write_bytes(content)
-    evaluate(run.config, tmp_path, str(data), str(run.workdir))
+    again(small(), tmp_path, data, run.workdir)
     result = json.loads((tmp_path / "eval" / "result.json").read_text())
     assert not result["complete"] and result["num_videos"] == num_val(run) - 1
     assert result["num_videos_in_split"] == num_val(run)
@@ -145,28 +155,28 @@ def test_another_label_map_stops(probe, shapes_dir, tmp_path):
     names = (data / "label_map.txt").read_text().splitlines()
     (data / "label_map.txt").write_text("\n".join(reversed(names)) + "\n")
     with pytest.raises(CheckpointError, match="knows the classes of label map .* mean something else"):
-        evaluate(small(), tmp_path, str(data), str(run.workdir))
+        again(small(), tmp_path, data, run.workdir)
 
 
 def test_checkpoints_that_do_not_fit(probe, shapes_dir, tmp_path):
     run, _, _ = probe
     with pytest.raises(CheckpointError, match="model.size=tiny, this config S"):
-        evaluate(small(**{"model.size": "S"}), tmp_path, str(shapes_dir), str(run.workdir))
+        again(small(**{"model.size": "S"}), tmp_path, shapes_dir, run.workdir)
     with pytest.raises(CheckpointError, match="without a classifier"):
-        check_fits(run.config, {"task": "pretrain"}, "runs/k400")
+        run.task.check_origin({"task": "pretrain"}, "runs/k400")
     with pytest.raises(ValueError, match="which is only read"):
         inside = run.workdir / "checkpoints" / "2" / "state"
-        evaluate(small(), inside, str(shapes_dir), str(run.workdir))
+        again(small(), inside, shapes_dir, run.workdir)
 
 
 def test_a_head_of_other_classes_needs_permission(probe, shapes_dir, tmp_path):
     run, _, state = probe
-    other = run.task.__class__(**{**vars(run.task), "num_classes": 7})
-    compiled = setup.build_step(run.config, other, run.plan)
-    start = setup.initialised(compiled.init_state, other, InitFrom(str(run.workdir)))
+    other = dataclasses.replace(run.task, num_classes=7)
+    compiled = build_program(run.settings, other, run.plan)
+    start = initialised(compiled.init_state, other, InitFrom(str(run.workdir)))
     with pytest.raises(WeightsMismatch, match=r"(?s)head/kernel.*--allow_missing"):
         start()
-    params = setup.initialised(compiled.init_state, other, InitFrom(str(run.workdir), ("head",)))().params
+    params = initialised(compiled.init_state, other, InitFrom(str(run.workdir), ("head",)))().params
     assert params["head"]["kernel"].shape[1] == 7
     np.testing.assert_array_equal(params["norm"]["scale"], state.params["norm"]["scale"])
 
@@ -197,10 +207,10 @@ def test_golden_losses_through_the_task():
         arrays = dict(file)
     config = json.loads(str(arrays["config_json"]))
     task = ClassificationTask(
-        make_mesh(devices=jax.devices()[:1]),
-        TubeGrid(config["frames"], config["img"], (config.get("tubelet", 2), config["patch"], config["patch"])),
-        VideoSize(config["ed"], config["depth"], config["heads"], 0, 1),
-        config["nc"],
+        mesh=make_mesh(devices=jax.devices()[:1]),
+        grid=TubeGrid(config["frames"], config["img"], (config.get("tubelet", 2), config["patch"], config["patch"])),
+        size=VideoSize(config["ed"], config["depth"], config["heads"], 0, 1),
+        num_classes=config["nc"],
         drop_path=0.0,
         mixing=None,
         erase_probability=0.0,
@@ -222,7 +232,7 @@ def test_a_finetuning_step_reaches_everything(shapes_dir, tmp_path, devices):
     first = jax.device_get(run.init_state().params)
     state = run.init_state()
     for _ in range(2):  # the first step has the start of the warm-up as its rate
-        state, metrics = run.step(state, {}, shard_batch(run.mesh, {k: batch[k] for k in run.task.batch_keys}))
+        state, metrics = run.program.step(state, {}, loop.to_devices(run, batch))
     assert float(metrics["loss"]) == pytest.approx(np.log(run.task.num_classes), abs=0.3)
     changed = jax.tree.map(lambda a, b: bool((a != b).any()), first, jax.device_get(state.params))
     assert all(jax.tree.leaves(changed))
@@ -249,8 +259,8 @@ def test_layer_decay_factors():
 def test_schedule_lengths_on_ssv2(spec, lengths):
     config = load_config(spec)
     steps = 168_913 // config.batch_size
-    total = resolve_duration(config, "total", steps_per_epoch=steps)
-    warmup = resolve_duration(config.optim, "warmup", steps_per_epoch=steps, total_steps=total)
+    total = read_duration(config, "total").in_steps(steps)
+    warmup = read_duration(config.optim, "warmup").in_steps(steps, total)
     assert (steps, total, warmup) == lengths
 
 
@@ -277,9 +287,8 @@ SPECS = [f"configs/finetune.py:dataset={name}" for name in SETS] + [
 @pytest.mark.parametrize("spec", SPECS)
 def test_every_config_makes_a_plan(spec):
     config = apply_overrides(load_config(spec), {"data.num_classes": "17"})
-    mesh = make_mesh(devices=jax.devices()[:1])
-    task = kind_of(config).task(config, mesh, setup.build_compute(config.compute))
-    plan = resolve_plan(config, mesh, task, 100_000)
+    task = setup.build_task(config, jax.devices()[:1])
+    plan = resolve_plan(setup.train_settings(config), task, 100_000)
     assert plan.tubes_visible == 1568 and plan.peak_lr == pytest.approx(config.optim.base_lr * config.batch_size / 256)
     assert plan.micro_batch_per_device % 2 == 0  # mixup pairs clips
     assert len(config.decisions) >= 5

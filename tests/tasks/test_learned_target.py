@@ -10,9 +10,9 @@ from sigma_jax.models.sizes import VIDEO_SIZES
 from sigma_jax.objective.reconstruction import target_spread
 from sigma_jax.ops.tubes import TubeGrid
 from sigma_jax.runtime.sharding import make_mesh
+from sigma_jax.tasks.pretrain import PretrainTask
 from sigma_jax.train.state import new_state
 from sigma_jax.train.step import train_step
-from sigma_jax.train.tasks import PretrainTask
 
 
 def _task(target: str, devices) -> PretrainTask:

@@ -1,28 +1,15 @@
-"""The training step compiled for a mesh that need not exist here: no data, no arrays, no hardware.
-
-program = build_program(config, mesh, num_records)
-compiled = lower(program).compile()       # the executable of the real run, with its memory_analysis() and as_text()
-"""
+"""TPU topologies that need not exist here: devices to compile a program for, without hardware."""
 
 import difflib
 import math
 import os
 import re
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.experimental import topologies
-from jax.sharding import Mesh
 
 from sigma_jax.runtime.errors import InvalidValue
-from sigma_jax.runtime.random import stream
-from sigma_jax.runtime.sharding import batch_sharding, whole, with_shardings
-from sigma_jax.train.initial_weights import cast_frozen
-from sigma_jax.train.plan import RunPlan, resolve_plan
-from sigma_jax.train.registry import kind_of
-from sigma_jax.train.setup import CompiledStep, build_compute, build_step
-from sigma_jax.train.tasks import Task
 
 _FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16", "16x16x16")
@@ -30,47 +17,7 @@ SHAPES = {"v4": _CUBES, "v5e": _FLAT, "v5p": _CUBES, "v6e": _FLAT}  # slices tha
 CORES = {"v4": 2, "v5p": 2}  # per chip, where a name such as v5p-1024 counts cores
 
 
-class Program(NamedTuple):
-    """What follows from config, mesh and number of records; `frozen` has shapes and shardings only."""
-
-    config: Any
-    task: Task
-    plan: RunPlan
-    step: CompiledStep
-    frozen: Any
-
-
-def build_program(config: Any, mesh: Mesh, num_records: int) -> Program:
-    """Plans a run for the platform of `mesh`; raises ValueError for whatever the real run would refuse."""
-    task = kind_of(config).task(config, mesh, build_compute(config.compute, mesh.devices.flat[0].platform))
-    plan = resolve_plan(config, mesh, task, num_records)
-    key = stream(config.seed, "teacher")
-    frozen = jax.eval_shape(lambda: cast_frozen(task.init_frozen(key), task.compute.dtype))
-    frozen = with_shardings(frozen, jax.tree.map(lambda _: whole(mesh), frozen))
-    return Program(config, task, plan, build_step(config, task, plan), frozen)
-
-
-def abstract_batch(program: Program) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of a pre-training batch: uint8 clips.
-
-    Raises:
-      ValueError: a task that takes more than clips.
-    """
-    if program.task.batch_keys != ("video",):
-        raise InvalidValue(
-            f"task {program.config.task!r} takes {program.task.batch_keys}; only pre-training can be planned"
-        )
-    model = program.config.model
-    shape = (program.plan.batch_size, model.num_frames, model.image_size, model.image_size, 3)
-    return {"video": jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=batch_sharding(program.task.mesh))}
-
-
-def lower(program: Program) -> Any:
-    """The traced training step, ready to `compile()`."""
-    return program.step.step.lower(program.step.abstract_state, program.frozen, abstract_batch(program))
-
-
-def topology_devices(name: str, num_slices: int = 1) -> list[Any]:
+def topology_devices(name: str, num_slices: int = 1) -> list[jax.Device]:
     """Descriptions of the chips of a TPU topology such as 'v5e:4x4'; needs the libtpu package, no TPU.
 
     Raises:

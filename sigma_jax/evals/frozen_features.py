@@ -1,0 +1,84 @@
+"""Evaluators of frozen features: k-NN, logistic regression, attentive pooling, for several labellings at once.
+
+Letters: B clips, F frames, N tokens, D width, n clips of a whole data set.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+
+import jax
+import numpy as np
+
+from sigma_jax.evals.attentive import attentive_probe
+from sigma_jax.evals.features import Batch, extract
+from sigma_jax.evals.knn import accuracy, neighbours, votes
+from sigma_jax.evals.labellings import Labelling
+from sigma_jax.evals.linear import linear_probe
+from sigma_jax.evals.protocol import Params
+from sigma_jax.runtime.durations import Duration
+
+Features = Callable[[Params, np.ndarray], jax.Array]
+Batches = Callable[[], Iterable[Batch]]
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenFeatures:
+    """k-NN and linear top-1, in per cent, of frozen features for several labellings of one data set.
+
+    Yields `knn/<name>` and, unless `linear` is False, `linear/<name>` for each labelling; features are extracted once.
+
+    features: (parameters, video uint8 [B F y x 3]) -> [B D]. train_batches, test_batches: factories of what `extract`
+    takes.
+    """
+
+    features: Features
+    train_batches: Batches
+    test_batches: Batches
+    labellings: Mapping[str, Labelling]
+    k: int = 20
+    linear: bool = True
+    name: str = "k-NN"
+    every: Duration | None = None
+    best_by: str | None = None
+
+    def run(self, params: Params, step: int = 0) -> Iterator[tuple[str, float]]:
+        features = partial(self.features, params)
+        train_features, train_stored = extract(features, self.train_batches())
+        test_features, test_stored = extract(features, self.test_batches())
+        found = neighbours(train_features, test_features, k=self.k)
+        most_classes = max(num_classes for _, num_classes in self.labellings.values())
+        for name, (labels, num_classes) in self.labellings.items():
+            train_labels, test_labels = labels(train_stored), labels(test_stored)
+            scores = votes(found, train_labels, num_classes=num_classes)
+            yield f"knn/{name}", accuracy(scores, test_labels)
+            if not self.linear:
+                continue
+            splits = (train_features, train_labels), (test_features, test_labels)
+            probe = linear_probe(*splits, num_classes=num_classes, filled_classes=most_classes)
+            yield f"linear/{name}", probe["top1"]
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenTokens:
+    """Attentive top-1, in per cent, of frozen tokens: yields `attentive/<name>` for each labelling.
+
+    tokens: (parameters, video uint8 [B F y x 3]) -> [B N D]. num_heads: of the pooling. The rest as FrozenFeatures.
+    """
+
+    tokens: Features
+    train_batches: Batches
+    test_batches: Batches
+    labellings: Mapping[str, Labelling]
+    num_heads: int
+    name: str = "attentive"
+    every: Duration | None = None
+    best_by: str | None = None
+
+    def run(self, params: Params, step: int = 0) -> Iterator[tuple[str, float]]:
+        train, train_stored = extract(partial(self.tokens, params), self.train_batches())
+        test, test_stored = extract(partial(self.tokens, params), self.test_batches())
+        for name, (labels, num_classes) in self.labellings.items():
+            splits = (train, labels(train_stored)), (test, labels(test_stored))
+            probe = attentive_probe(*splits, num_classes=num_classes, num_heads=self.num_heads)
+            yield f"attentive/{name}", probe["top1"]

@@ -1,0 +1,94 @@
+"""The compiled update of a task and plan, with the shapes and places of all it works on; nothing is allocated.
+
+program = build_program(settings, task, plan)
+compiled = program.lower().compile()      # the executable of the real run, with its memory_analysis() and as_text()
+
+The mesh of the task may be of devices that are not there (runtime/topologies.py).
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import optax
+
+from sigma_jax.evals.protocol import Params
+from sigma_jax.runtime.compilation import CompiledOnce, quick_compilation
+from sigma_jax.runtime.random import stream
+from sigma_jax.runtime.sharding import batch_sharding, state_shardings, traced_on, whole, with_shardings
+from sigma_jax.tasks.base import Batch, Task
+from sigma_jax.train.initial_weights import cast_frozen
+from sigma_jax.train.optimizer import adamw, with_average
+from sigma_jax.train.plan import RunPlan
+from sigma_jax.train.schedule import cosine_with_warmup
+from sigma_jax.train.settings import OptimizerSettings, TrainSettings
+from sigma_jax.train.state import TrainState, new_state
+from sigma_jax.train.step import train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What the loop runs, the planner compiles and the benchmark times."""
+
+    task: Task
+    plan: RunPlan
+    abstract_state: TrainState  # these three: shapes and shardings
+    abstract_frozen: Params
+    abstract_batch: Batch
+    init_state: Callable[[], TrainState]
+    init_frozen: Callable[[], Params]  # random ones
+    step: CompiledOnce  # (state, frozen, batch) -> (state, metrics); the state is donated
+
+    def lower(self) -> jax.stages.Lowered:
+        """The traced update, ready to `compile()`."""
+        return self.step.lower(self.abstract_state, self.abstract_frozen, self.abstract_batch)
+
+
+def build_program(settings: TrainSettings, task: Task, plan: RunPlan) -> Program:
+    """Optimizer, sharded state and jitted update of a plan."""
+    mesh, lengths = task.mesh, (plan.total_steps, plan.warmup_steps)
+    learning_rate = cosine_with_warmup(plan.peak_lr, plan.final_lr, *lengths, plan.start_lr)
+    optimizer = build_optimizer(settings.optim, learning_rate, task.trainable)
+    clips = plan.micro_batch_per_device * plan.num_devices
+    init = traced_on(mesh, functools.partial(fresh_state, task, optimizer, settings.seed, clips))
+    shapes = jax.eval_shape(init)
+    shardings = state_shardings(mesh, shapes)
+    step = train_step(task, optimizer, seed=settings.seed, accumulation=plan.accumulation, learning_rate=learning_rate)
+
+    def frozen():
+        return cast_frozen(task.init_frozen(stream(settings.seed, "teacher")), task.compute.dtype)
+
+    frozen_shapes, batch = jax.eval_shape(frozen), task.abstract_batch(plan.batch_size * plan.repeats)
+    return Program(
+        task=task,
+        plan=plan,
+        abstract_state=with_shardings(shapes, shardings),
+        abstract_frozen=with_shardings(frozen_shapes, jax.tree.map(lambda _: whole(mesh), frozen_shapes)),
+        abstract_batch=with_shardings(batch, jax.tree.map(lambda _: batch_sharding(mesh), batch)),
+        init_state=jax.jit(init, out_shardings=shardings, compiler_options=quick_compilation()),
+        init_frozen=jax.jit(frozen),
+        step=CompiledOnce(jax.jit(traced_on(mesh, step), donate_argnums=0, out_shardings=(shardings, None))),
+    )
+
+
+def build_optimizer(
+    settings: OptimizerSettings,
+    learning_rate: Callable[[jax.Array], jax.Array],
+    trainable: Callable[[str], bool],
+) -> optax.GradientTransformation:
+    """AdamW as asked for, with averaged weights beside it if they are."""
+    optimizer = adamw(
+        learning_rate,
+        betas=settings.betas,
+        weight_decay=settings.weight_decay,
+        layer_decay=settings.layer_decay,
+        clip_norm=settings.clip_norm,
+        trainable=trainable,
+    )
+    return with_average(optimizer, settings.ema_decay) if settings.ema_decay else optimizer
+
+
+def fresh_state(task: Task, optimizer: optax.GradientTransformation, seed: int, clips: int) -> TrainState:
+    """Parameters drawn from the seed, zero moments, step 0, no memory of batches (of `clips` clips)."""
+    return new_state(task.init(stream(seed, "init")), optimizer, task.init_memory(clips))
