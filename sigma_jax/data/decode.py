@@ -6,14 +6,15 @@ mirrored as the display matrix says; non-square pixels are not stretched. Of sev
 takes is decoded. One thread per video: parallelism belongs to the loader.
 """
 
+import contextlib
 import io
 import itertools
 import math
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -39,11 +40,11 @@ class VideoInfo:
     times: tuple[float, ...] = ()  # seconds from the start of the file at which each frame is shown; see _times
 
 
-def decode_frames(data: bytes, indices: np.ndarray, num_frames: int | None = None) -> np.ndarray:
+def decode_frames(data: bytes | Path, indices: np.ndarray, num_frames: int | None = None) -> np.ndarray:
     """Frames `indices` (any order, repeats allowed) as RGB uint8 [n h w 3].
 
     Args:
-      data: the file's bytes.
+      data: the file's bytes, or where it is.
       indices: int [n], frame numbers from 0.
       num_frames: how many frames full decoding gave (probe). Where it is known the decoder may start at the last key
         frame before the first index and leave out frames that no other needs; where it is not, it decodes everything
@@ -64,30 +65,52 @@ def decode_frames(data: bytes, indices: np.ndarray, num_frames: int | None = Non
     return frames if np.array_equal(wanted, indices) else frames[np.searchsorted(wanted, indices)]
 
 
-def probe(data: bytes, visit: Callable[[np.ndarray], None] | None = None) -> VideoInfo:
-    """Decodes everything and says what it is; `visit` gets every frame, RGB uint8 [h w 3], upright, in order.
+def probe(
+    data: bytes | Path, visit: Callable[[np.ndarray], None] | None = None, wanted: np.ndarray | None = None
+) -> VideoInfo:
+    """Decodes everything and says what it is.
+
+    Args:
+      data: the file's bytes, or where it is.
+      visit: gets every frame, RGB uint8 [h w 3], upright, in order.
+      wanted: bool [n]; `visit` gets those frames only.
 
     Raises:
       BadVideo: empty, no container, no video stream, no frame, an error while decoding, or a size that changes.
     """
     with _open(data) as (container, stream):
         size, shown = None, []
-        for frame in _frames(container, stream):
+        for number, frame in enumerate(_frames(container, stream)):
             if size not in (None, (frame.height, frame.width, _turn_of(frame))):
-                raise BadVideo(f"the frame size changes at frame {len(shown)}")
+                raise BadVideo(f"the frame size changes at frame {number}")
             size = frame.height, frame.width, _turn_of(frame)
             shown.append(frame.time)
-            if visit:
+            if visit and (wanted is None or (number < len(wanted) and wanted[number])):
                 visit(_upright(frame))
         if not shown:
             raise BadVideo("zero frames: there is a video stream, but no picture in it can be decoded")
         height, width = size[1::-1] if size[2].transpose else size[:2]
         fps, codec = float(stream.average_rate or 0), stream.codec_context.name
-        # the timestamps of AVI are made of the order of its packets, late by as many frames as the decoder waits for
-        start = shown[0] if container.format.name == "avi" else (container.start_time or 0) / 1e6
-        times = _times(shown, start or 0.0, fps)
+        times = _times(shown, _origin(container, shown[0]), fps)
         warnings = [*_stream_notes(container, stream), *_length_notes(container, stream, times, fps)]
     return VideoInfo(len(shown), height, width, fps, codec, "; ".join(warnings), times)
+
+
+def count_packets(data: bytes | Path) -> int:
+    """Packets with a picture that is shown: nearly always as many as frames (probe), and much quicker to find.
+
+    Raises BadVideo where there is no video.
+    """
+    with _open(data) as (container, stream):
+        return sum(bool(packet.size) and not packet.is_discard for packet in container.demux(stream))
+
+
+def _origin(container, first: float | None) -> float:
+    """The timestamp, in seconds, at which a file starts."""
+    if container.format.name in ("mpegts", "mpeg"):
+        return (container.start_time or 0) / 1e6  # of a clock that ran already
+    # the timestamps of AVI are made of the order of its packets, late by as many frames as the decoder waits for
+    return first or 0.0 if container.format.name == "avi" else 0.0
 
 
 def _times(shown: list[float | None], start: float, fps: float) -> tuple[float, ...]:
@@ -119,15 +142,18 @@ def _stream_notes(container, stream) -> Iterator[str]:
         yield f"video stream {stream.index} ({stream.width}x{stream.height}) taken, not {', '.join(others)}"
 
 
-@contextmanager
-def _open(data: bytes) -> Iterator[tuple]:
+@contextlib.contextmanager
+def _open(data: bytes | Path) -> Iterator[tuple]:
     """(container, the video stream to decode); whatever PyAV raises inside the block becomes BadVideo."""
     import av  # lazy: training from JPEG shards needs no video decoder
 
-    if not data:
+    if not (data.stat().st_size if isinstance(data, Path) else data):
         raise BadVideo("empty file")
     try:
-        with av.open(io.BytesIO(data), metadata_errors="ignore") as container:
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(_file(data))
+            with decoder_errors("not readable as a video"):
+                container = stack.enter_context(av.open(file, metadata_errors="ignore"))
             streams = _video_streams(container)
             if not streams:
                 kinds = sorted({s.type for s in container.streams})
@@ -143,6 +169,10 @@ def _open(data: bytes) -> Iterator[tuple]:
             yield container, stream
     except av.error.FFmpegError as error:
         raise BadVideo(f"not readable as a video: {error.strerror}") from error
+
+
+def _file(data: bytes | Path) -> BinaryIO:
+    return data.open("rb") if isinstance(data, Path) else io.BytesIO(data)
 
 
 def _video_streams(container) -> list:

@@ -92,7 +92,7 @@ def read_json(path: Path) -> dict:
 
 def damaged(path: Path, reason: str) -> DataSetError:
     """The error to raise for a sidecar that cannot be what was written."""
-    return DataSetError(f"{path} is damaged ({reason}): copy it again, or delete it and prepare again")
+    return DataSetError(f"{path} is damaged ({reason}): copy it again, or delete it and make it anew")
 
 
 def read_shard_lengths(data_dir: Path, split: str) -> list[int]:

@@ -258,7 +258,8 @@ def _read_index(path: Path) -> list[np.ndarray]:
 
 def _is_consistent(sizes: np.ndarray, counts: np.ndarray, offsets: np.ndarray) -> bool:
     """Whether the records of every shard begin at 0, follow each other, and end where it ends."""
-    if any(array.ndim != 1 or array.dtype != np.int64 for array in (sizes, counts, offsets)):
+    arrays = (sizes, counts, offsets)
+    if not all(isinstance(array, np.ndarray) and array.ndim == 1 and array.dtype == np.int64 for array in arrays):
         return False
     if len(sizes) != len(counts) or (counts < 0).any() or counts.sum() != len(offsets):
         return False

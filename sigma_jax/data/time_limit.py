@@ -22,7 +22,7 @@ def call(seconds: float, function: Callable, *args) -> Any:
     job.start()
     job.join(seconds)
     if job.is_alive():
-        job.given_up = True
+        give_up(job)
         raise TimeoutError(f"took more than {seconds:g} s")
     if job.error is not None:
         raise job.error
@@ -30,9 +30,18 @@ def call(seconds: float, function: Callable, *args) -> Any:
 
 
 def check() -> None:
-    """Ends a call that was given up; to be called from loops. Raises TimeoutError."""
-    if getattr(threading.current_thread(), "given_up", False):
+    """Ends a call or thread that was given up; to be called from loops. Raises TimeoutError."""
+    if is_given_up(threading.current_thread()):
         raise TimeoutError("given up")
+
+
+def give_up(thread: threading.Thread) -> None:
+    """Lets a thread end at its next check()."""
+    thread.given_up = True
+
+
+def is_given_up(thread: threading.Thread) -> bool:
+    return getattr(thread, "given_up", False)
 
 
 def end_with_parent() -> None:
@@ -48,7 +57,7 @@ def end_with_parent() -> None:
 class _Job(threading.Thread):
     def __init__(self, function: Callable, args: tuple):
         super().__init__(daemon=True)  # does not keep the process alive
-        self.function, self.args, self.result, self.error, self.given_up = function, args, None, None, False
+        self.function, self.args, self.result, self.error = function, args, None, None
 
     def run(self) -> None:
         try:

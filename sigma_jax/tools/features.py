@@ -7,27 +7,30 @@ WEIGHTS: anything tools.convert reads. A window is --num_frames frames, --stride
 --window_step frames later (default: where the last one ended), the last one ends with the video. OUT gets one .npz per
 video: features [windows D] (--pool=mean), [windows t D] (time) or [windows tubes D] (none), frames [windows 2] (first,
 last) and seconds [windows 2]; features.json says how they were made, failed.jsonl which videos gave none and why. Start
-it again after an interruption: finished videos are skipped. A video is held decoded at the model's size (150 kB per
-frame at 224). Exit code 0: there are features; 1: none; 2: wrong usage.
+it again after an interruption: finished videos are skipped. Seconds are those of presentation, from the start of the
+file (NaN where a video without timestamps states no rate). Long videos are decoded once and neither their pictures nor
+their features are held in memory. Exit code 0: there are features; 1: none; 2: wrong usage.
 """
 
 import argparse
-import collections
 import dataclasses
 import json
+import math
 import os
+import tempfile
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from sigma_jax.data.augment import center_crop_resize
-from sigma_jax.data.decode import BadVideo, decode_frames, probe
+from sigma_jax.data.metadata import damaged, read_json, write_json
+from sigma_jax.data.windows import End, Window, WindowSpec, read_windows
 from sigma_jax.datasets.listing import Entry, list_folder
 from sigma_jax.runtime.command import Command, leave
 from sigma_jax.runtime.errors import InvalidValue
+from sigma_jax.runtime.files import replacing
 from sigma_jax.runtime.logs import start_logging
 from sigma_jax.weights.frozen import FRAME_STRIDE, Pretrained, load
 
@@ -46,16 +49,39 @@ class Settings:
     pool: str
 
 
-@dataclasses.dataclass
 class Video:
-    """One video on its way: windows that have been computed so far."""
+    """One video on its way: features of windows that were computed so far, on disk in a file without a name."""
 
-    entry: Entry
-    frames: np.ndarray  # int64 [windows F]
-    fps: float
-    pictures: np.ndarray  # uint8 [n s s 3], every frame that a window needs, once
-    picture_of: np.ndarray  # int64 [windows F], numbers of pictures
-    rows: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
+    def __init__(self, entry: Entry, out: Path):
+        self.entry, self.path = entry, place_of(out, entry)
+        self.pending, self.end = 0, None  # windows handed to the model; what ended the video
+        self._rows, self._shape = {}, ()  # start -> place in the file; of one row
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = tempfile.TemporaryFile(dir=self.path.parent)  # noqa: SIM115 - open until write or drop
+
+    def add(self, start: int, row: np.ndarray) -> None:
+        """Features of the window that begins at frame `start`, float32; an earlier one of the same start is void."""
+        self._rows[start], self._shape = self._file.seek(0, os.SEEK_END), row.shape
+        self._file.write(row.astype("<f4").tobytes())
+
+    def write(self) -> None:
+        """The video's file; it appears under its name only when complete."""
+        size = 4 * math.prod(self._shape)
+        header = {"descr": "<f4", "fortran_order": False, "shape": (len(self.end.starts), *self._shape)}
+        with replacing(self.path) as partial, zipfile.ZipFile(partial, "w") as archive:  # as numpy.savez, row by row
+            with archive.open("features.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array_header_1_0(file, header)
+                for start in self.end.starts:
+                    self._file.seek(self._rows[start])
+                    file.write(self._file.read(size))
+            for name in ("frames", "seconds"):
+                with archive.open(f"{name}.npy", "w") as file:
+                    np.lib.format.write_array(file, getattr(self.end, name))
+        self.drop()
+
+    def drop(self) -> None:
+        """Gives the room on the disk back."""
+        self._file.close()
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -104,18 +130,15 @@ def extract(args: argparse.Namespace) -> tuple[int, int]:
     pending = [entry for entry in entries if not place_of(args.out, entry).exists()]
     failed: list[dict] = []
     with tqdm(total=len(entries), initial=len(entries) - len(pending), unit="video", disable=None) as bar:
-
-        def fail(entry: Entry, error: Exception) -> None:
-            failed.append({"key": entry.key, "reason": str(error)})
+        for video in run(pending, args.out, settings, feature_fn(model, settings.pool), args):
+            if video.end.error is None:
+                video.write()
+            else:
+                failed.append({"key": video.entry.key, "reason": str(video.end.error)})
+                video.drop()
             bar.update()
-
-        def finish(video: Video) -> None:
-            write(args.out, video)
-            bar.update()
-
-        videos = prefetched(pending, lambda entry: read_windows(entry, settings), fail, args.num_workers)
-        run(videos, feature_fn(model, settings.pool), args.batch_size, finish)
-    (args.out / "failed.jsonl").write_text("".join(json.dumps(line) + "\n" for line in failed))
+    with replacing(args.out / "failed.jsonl") as partial:
+        partial.write_text("".join(json.dumps(line) + "\n" for line in failed))
     return len(entries) - len(failed), len(failed)
 
 
@@ -133,14 +156,16 @@ def settings_of(model: Pretrained, args: argparse.Namespace) -> Settings:
 def claim(out: Path, settings: Settings, source: str) -> None:
     """Writes features.json, or proves that what is there was made in the same way."""
     path, wanted = out / "features.json", dataclasses.asdict(settings)
+    found = read_json(path).get("settings", {})
+    if path.exists() and not isinstance(found, dict):
+        raise damaged(path, f"settings: {found!r:.200}")
     if path.exists():
-        found = json.loads(path.read_text())["settings"]
         differing = [
             f"{name}: {found.get(name)} there, {wanted[name]} now" for name in wanted if found.get(name) != wanted[name]
         ]
         if differing:
             raise InvalidValue(f"{out} holds features made otherwise ({'; '.join(differing)}): choose another --out")
-    path.write_text(json.dumps({"settings": wanted, "weights": source}, indent=2) + "\n")
+    write_json(path, {"settings": wanted, "weights": source})
 
 
 def place_of(out: Path, entry: Entry) -> Path:
@@ -148,76 +173,47 @@ def place_of(out: Path, entry: Entry) -> Path:
     return out / f"{entry.key}.npz"
 
 
-def window_starts(num_frames_in_video: int, span: int, step: int) -> list[int]:
-    """First frames of windows of `span` frames, `step` apart; one more ends with the video where these leave a rest."""
-    starts = list(range(0, max(num_frames_in_video - span, 0) + 1, step))
-    rest = num_frames_in_video - span - starts[-1]
-    return starts + ([num_frames_in_video - span] if rest > 0 else [])
-
-
-def read_windows(entry: Entry, settings: Settings) -> Video:
-    """The windows of a video, decoded; one shorter than a window repeats its last frame.
-
-    Raises:
-      BadVideo: it cannot be decoded to its end. OSError: it cannot be read.
-    """
-    data = entry.path.read_bytes()
-    info = probe(data)
-    span = (settings.num_frames - 1) * settings.stride + 1
-    starts = np.asarray(window_starts(info.num_frames, span, settings.window_step))
-    frames = starts[:, None] + np.arange(settings.num_frames) * settings.stride
-    frames = np.minimum(frames, info.num_frames - 1)
-    needed = np.unique(frames)
-    small = []
-    for i in range(0, len(needed), 64):  # full-size pictures of 64 frames at a time
-        small.append(center_crop_resize(decode_frames(data, needed[i : i + 64], info.num_frames), settings.size))
-    return Video(entry, frames, info.fps, np.concatenate(small), np.searchsorted(needed, frames))
-
-
-def prefetched(
-    entries: Iterable[Entry], read: Callable, fail: Callable[[Entry, Exception], None], num_workers: int
-) -> Iterator[Video]:
-    """`read` of every entry in order, up to 2 * `num_workers` ahead; those that fail are reported and left out."""
-    waiting: collections.deque = collections.deque()
-    rest = iter(entries)
-    with ThreadPoolExecutor(num_workers) as pool:
-        while True:
-            while len(waiting) < 2 * num_workers and (entry := next(rest, None)) is not None:
-                waiting.append((entry, pool.submit(read, entry)))
-            if not waiting:
-                return
-            entry, future = waiting.popleft()
-            try:
-                yield future.result()
-            except (BadVideo, OSError) as error:
-                fail(entry, error)
-
-
 def run(
-    videos: Iterable[Video],
+    entries: list[Entry],
+    out: Path,
+    settings: Settings,
     features: Callable[[np.ndarray], np.ndarray],
-    batch_size: int,
-    finish: Callable[[Video], None],
-) -> None:
-    """Windows of all videos in batches of one size (the last one padded); `finish` a video when all of it is there."""
-    batch: list[tuple[Video, int, np.ndarray]] = []
+    args: argparse.Namespace,
+) -> Iterator[Video]:
+    """Every video when all of its windows are computed, or when it has failed.
 
-    def compute() -> None:
-        stacked = np.stack([clip for _, _, clip in batch])
-        padded = np.concatenate([stacked, np.repeat(stacked[-1:], batch_size - len(batch), axis=0)])
-        for (video, number, _), row in zip(batch, features(padded), strict=False):
-            video.rows[number] = row
-            if len(video.rows) == len(video.frames):
-                finish(video)
+    Windows of all videos fill batches of one size; the last one is padded.
+    """
+    spec = WindowSpec(settings.num_frames, settings.stride, settings.window_step, settings.size)
+    videos: dict[int, Video] = {}
+    batch: list[Window] = []
+
+    def compute() -> Iterator[Video]:
+        clips = [window.clip for window in batch]
+        rows = features(np.stack(clips + clips[-1:] * (args.batch_size - len(clips))))
+        for window, row in zip(batch, rows, strict=False):
+            videos[window.video].add(window.start, row)
+            videos[window.video].pending -= 1
+        numbers = {window.video for window in batch}
         batch.clear()
+        return ended(numbers)
 
-    for video in videos:
-        for number, pictures in enumerate(video.picture_of):
-            batch.append((video, number, video.pictures[pictures]))
-            if len(batch) == batch_size:
-                compute()
+    def ended(numbers: Iterable[int]) -> Iterator[Video]:
+        return (videos.pop(n) for n in sorted(numbers) if n in videos and videos[n].end and not videos[n].pending)
+
+    for result in read_windows([entry.path for entry in entries], spec, args.num_workers):
+        video = videos.setdefault(result.video, None) or Video(entries[result.video], out)
+        videos[result.video] = video
+        if isinstance(result, End):
+            video.end = result
+            yield from ended([result.video])
+            continue
+        batch.append(result)
+        video.pending += 1
+        if len(batch) == args.batch_size:
+            yield from compute()
     if batch:
-        compute()
+        yield from compute()
 
 
 def feature_fn(model: Pretrained, pool: str) -> Callable[[np.ndarray], np.ndarray]:
@@ -233,20 +229,6 @@ def feature_fn(model: Pretrained, pool: str) -> Callable[[np.ndarray], np.ndarra
         return tokens.reshape(len(tokens), steps, -1, tokens.shape[-1]).mean(axis=2)
 
     return features
-
-
-def write(out: Path, video: Video) -> None:
-    """One video's file; it appears under its name only when complete."""
-    path = place_of(out, video.entry)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    ends = video.frames[:, [0, -1]]
-    seconds = ends / video.fps if video.fps else np.full(ends.shape, np.nan)
-    with open(partial, "wb") as file:
-        np.savez(
-            file, features=np.stack([video.rows[i] for i in range(len(video.frames))]), frames=ends, seconds=seconds
-        )
-    os.replace(partial, path)
 
 
 main = Command("features", parse_arguments, features, after_stop="Finished videos are kept: the same command goes on")

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -11,6 +12,7 @@ from sigma_jax.datasets.synthetic import write_videos
 from sigma_jax.tools import features
 from sigma_jax.weights.frozen import load
 from sigma_jax.weights.weights_file import write_npz
+from tests.data import odd_videos
 from tests.weights.weights_samples import sample
 
 
@@ -43,11 +45,11 @@ def test_one_command_gives_features_with_time_stamps(folder, capsys):
     assert len(files(folder, "feats")) == 3
     for path in files(folder, "feats"):
         video = folder / "videos" / path.relative_to(folder / "feats").with_suffix("")
-        fps = probe(video.read_bytes()).fps
+        times = np.array(probe(video).times)
         with np.load(path) as file:
             assert file["features"].shape == (3, 48) and file["features"].dtype == np.float32
             np.testing.assert_array_equal(file["frames"], [[0, 15], [2, 17], [4, 19]])
-            np.testing.assert_allclose(file["seconds"], file["frames"] / fps)
+            np.testing.assert_allclose(file["seconds"], times[file["frames"]])
 
 
 def test_the_numbers_are_those_of_the_api(folder):
@@ -81,12 +83,27 @@ def test_other_frame_counts_and_sizes(folder):
         np.testing.assert_array_equal(file["frames"], [[0, 6], [8, 14], [13, 19]])
 
 
-@pytest.mark.parametrize(
-    "frames,span,step,starts",
-    [(20, 16, 2, [0, 2, 4]), (21, 16, 4, [0, 4, 5]), (16, 16, 99, [0]), (5, 16, 4, [0]), (40, 16, 16, [0, 16, 24])],
-)
-def test_windows_cover_the_whole_video(frames, span, step, starts):
-    assert features.window_starts(frames, span, step) == starts
+def test_seconds_are_those_at_which_frames_are_shown(folder):
+    """Also of a video whose frames are shown at uneven times; frames / fps is off there."""
+    name = "vfr/uneven.mkv"
+    (folder / "uneven" / "vfr").mkdir(parents=True)
+    (folder / "uneven" / name).write_bytes(odd_videos.ODD["vfr_mkv"]())
+    paths = [f"--videos={folder / 'uneven'}", f"--init={folder / 'w.npz'}", f"--out={folder / 'uneven_feats'}"]
+    assert features.main([*paths, "--stride=1", "--size=32"]) == 0
+    with av.open(str(folder / "uneven" / name)) as container:
+        shown = np.array([frame.time for frame in container.decode(video=0)])
+    with np.load(folder / "uneven_feats" / f"{name}.npz") as file:
+        np.testing.assert_allclose(file["seconds"], shown[file["frames"]], atol=1e-6)
+        even = file["frames"] * shown[-1] / (len(shown) - 1)
+        assert np.abs(file["seconds"] - even).max() > 0.1
+
+
+def test_a_damaged_list_of_settings_is_named(folder, capsys):
+    (folder / "damaged").mkdir()
+    for text in ("{", "[]", '{"settings": 3}'):
+        (folder / "damaged" / "features.json").write_text(text)
+        assert run(folder, "damaged") == 1
+        assert "damaged/features.json is damaged" in capsys.readouterr().err
 
 
 def test_what_is_wrong_is_said(folder, capsys, tmp_path):
