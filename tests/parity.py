@@ -45,7 +45,14 @@ def compare(name: str, ours, theirs, limit: float) -> Row:
 
 def rows_of(path: str | Path) -> list[Row]:
     """All comparisons that a golden file allows."""
-    from tests import parity_classifier, parity_parts, parity_pretrain, parity_segmentation, parity_severe
+    from tests import (
+        parity_attentive,
+        parity_classifier,
+        parity_parts,
+        parity_pretrain,
+        parity_segmentation,
+        parity_severe,
+    )
 
     path = Path(path)
     if path.suffix == ".json":
@@ -59,6 +66,7 @@ def rows_of(path: str | Path) -> list[Row]:
         "dinov2_vit": parity_parts.teacher,
         "dino_vit": parity_parts.teacher,
         "vos_propagation": parity_segmentation.vos_propagation,
+        "attentive_probe": parity_attentive.rows,
     }
     for name in ("match", "batch", "input", "categories", "pca", "upsample", "kmeans", "pipeline"):
         kinds[f"uvos_{name}"] = getattr(parity_segmentation, f"uvos_{name}")

@@ -35,12 +35,13 @@ class LayerNorm(nn.Module):
     """Layer normalisation with the family's epsilon, computed in fp32, result of `dtype`."""
 
     dtype: jnp.dtype = jnp.float32
+    epsilon: float = LAYER_NORM_EPSILON
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
-        return layer_norm(x, scale, bias, LAYER_NORM_EPSILON).astype(self.dtype)
+        return layer_norm(x, scale, bias, self.epsilon).astype(self.dtype)
 
 
 def torch_linear_init(key: jax.Array, shape: tuple[int, ...], fan_in: int) -> jax.Array:
@@ -107,12 +108,14 @@ class Mlp(nn.Module):
     hidden: int
     kernel_init: Callable = nn.initializers.xavier_uniform()
     dtype: jnp.dtype = jnp.float32
+    out_init: Callable | None = None  # of the second layer; None: as the first
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         hidden = nn.Dense(self.hidden, kernel_init=self.kernel_init, dtype=self.dtype, name="fc1")(x)
         hidden = gelu(hidden)
-        return nn.Dense(x.shape[-1], kernel_init=self.kernel_init, dtype=self.dtype, name="fc2")(hidden)
+        out_init = self.out_init or self.kernel_init
+        return nn.Dense(x.shape[-1], kernel_init=out_init, dtype=self.dtype, name="fc2")(hidden)
 
 
 def drop_path(branch: jax.Array, rate: jax.Array, key: jax.Array) -> jax.Array:
@@ -132,6 +135,7 @@ class Block(nn.Module):
     kernel_init: Callable = nn.initializers.xavier_uniform()
     dtype: jnp.dtype = jnp.float32
     backend: str = "auto"
+    epsilon: float = LAYER_NORM_EPSILON
 
     @nn.compact
     def __call__(
@@ -154,12 +158,12 @@ class Block(nn.Module):
             return y if key is None else drop_path(y, drop[0], key)
 
         attention = Attention(self.num_heads, self.qkv_bias, self.kernel_init, self.dtype, self.backend, name="attn")
-        attended = attention(LayerNorm(self.dtype, name="norm1")(x), num_queries)
+        attended = attention(LayerNorm(self.dtype, self.epsilon, name="norm1")(x), num_queries)
         if num_queries is not None:
             x = x[:, -num_queries:]
         x = x + branch(attended, "scale1", keys[0])
         mlp = Mlp(int(width * self.mlp_ratio), self.kernel_init, self.dtype, name="mlp")
-        return x + branch(mlp(LayerNorm(self.dtype, name="norm2")(x)), "scale2", keys[1])
+        return x + branch(mlp(LayerNorm(self.dtype, self.epsilon, name="norm2")(x)), "scale2", keys[1])
 
 
 def init_stack(key: jax.Array, block: Block, depth: int, width: int):

@@ -1,0 +1,274 @@
+"""A grid of attentive probes on frozen tokens, trained at once (the frozen evaluation of V-JEPA 2, Assran et al. 2025).
+
+Learning rates and weight decays of a probe matter more than most methods differ, so every pair gets a head of its own.
+All heads see the same batches, which are read once; their parameters are stacked and updated by one vmapped step. The
+head that is best on the validation clips is reported, together with the whole grid; only it is shown the test clips.
+Learning rates, weight decays, schedule and heads are V-JEPA 2's; the SIGMA paper has no such probe.
+
+Letters: n clips, V views (crops), N tokens (of all temporal segments), D width, C classes, G heads, b clips per step.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from sigma_jax.evals.knn import accuracy
+from sigma_jax.evals.severe.multi_label_scores import mean_average_precision
+from sigma_jax.models.attentive_classifier import AttentiveClassifier
+from sigma_jax.runtime.errors import InvalidValue
+
+DECAYED = ("kernel", "qkv", "query")  # norms and biases are not
+
+
+class TokenSet(NamedTuple):
+    """tokens [n V N D] of any float type (on disk, where memory-mapped); labels int [n], or 0/1 [n C] (multi-label)."""
+
+    tokens: np.ndarray
+    labels: np.ndarray
+
+    def rows(self, index: np.ndarray) -> "TokenSet":
+        """The clips `index`; tokens are read."""
+        return TokenSet(np.asarray(self.tokens[index]), self.labels[index])
+
+
+@dataclasses.dataclass(frozen=True)
+class GridSettings:
+    """The probes and their training.
+
+    Attributes:
+      learning_rates, weight_decays: every pair is a head. Peak rates of AdamW, cosine to 0; decay of matrices alone.
+      epochs: passes over the training clips; each shows one random view of a clip.
+      warmup: share of the steps with a rising rate.
+      batch_size: clips per step.
+      depth, num_heads: of the classifier; num_heads must divide D.
+      multi_label: binary cross-entropy and mAP instead of cross-entropy and top-1.
+      seed: of first weights (equal for all heads), order and views.
+      heads_at_once: heads that are computed side by side; fewer need less memory. 0: all.
+    """
+
+    learning_rates: tuple[float, ...] = (5e-3, 3e-3, 1e-3, 3e-4, 1e-4)
+    weight_decays: tuple[float, ...] = (0.01, 0.1, 0.4, 0.8)
+    epochs: int = 20
+    warmup: float = 0.0
+    batch_size: int = 64
+    depth: int = 4
+    num_heads: int = 16
+    multi_label: bool = False
+    seed: int = 0
+    heads_at_once: int = 0
+    dtype: Any = jnp.float32
+
+    def __post_init__(self):
+        for name in ("learning_rates", "weight_decays"):
+            values = getattr(self, name)
+            if not values or min(values) < 0 or len(set(values)) < len(values):
+                raise InvalidValue(f"{name}={values}: expected one or more numbers, none below 0, each once")
+        for name in ("epochs", "batch_size", "depth", "num_heads"):
+            if getattr(self, name) < 1:
+                raise InvalidValue(f"{name}={getattr(self, name)}: expected at least 1")
+        if not 0 <= self.warmup < 1 or self.heads_at_once < 0:
+            raise InvalidValue(f"warmup={self.warmup}, heads_at_once={self.heads_at_once}: expected 0..1 and 0 or more")
+
+    @property
+    def pairs(self) -> list[tuple[float, float]]:
+        """(learning rate, weight decay) of every head."""
+        return [(rate, decay) for rate in self.learning_rates for decay in self.weight_decays]
+
+    @property
+    def metric(self) -> str:
+        return "mAP" if self.multi_label else "top1"
+
+
+def attentive_grid(
+    train: TokenSet, val: TokenSet, num_classes: int, settings: GridSettings, test: TokenSet | None = None
+) -> dict[str, Any]:
+    """Trains all heads, chooses one on `val`, measures it on `test`.
+
+    Returns:
+      `metric`; `chosen`: learning_rate, weight_decay, `val` and, where there is a test set, `test` in per cent; `grid`:
+      every head's learning_rate, weight_decay, `val`, last `loss`, and `diverged` where a number was not finite.
+
+    Raises:
+      InvalidValue: sets that do not fit together or the settings; every head diverged.
+    """
+    for name, tokens in {"train": train, "val": val, "test": test}.items():
+        if tokens is not None:
+            _check(name, tokens, train, num_classes, settings)
+    model = AttentiveClassifier(num_classes, settings.num_heads, settings.depth, settings.dtype)
+    params, losses = fit_heads(model, train, settings)
+    scores = [_score(probabilities, val.labels, settings) for probabilities in predict(model, params, val, settings)]
+    grid = [
+        {"learning_rate": rate, "weight_decay": decay, "val": score, "loss": float(loss), "diverged": score is None}
+        for (rate, decay), score, loss in zip(settings.pairs, scores, losses, strict=True)
+    ]
+    finite = [i for i, score in enumerate(scores) if score is not None]
+    if not finite:
+        raise InvalidValue(f"every head diverged: choose smaller learning_rates than {settings.learning_rates}")
+    best = max(finite, key=lambda i: scores[i])
+    chosen = {name: grid[best][name] for name in ("learning_rate", "weight_decay", "val")}
+    if test is not None:
+        one = jax.tree.map(lambda leaf: leaf[best : best + 1], params)
+        chosen["test"] = _score(next(iter(predict(model, one, test, settings))), test.labels, settings)
+    return {"metric": settings.metric, "chosen": chosen, "grid": grid}
+
+
+def _check(name: str, tokens: TokenSet, train: TokenSet, num_classes: int, settings: GridSettings) -> None:
+    shape, labels = tokens.tokens.shape, tokens.labels
+    if len(shape) != 4 or shape[2:] != train.tokens.shape[2:] or not len(labels):
+        raise InvalidValue(
+            f"{name} tokens are {shape}; expected [n V N D] with the N and D of train, {train.tokens.shape}"
+        )
+    if shape[3] % settings.num_heads:
+        raise InvalidValue(f"num_heads={settings.num_heads} does not divide the tokens' width {shape[3]}")
+    wanted = (shape[0], num_classes) if settings.multi_label else (shape[0],)
+    if labels.shape != wanted:
+        raise InvalidValue(f"{name} labels are {labels.shape}; expected {wanted}")
+    low, high = labels.min(), labels.max()
+    if low < 0 or high >= (2 if settings.multi_label else num_classes):
+        raise InvalidValue(
+            f"{name} labels span {low}..{high}; expected 0..{1 if settings.multi_label else num_classes - 1}"
+        )
+
+
+def _score(probabilities: np.ndarray, labels: np.ndarray, settings: GridSettings) -> float | None:
+    """Per cent; None where a number is not finite."""
+    if not np.isfinite(probabilities).all():
+        return None
+    if settings.multi_label:
+        return mean_average_precision(probabilities, labels)[0]
+    return float(accuracy(probabilities, labels))
+
+
+def batches(train: TokenSet, settings: GridSettings) -> Iterator[TokenSet]:
+    """Training batches [b N D] of all epochs, each clip in one random view; the last clips that fill none stay out."""
+    size, (n, views) = min(settings.batch_size, len(train.labels)), train.tokens.shape[:2]
+    for epoch in range(settings.epochs):
+        rng = np.random.default_rng([settings.seed, epoch])
+        order, view = rng.permutation(n), rng.integers(views, size=n)
+        for low in range(0, n - size + 1, size):
+            rows = np.sort(order[low : low + size])  # reads a file from its front to its end
+            yield TokenSet(train.tokens[rows, view[rows]], train.labels[rows])
+
+
+def fit_heads(model: AttentiveClassifier, train: TokenSet, settings: GridSettings) -> tuple[Any, np.ndarray]:
+    """(parameters with a leading axis G, last loss of each head [G])."""
+    rates, decays = np.array(settings.pairs, np.float32).T
+    num_heads = len(rates)
+    example = jnp.zeros((1, *train.tokens.shape[2:]), jnp.float32)
+    start = jax.jit(model.init)(jax.random.key(settings.seed), example)["params"]
+    params = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], num_heads, axis=0), start)
+    state = jax.vmap(_adam().init)(params)
+    steps = settings.epochs * max(1, len(train.labels) // settings.batch_size)
+    schedule = optax.cosine_decay_schedule(1.0, steps)
+    if settings.warmup:
+        schedule = optax.warmup_cosine_decay_schedule(0.0, 1.0, max(1, round(settings.warmup * steps)), steps)
+    update = _update(model, settings.multi_label, settings.heads_at_once or num_heads)
+    losses = jnp.zeros(num_heads)
+    for share, batch in zip(np.asarray(schedule(np.arange(steps))), batches(train, settings), strict=True):
+        params, state, losses = update(params, state, rates * share, decays, batch.tokens, batch.labels)
+    return params, np.asarray(losses)
+
+
+def _adam() -> optax.GradientTransformation:
+    return optax.scale_by_adam()
+
+
+@functools.lru_cache(maxsize=8)
+def _update(model: AttentiveClassifier, multi_label: bool, heads_at_once: int) -> Callable:
+    """One AdamW step of all heads on one batch."""
+
+    def loss(params, tokens, labels):
+        logits = model.apply({"params": params}, tokens)
+        if multi_label:
+            return optax.sigmoid_binary_cross_entropy(logits, labels.astype(jnp.float32)).mean()
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    def one_head(tokens, labels, head):
+        params, state, rate, decay = head
+        value, grads = jax.value_and_grad(loss)(params, tokens, labels)
+        direction, state = _adam().update(grads, state)
+
+        def moved(path, leaf, towards):
+            return leaf - rate * (towards + decay * leaf if path[-1].key in DECAYED else towards)
+
+        return jax.tree_util.tree_map_with_path(moved, params, direction), state, value
+
+    def update(params, state, rates, decays, tokens, labels):
+        head = functools.partial(one_head, tokens, labels)
+        return jax.lax.map(head, (params, state, rates, decays), batch_size=heads_at_once)
+
+    return jax.jit(update, donate_argnums=(0, 1))
+
+
+def predict(model: AttentiveClassifier, params: Any, tokens: TokenSet, settings: GridSettings) -> np.ndarray:
+    """Probabilities float64 [G n C]: softmax (multi-label: sigmoid) of each view, mean over views."""
+    logits_of = _predictor(model, settings.heads_at_once or len(settings.pairs))
+    found = []
+    for low in range(0, len(tokens.labels), settings.batch_size):
+        part = np.asarray(tokens.tokens[low : low + settings.batch_size])
+        views = part.shape[1]
+        logits = logits_of(params, part.reshape(-1, *part.shape[2:]))
+        values = jax.nn.sigmoid(logits) if settings.multi_label else jax.nn.softmax(logits)
+        found.append(np.asarray(values, np.float64).reshape(len(values), len(part), views, -1).mean(axis=2))
+    return np.concatenate(found, axis=1)
+
+
+@functools.lru_cache(maxsize=8)
+def _predictor(model: AttentiveClassifier, heads_at_once: int) -> Callable:
+    def logits(params, tokens):
+        return jax.lax.map(lambda head: model.apply({"params": head}, tokens), params, batch_size=heads_at_once)
+
+    return jax.jit(logits)
+
+
+def few_shot_rows(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
+    """Rows of `shots` random clips of every class, ascending; labels int [n], or 0/1 [n C] (clips that show the class).
+
+    Raises:
+      InvalidValue: a class has fewer.
+    """
+    rng = np.random.default_rng(seed)
+    is_member = labels.astype(bool).T if labels.ndim == 2 else labels == np.unique(labels)[:, None]
+    counts = is_member.sum(axis=1)
+    if (counts < shots).any():
+        scarce = int(np.argmin(counts))
+        name = scarce if labels.ndim == 2 else np.unique(labels)[scarce]
+        raise InvalidValue(f"few_shot={shots}: class {name} has {counts[scarce]} training clips")
+    chosen = [rng.choice(np.flatnonzero(members), shots, replace=False) for members in is_member]
+    return np.unique(np.concatenate(chosen))
+
+
+def few_shot(
+    sets: tuple[TokenSet, TokenSet, TokenSet | None],
+    num_classes: int,
+    settings: GridSettings,
+    shots: int,
+    seeds: tuple[int, ...],
+) -> dict[str, Any]:
+    """The grid on `shots` training clips per class, once for every seed of the choice.
+
+    Args:
+      sets: train, val and test (or None).
+
+    Returns:
+      `shots`, `seeds`, `mean` and `spread` (standard deviation) of the chosen head on `measured_on`: test, or val where
+      there is none; and `runs`: the result of each seed.
+    """
+    train, val, test = sets
+    runs = [
+        attentive_grid(train.rows(few_shot_rows(train.labels, shots, seed)), val, num_classes, settings, test)
+        for seed in seeds
+    ]
+    measured = [run["chosen"]["val" if test is None else "test"] for run in runs]
+    numbers = {"mean": float(np.mean(measured)), "spread": float(np.std(measured))}
+    return (
+        {"shots": shots, "seeds": list(seeds), "measured_on": "val" if test is None else "test"}
+        | numbers
+        | {"runs": runs}
+    )
