@@ -26,15 +26,30 @@ from sigma_jax.runtime.errors import InvalidValue
 DECAYED = ("kernel", "qkv", "query")  # norms and biases are not
 
 
-class TokenSet(NamedTuple):
-    """tokens [n V N D] of any float type (on disk, where memory-mapped); labels int [n], or 0/1 [n C] (multi-label)."""
+class TokenRows:
+    """Some rows of tokens [n V N D] that stay where they are, on disk perhaps, until a batch asks for them."""
 
-    tokens: np.ndarray
+    def __init__(self, stored: "np.ndarray | TokenRows", rows: np.ndarray):
+        self.stored, self.rows = stored, rows
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return len(self.rows), *self.stored.shape[1:]
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        first, *others = index if isinstance(index, tuple) else (index,)
+        return self.stored[(self.rows[first], *others)]
+
+
+class TokenSet(NamedTuple):
+    """tokens [n V N D] of any float type; labels int [n], or 0/1 [n C] (multi-label)."""
+
+    tokens: np.ndarray | TokenRows
     labels: np.ndarray
 
     def rows(self, index: np.ndarray) -> "TokenSet":
-        """The clips `index`; tokens are read."""
-        return TokenSet(np.asarray(self.tokens[index]), self.labels[index])
+        """The clips `index`; tokens are not read yet."""
+        return TokenSet(TokenRows(self.tokens, index), self.labels[index])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,7 +37,7 @@ from sigma_jax.evals.segmentation.result_folder import ResultFolder
 from sigma_jax.evals.segmentation.settings import PROTOCOLS, ClusteringSettings
 from sigma_jax.models.pretrain import Compute
 from sigma_jax.report.overlays import cluster_numbers, object_numbers, write_overlay_animation, write_overlays
-from sigma_jax.runtime.command import WrongUsage, leave, run_command
+from sigma_jax.runtime.command import Command, WrongUsage, leave
 from sigma_jax.runtime.errors import InvalidValue, NotThere
 from sigma_jax.runtime.logs import start_logging
 from sigma_jax.weights.frozen import Pretrained, load
@@ -81,10 +81,6 @@ PROPAGATION_FLAGS = {
     "short_side": (int, "of the frames that the model sees (dino 480, dinov3 960)"),
     "upsampling": (str, "of the labels: bilinear (dino) or nearest (dinov3)"),
 }
-
-
-def main(argv: list[str] | None = None) -> int:
-    return run_command("segment", parse_arguments, segment, argv)
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -365,6 +361,8 @@ def print_remarks(result: Mapping[str, Any]) -> None:
         if not kind.startswith("left out"):
             print(f"note: {kind}: {count} (sentences in result.json)")
 
+
+main = Command("segment", parse_arguments, segment, after_stop="The same command goes on where it stopped")
 
 if __name__ == "__main__":
     leave(main())

@@ -8,7 +8,6 @@ OUT/result.json                everything, when all clips are done
 """
 
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ import numpy as np
 
 from sigma_jax.evals.segmentation.layouts import BadSequence, Note
 from sigma_jax.runtime.errors import InvalidValue
+from sigma_jax.runtime.files import replacing
 
 
 class ResultFolder:
@@ -50,9 +50,8 @@ class ResultFolder:
         """Writes OUT/name as JSON."""
         path = self.out / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(json.dumps(content, indent=1) + "\n")
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            partial.write_text(json.dumps(content, indent=1) + "\n")
         return path
 
     def clip(self, name: str, seed: int = 0) -> dict[str, Any] | None:
@@ -87,10 +86,8 @@ class ResultFolder:
                 path.unlink()
         tokens = compute()
         path.parent.mkdir(exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        with open(partial, "wb") as file:
+        with replacing(path) as partial, open(partial, "wb") as file:
             np.save(file, tokens)
-        os.replace(partial, path)
         return tokens
 
     def drop_tokens(self) -> None:
