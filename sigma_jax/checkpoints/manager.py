@@ -13,11 +13,14 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
+from sigma_jax.checkpoints import storage
 from sigma_jax.checkpoints.content_hash import changed_leaves, content_hash, named_leaves
 from sigma_jax.checkpoints.storage import absolute, storage_errors
 from sigma_jax.runtime import signals
@@ -91,6 +94,7 @@ class Checkpointer:
                 self._reload()
             if step in self.all_steps():
                 return False
+            _check_room(self.directory, state)
             self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), **items), force=True)
         except storage_errors() as error:
             self._report(step, error)
@@ -145,11 +149,13 @@ class Checkpointer:
     def _report(self, step: int | None, error: Exception) -> str:
         self._failures += 1
         self._stale = True
+        if step is not None and jax.process_index() == 0:
+            storage.remove_unfinished(self.directory, step)
         with contextlib.suppress(*storage_errors()):  # the next save tries again
             self._reload()
         text = (
             f"saving step {step} failed ({self._failures} in a row, the run stops at {self._max_failures}): "
-            f"{type(error).__name__}: {str(error)[:500]}. Last good checkpoint: {self.last_good}"
+            f"{type(error).__name__}: {str(error).rstrip('.')[:500]}. Last good checkpoint: {self.last_good}"
         )
         logging.error("%s", text)
         return text
@@ -209,6 +215,23 @@ class Checkpointer:
 
 def _terminate(number: int) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _check_room(folder: epath.Path, state: Any) -> None:
+    """Raises NotWritable where this process is about to write more than the disk holds.
+
+    Arrays are stored compressed, so the disk must be clearly too small; what fits or not by a little, the save shows.
+    All processes of a run get the same answer: a save that one of them leaves out would hang the others.
+    """
+    shards = [shard for leaf in jax.tree.leaves(state) for shard in leaf.addressable_shards if shard.replica_id == 0]
+    needed, free = sum(shard.data.nbytes for shard in shards), storage.free_bytes(folder)
+    lacks = free is not None and free < 0.8 * needed
+    if jax.process_count() > 1:
+        lacks = bool(multihost_utils.process_allgather(np.int32(lacks)).any())
+    if lacks:
+        have = "" if free is None else f", {free / 2**20:,.1f} MiB are free"
+        who = " (one process of the run lacks room)" if jax.process_count() > 1 else ""
+        raise storage.NotWritable(f"no room in {folder}: the arrays take {needed / 2**20:,.1f} MiB{have}{who}")
 
 
 def find_checkpoint(path: str | epath.Path) -> epath.Path:

@@ -1,6 +1,8 @@
 """Folders and buckets: what a path means, whether files can be kept there, what storage clients raise."""
 
+import contextlib
 import secrets
+import shutil
 import sys
 
 from etils import epath
@@ -52,6 +54,18 @@ def check_writable(folder: str | epath.Path) -> None:
     except storage_errors() as error:
         problem = f"{type(error).__name__}: {str(error)[:300]}"
         raise NotWritable(f"{folder} does not take files ({problem}): {advice(str(folder), problem)}") from error
+
+
+def free_bytes(folder: epath.Path) -> int | None:
+    """Bytes that fit on the disk of a folder; None for a bucket."""
+    return None if "://" in str(folder) else shutil.disk_usage(folder).free
+
+
+def remove_unfinished(folder: epath.Path, step: int) -> None:
+    """What a failed save of `step` has left behind, which would keep the disk full."""
+    with contextlib.suppress(*storage_errors()):
+        for path in folder.glob(f"{step}.orbax-checkpoint-tmp*"):
+            path.rmtree()
 
 
 def advice(folder: str, problem: str) -> str:

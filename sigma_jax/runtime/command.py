@@ -111,8 +111,11 @@ class Command:
         kept = keep_traceback(error, workdir)
         if not refused or os.environ.get("SIGMA_TRACEBACK"):
             traceback.print_exception(error)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            error.add_note("Make room, then start the same command again")
         where = f" (traceback: {kept})" if kept else " (SIGMA_TRACEBACK=1 shows where)" if refused else ""
         text = str(error).strip().removeprefix(f"[Errno {getattr(error, 'errno', '')}] ")
+        text = ". ".join([text, *getattr(error, "__notes__", ())])
         self.tell(f"{text}{where}" if refused else f"{type(error).__name__}: {text[:2000]}{where}")
         return 1
 

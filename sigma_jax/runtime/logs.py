@@ -1,6 +1,11 @@
-"""Log lines of this package on stderr; of other packages only warnings (Orbax reports every file at INFO)."""
+"""Log lines of this package on stderr; of other packages only warnings (Orbax reports every file at INFO).
+
+A save that fails (a full disk) is told by the checkpoints in one sentence. Orbax, asyncio and tensorstore tell it again
+for every array, hundreds of lines that would bury the sentence: those are left out.
+"""
 
 import logging as python_logging
+import sys
 
 from absl import logging
 
@@ -10,8 +15,33 @@ def start_logging() -> None:
     logging.set_verbosity(logging.INFO)
     logging.use_absl_handler()
     handler = logging.get_absl_handler()
-    handler.addFilter(lambda record: record.levelno >= python_logging.WARNING or "sigma_jax" in record.pathname)
+    handler.addFilter(is_wanted)
     handler.setFormatter(_Formatter())
+    _leave_out_closed_loops()
+
+
+def is_wanted(record: python_logging.LogRecord) -> bool:
+    """Whether a record is for the user."""
+    if "sigma_jax" in record.pathname:
+        return True
+    if record.levelno < python_logging.WARNING:
+        return False
+    raised_to_us = "orbax" in record.pathname and record.levelno >= python_logging.ERROR
+    return not raised_to_us and not (record.name == "asyncio" and "never retrieved" in record.getMessage())
+
+
+def _leave_out_closed_loops() -> None:
+    """tensorstore calls the event loop of a save that was given up, once for every array."""
+    before = sys.unraisablehook
+    if getattr(before, "leaves_out_closed_loops", False):
+        return
+
+    def tell(problem: "sys.UnraisableHookArgs") -> None:
+        if not (isinstance(problem.exc_value, RuntimeError) and str(problem.exc_value) == "Event loop is closed"):
+            before(problem)
+
+    tell.leaves_out_closed_loops = True
+    sys.unraisablehook = tell
 
 
 class _Formatter(python_logging.Formatter):

@@ -162,9 +162,7 @@ def _save(
     The metrics up to `step` are written first: a run that goes on from this checkpoint will not repeat them.
     """
     step = feed.step
-    failure = checkpoints.failure()
-    if failure:
-        logging.error("%s", failure)
+    checkpoints.failure()  # logs a save that failed in the background
     stop = checkpoints.reached_preemption(step)
     if force or stop or checkpoints.should_save(step):
         logger.flush(state)

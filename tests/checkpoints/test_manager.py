@@ -14,6 +14,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from sigma_jax.checkpoints import storage
 from sigma_jax.checkpoints.content_hash import content_hash
 from sigma_jax.checkpoints.manager import (
     Checkpointer,
@@ -227,6 +228,7 @@ def test_late_failure_is_reported_and_survived(tmp_path, small_files):
         pass
     assert "saving step 2 failed (1 in a row, the run stops at 2)" in text and text.endswith("Last good checkpoint: 1")
     assert checkpointer.failure() is None, "said once"
+    assert [path.name for path in tmp_path.iterdir()] == ["1"], "what is left of a failed save keeps the disk full"
     small_files(False)
     assert checkpointer.save(3, state, data_state={}, meta={})
     checkpointer.wait()
@@ -239,6 +241,20 @@ def test_late_failure_is_reported_and_survived(tmp_path, small_files):
     small_files(False)
     restored, _, _ = checkpointer.restore(3, _abstract(state, 8))
     jax.tree.map(np.testing.assert_array_equal, restored, state)
+
+
+def test_a_save_that_cannot_fit_is_not_begun(tmp_path, monkeypatch, caplog):
+    state = _state(columns=1013)
+    num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    checkpointer = _checkpointer(tmp_path, max_save_failures=2)
+    monkeypatch.setattr(storage, "free_bytes", lambda folder: num_bytes // 2)
+    assert not checkpointer.save(1, state, data_state={}, meta={})
+    assert "saving step 1 failed" in caplog.text and f"no room in {tmp_path}: the arrays take" in caplog.text
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(storage, "free_bytes", lambda folder: None)  # a bucket
+    assert checkpointer.save(2, state, data_state={}, meta={})
+    checkpointer.close()
+    assert checkpointer.last_good == 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
