@@ -9,7 +9,7 @@ Paths may be relative, or gs:// and s3:// (storage.py).
 import contextlib
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -208,7 +208,8 @@ class Checkpointer:
         _check_fits(path, abstract_state, partial=False)
         items = {name: ocp.args.JsonRestore() for name in ("data", "meta", "content_hash")}
         target = ocp.args.StandardRestore(abstract_state)
-        restored = self._manager.restore(step, args=ocp.args.Composite(state=target, **items))
+        with _readable(path):
+            restored = self._manager.restore(step, args=ocp.args.Composite(state=target, **items))
         _check_content(path, restored.state, restored.content_hash)
         return restored.state, restored.data, restored.meta
 
@@ -278,10 +279,28 @@ def restore_subtree(path: str | epath.Path, abstract: Any) -> Any:
     _check_fits(path, abstract, partial=True)
     restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
     arguments = ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args, partial_restore=True)
-    with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
+    with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader, _readable(path):
         restored = reader.restore(path / "state", args=arguments)
     _check_content(path, restored, _read_json(path, "content_hash"))
     return restored
+
+
+@contextlib.contextmanager
+def _readable(path: epath.Path) -> Iterator[None]:
+    """Raises CheckpointError where what the block reads is damaged so that it cannot even be unpacked."""
+    try:
+        yield
+    except Exception as error:
+        # Orbax raises plain exceptions about bytes that do not unpack; no memory on a device is another matter
+        if isinstance(error, jax.errors.JaxRuntimeError) or not (
+            type(error) is Exception or isinstance(error, storage_errors())
+        ):
+            raise
+        reason = str(error.__cause__ or error).splitlines()[0][:300]
+        raise CheckpointError(
+            f"{path} is damaged or cannot be read ({reason}). Restore an earlier step (move this folder away), or copy "
+            "the checkpoint again."
+        ) from error
 
 
 def _is_step(path: epath.Path) -> bool:
