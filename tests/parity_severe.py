@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from sigma_jax.data.annotations import decode
+from sigma_jax.data.class_names import spelling
 from sigma_jax.data.cycles import phase_offsets
 from sigma_jax.data.finetune_augment import ViewCrop
 from sigma_jax.data.sampling import FrameSampling
 from sigma_jax.datasets.annotation_lists import read_frame_list
-from sigma_jax.datasets.classes import shipped_names, spelling
+from sigma_jax.datasets.classes import shipped_names
 from sigma_jax.datasets.subsets import SUBSETS, choose, draw_samples
 from sigma_jax.evals.classification_scores import mean_per_class
 from sigma_jax.evals.knn import accuracy

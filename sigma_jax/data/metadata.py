@@ -7,10 +7,10 @@
 import hashlib
 import itertools
 import json
-import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from sigma_jax.data.class_names import spelling
 from sigma_jax.data.records import DataSetError
 from sigma_jax.runtime.files import replacing
 
@@ -163,8 +163,9 @@ def check_label(names: Sequence[str], label: int, name: str) -> str:
     """What is wrong with a record's label, whose class it calls `name`, under a label map; "" where nothing is."""
     if not names or not name or name.isdecimal() or not 0 <= label < len(names):
         return ""
-    known, told = (unicodedata.normalize("NFC", text).replace("_", " ").casefold() for text in (names[label], name))
-    return "" if known == told else f"its class {label} is {name!r}, and {names[label]!r} in {LABEL_MAP}"
+    if spelling(names[label]) == spelling(name):
+        return ""
+    return f"its class {label} is {name!r}, and {names[label]!r} in {LABEL_MAP}"
 
 
 def problems_of(split: str, report: dict) -> list[str]:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from sigma_jax.data.class_names import spelling
 from sigma_jax.data.metadata import label_hash, read_label_map, read_reports
 from sigma_jax.data.records import DataSetError
 from sigma_jax.data.source import open_source
-from sigma_jax.datasets.listing import comparable
 from sigma_jax.datasets.specs import LABEL_HASHES, NOT_SHIPPED, SPECS
 from sigma_jax.datasets.subsets import SUBSETS
 
@@ -56,11 +56,6 @@ def shipped_names(name: str) -> list[str]:
             f"label_maps/{name}.txt has hash {label_hash(names)}, not {LABEL_HASHES[name]}: install again"
         )
     return names
-
-
-def spelling(name: str) -> str:
-    """What spellings of a class name share: `Air_Drumming`, `air drumming`, accents as one character or two."""
-    return comparable(name.replace("_", " ").casefold().strip())
 
 
 def check_names(name: str, names: Sequence[str], where: str) -> None:

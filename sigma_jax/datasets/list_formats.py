@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from sigma_jax.data.annotations import encode
+from sigma_jax.data.class_names import spelling
 from sigma_jax.data.pictures import BadVideo
 from sigma_jax.datasets.annotation_lists import charades_labels, read_frame_list, read_ucfrep
-from sigma_jax.datasets.classes import shipped_names, spelling
+from sigma_jax.datasets.classes import shipped_names
 from sigma_jax.datasets.frame_folders import list_frames
 from sigma_jax.datasets.listing import Entry, Found, Refusal, is_video, places, split_of
 from sigma_jax.datasets.numbering import are_numbers

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from sigma_jax.data.class_names import comparable
 from sigma_jax.datasets.frame_folders import has_pictures, is_picture
 from sigma_jax.runtime.errors import InvalidValue
 
@@ -162,42 +163,48 @@ def _split_level(folder: Path, places: list[list[str]]) -> int | None:
 
     `places` are the folders that each video lies in. Raises InvalidValue where they may be one or the other.
     """
-    tops, below = defaultdict(set), defaultdict(int)  # first folder -> second ones; -> videos that lie directly in it
-    for place in places:
-        if place:
-            tops[place[0]] |= set(place[1:2])
-            below[place[0]] += len(place) == 1
+    tops: dict[str, set[str]] = defaultdict(set)  # a first folder -> the second ones below it, "": it has videos itself
+    for top, *rest in filter(None, places):
+        tops[top].add(rest[0] if rest else "")
     splits = {top for top in tops if split_of(top)}
-    loose = any(not place for place in places)
-    if splits and splits == set(tops) and not loose:
+    if splits and splits == set(tops) and all(places):
         return 0
-    deeper = all(len(place) > 1 for place in places)
-    seconds = set().union(*tops.values())
-    if len(tops) == 1 and deeper and len(seconds) > 1:
-        (top,) = tops
-        raise InvalidValue(
-            f"all videos lie below {folder / top}, in its folders {some(seconds)}. If these are classes or splits: "
-            f"--videos={folder / top}; if {top!r} is a class: --layout=classes"
-        )
-    mixed = len({split_of(top) for top in splits}) > 1 or any(
-        tops[top] and not below[top] and (tops[top] & set().union(*(tops[t] for t in tops if t != top)) or not deeper)
-        for top in splits
-    )
-    if mixed:
+    if splits and (len(set(map(split_of, splits))) > 1 or any(_holds_classes(top, tops) for top in splits)):
         beside = f"the folders {some(set(tops) - splits)}" if splits != set(tops) else "videos in no folder"
         raise InvalidValue(
             f"{folder} holds {some(splits)}, which look like splits, beside {beside}. If all folders are classes: "
             "--layout=classes; otherwise move what is no split away"
         )
-    named = [{split_of(second) for second in tops[top]} for top in tops]
-    if any(len(names - {""}) > 1 for names in named) or (named and all(names == {"train"} for names in named)):
-        if deeper and all("" not in names for names in named):
-            return 1
+    if len(tops) == 1 and all(places):
+        _check_single(folder, *tops.items())
+    names = [{split_of(second) for second in seconds} for seconds in tops.values()]
+    if not any(len(own - {""}) > 1 for own in names) and not (names and all(own == {"train"} for own in names)):
+        return None
+    if not all(places) or any("" in own for own in names):
         raise InvalidValue(
             f"{folder} has folders called train, val or test below some of {some(tops)}, but not all of its videos lie "
             "in such folders. If they are no splits: --layout=classes; otherwise move the other videos away"
         )
-    return None
+    return 1
+
+
+def _holds_classes(top: str, tops: dict[str, set[str]]) -> bool:
+    """Whether a folder that is called like a split, beside others, has folders that classes could be.
+
+    They could where others hold folders of these names, or hold their videos themselves.
+    """
+    others = set().union(*(seconds for other, seconds in tops.items() if other != top))
+    return "" not in tops[top] and ("" in others or bool(tops[top] & others) or len(tops) == 1)
+
+
+def _check_single(folder: Path, only: tuple[str, set[str]]) -> None:
+    """Raises InvalidValue where the one folder that holds everything may be above the classes."""
+    top, seconds = only
+    if "" not in seconds and len(seconds) > 1:
+        raise InvalidValue(
+            f"all videos lie below {folder / top}, in its folders {some(seconds)}. If these are classes or splits: "
+            f"--videos={folder / top}; if {top!r} is a class: --layout=classes"
+        )
 
 
 def _check_splits(folder: Path, places: Iterable[list[str]], level: int) -> None:
@@ -237,11 +244,6 @@ def some(names: Iterable[str], limit: int = 6) -> str:
     names = sorted(names)
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(map(printable, names[:limit])) + more
-
-
-def comparable(name: str) -> str:
-    """A name as it is compared: macOS writes accents as characters of their own (NFD), others do not (NFC)."""
-    return unicodedata.normalize("NFC", name)
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sigma_jax.data import metadata, records
-from sigma_jax.datasets.classes import check_names, label_hash, shipped_names, spelling
-from sigma_jax.datasets.listing import Entry, Listing, Refusal, comparable
+from sigma_jax.data.class_names import comparable, spelling
+from sigma_jax.datasets.classes import check_names, shipped_names
+from sigma_jax.datasets.listing import Entry, Listing, Refusal
 from sigma_jax.datasets.specs import SPECS
 from sigma_jax.runtime.errors import InvalidValue
 
 LABELS_ARE = ("auto", "names", "numbers")
-REPORT = "prepare_report.json"
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def number_classes(source: LabelSource, listing: Listing, class_names: list[str]
     _check_label_map(source, known)
     if known and class_names and list(map(spelling, known)) != list(map(spelling, class_names)):
         raise InvalidValue(
-            f"{source.out / 'label_map.txt'} has other classes than --labels={source.labels}: use another --out"
+            f"{source.out / metadata.LABEL_MAP} has other classes than --labels={source.labels}: use another --out"
         )
     entries = [entry for entry in listing.entries if len(entry.label.splitlines()) <= 1]  # label_map.txt: one a line
     refused = [
@@ -111,7 +111,7 @@ def number_classes(source: LabelSource, listing: Listing, class_names: list[str]
 
 def splits_there(out: Path) -> dict[str, dict]:
     """The reports of the splits whose shards are in a folder."""
-    report = metadata.read_json(out / REPORT)
+    report = metadata.read_reports(out)
     return {split: part for split, part in report.items() if any(out.glob(f"*-{split}-*-of-*.tfrecord"))}
 
 
@@ -119,10 +119,10 @@ def _check_label_map(source: LabelSource, known: list[str]) -> None:
     """Raises InvalidValue where label_map.txt is not the one that the splits in --out were numbered with."""
     for split, stated in splits_there(source.out).items():
         wanted = stated.get("label_hash")
-        if wanted and wanted != label_hash(known):
-            found = f"has hash {label_hash(known)}" if known else "is gone"
+        if wanted and wanted != metadata.label_hash(known):
+            found = f"has hash {metadata.label_hash(known)}" if known else "is gone"
             raise InvalidValue(
-                f"{source.out / 'label_map.txt'} {found}; the classes of split {split!r} were numbered by one with "
+                f"{source.out / metadata.LABEL_MAP} {found}; the classes of split {split!r} were numbered by one with "
                 f"{wanted}: put that one back or use another --out"
             )
 
@@ -147,7 +147,7 @@ def _match_known(
     shipped = shipped_names(source.name)
     if names:
         try:
-            found = source.out if (source.out / "label_map.txt").exists() else source.origin
+            found = source.out if (source.out / metadata.LABEL_MAP).exists() else source.origin
             check_names(
                 source.name, names, f"--labels={source.labels}" if source.labels else f"the label map of {found}"
             )

@@ -7,7 +7,7 @@ import re
 import shlex
 import shutil
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -15,8 +15,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from sigma_jax.data import metadata, records
+from sigma_jax.data.class_names import spelling
 from sigma_jax.datasets import beam_writing
-from sigma_jax.datasets.classes import label_hash
 from sigma_jax.datasets.frame_folders import folder_stamp
 from sigma_jax.datasets.list_formats import ListSpec, read_list, read_names
 from sigma_jax.datasets.listing import (
@@ -27,7 +27,7 @@ from sigma_jax.datasets.listing import (
     read_folder,
     some,
 )
-from sigma_jax.datasets.numbering import REPORT, number_classes, splits_there
+from sigma_jax.datasets.numbering import number_classes, splits_there
 from sigma_jax.datasets.prepare_spec import PrepareSpec
 from sigma_jax.datasets.specs import expected_videos
 from sigma_jax.datasets.writing import (
@@ -105,24 +105,24 @@ def _prepare(spec: PrepareSpec, say: Say, on_lost: Say) -> dict[str, dict]:
         jobs = []
         for split, members in splits.items():
             report[split] = writers[split].write(members, numbered.labels, jobs)
-            report[split]["label_hash"] = label_hash(numbered.names) if numbered.names else ""
+            report[split]["label_hash"] = metadata.label_hash(numbered.names) if numbered.names else ""
         report[main]["refused"] += told
         report[main]["other_files"] = listing.others
         if listing.subset:
             report[main]["subset"] = listing.subset
         if numbered.names and any(part["videos"] for part in report.values()):
             metadata.write_label_map(spec.out, numbered.names)
-        everything = _save_report(spec.out, report)
+        _save_report(spec.out, report)
         remove_notes(jobs)
     summarize(spec.out, report, say)
-    for warning in _uneven_classes(everything) + _odd_numbers(report):
+    for warning in [*_uneven_classes(spec.out), *_odd_numbers(report), *_similar_names(numbered.names)]:
         say(warning)
-    num_refused, videos = (
-        sum(len(part["refused"]) for part in report.values()),
-        sum(p["videos"] for p in report.values()),
-    )
+    num_refused = sum(len(part["refused"]) for part in report.values())
+    videos = sum(part["videos"] for part in report.values())
     if videos and num_refused > spec.max_refused * (num_refused + videos):
-        raise TooManyRefused(_too_many(spec, num_refused, num_refused + videos) + _WRITTEN.format(spec.out / REPORT))
+        raise TooManyRefused(
+            _too_many(spec, num_refused, num_refused + videos) + _WRITTEN.format(spec.out / metadata.REPORT)
+        )
     return report
 
 
@@ -233,12 +233,9 @@ class _SplitWriter:
     def _check_unfinished(self, jobs: list[ShardJob]) -> None:
         """Raises InvalidValue where the split is finished already; removes what of an unfinished one does not fit."""
         spec, index = self.spec, records.index_path(self.spec.out, self.spec.name, self.split)
-        splits = metadata.read_json(spec.out / "dataset_info.json").get("splits", [])
         shards = any(spec.out.glob(f"{spec.name}-{self.split}-*-of-*.tfrecord"))
-        finished = index.exists() or (
-            shards and self.split in [entry["name"] for entry in splits]
-        )  # its index was lost
-        if finished and not any(read_note(job) for job in jobs):
+        lost_index = shards and metadata.read_shard_lengths(spec.out, self.split)
+        if (index.exists() or lost_index) and not any(read_note(job) for job in jobs):
             raise InvalidValue(
                 f"{spec.out} already has a finished split {self.split!r}: delete it ({index} too) or choose another "
                 "--out"
@@ -288,23 +285,29 @@ def _size(entry: Entry) -> int:
     return entry.path.stat().st_size if entry.path.is_file() else 0
 
 
-def _save_report(out: Path, report: dict) -> dict:
-    """Adds these splits to the report of --out; returns all of it."""
-    everything = metadata.read_json(out / REPORT) | report
-    metadata.write_json(out / REPORT, everything)
-    return everything
+def _save_report(out: Path, report: dict) -> None:
+    """Adds these splits to the report of --out."""
+    metadata.write_json(out / metadata.REPORT, metadata.read_reports(out) | report)
 
 
-def _uneven_classes(report: dict) -> list[str]:
+def _uneven_classes(out: Path) -> list[str]:
     """Sentences about classes that one split of a data set has and another has not."""
-    present = {split: set(part["videos_per_class"]) - {"", "-1"} for split, part in report.items() if part["videos"]}
+    present = {split: set(part["videos_per_class"]) - {"", "-1"} for split, part in splits_there(out).items()}
     present = {split: classes for split, classes in present.items() if classes}  # others have no labels at all
-    told = []
-    for split, classes in present.items():
-        missing = set().union(*present.values()) - classes
-        if missing:
-            told.append(f"{split} has no video of {_classes(len(missing))} of the other splits: {some(missing)}")
-    return told
+    everything = set().union(*present.values())
+    missing = {split: everything - classes for split, classes in present.items() if everything - classes}
+    return [
+        f"{split} has no video of {_classes(len(classes))} of the other splits: {some(classes)}"
+        for split, classes in missing.items()
+    ]
+
+
+def _similar_names(names: list[str]) -> list[str]:
+    """Sentences about classes whose names differ in case and blanks only."""
+    groups = defaultdict(list)
+    for name in names:
+        groups[spelling(name)].append(name)
+    return [f"these are different classes: {some(group)}. Is it one?" for group in groups.values() if len(group) > 1]
 
 
 def _classes(count: int) -> str:
@@ -320,8 +323,8 @@ def _odd_numbers(report: dict) -> list[str]:
             continue
         unused = max(numbers) + 1 - len(numbers)
         told.append(
-            f"{split}: the labels are numbers {min(numbers)}..{max(numbers)}, a head of {max(numbers) + 1} classes of "
-            f"which {unused} without a video. If they are names: --labels_are=names; if they count from 1: subtract 1"
+            f"{split}: the labels are numbers {min(numbers)}..{max(numbers)}, a head of {max(numbers) + 1} classes, "
+            f"{unused} of them without a video. If they are names: --labels_are=names; if they count from 1: subtract 1"
         )
     return told
 
@@ -354,4 +357,4 @@ def summarize(out: Path, report: dict, say: Say) -> None:
             tell_refusals(title, items, say)
         if not result["videos"]:
             say(f"  nothing usable: no shards were written for {split!r}")
-    say(f"All reasons and counts: {out / REPORT}")
+    say(f"All reasons and counts: {out / metadata.REPORT}")

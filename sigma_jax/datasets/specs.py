@@ -40,7 +40,7 @@ SPECS = {
     ),
 }
 
-# Of the class names, in order (classes.label_hash); the names are in label_maps/.
+# Of the class names, in order (data/metadata.label_hash); the names are in label_maps/.
 LABEL_HASHES = {
     "k400": "a8dafb93a1204d4e",
     "ssv2": "a31a2ad624a558d6",

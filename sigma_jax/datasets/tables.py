@@ -1,12 +1,15 @@
 """Text files with one video a line: encoding, separator, header and columns, decided by what the file holds.
 
 A list is read in every way that most of its lines allow: columns parted by tabs, commas, semicolons or bars, quoted or
-not; a path and a label parted by blanks; bare paths. Where a header names the columns it decides, otherwise the way
-under which most videos exist is taken. What nothing decides is an error that says which header line to add.
+not; a path and a label parted by blanks; bare paths; JSON objects. Where a header names the columns it decides,
+otherwise the way under which most videos exist is taken. What nothing decides is an error that says which header line
+to add.
 """
 
 import codecs
 import csv
+import io
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -35,6 +38,19 @@ _LABELS = (
     *("target", "activity", "gloss", "template", "class_id", "label_id", "class_index", "class_idx", "label_idx"),
 )
 _SPLITS = ("split", "subset")
+_OTHERS = {  # no labels, even where they stand alone beside the path
+    *("num_frames", "n_frames", "nframes", "total_frames", "frame_count", "length", "duration", "fps", "width"),
+    *("height", "start", "end", "start_time", "end_time", "time_start", "time_end", "size", "bytes", "md5", "url"),
+    *("caption", "text", "description", "index", "unnamed:_0", ""),
+}
+_NO_TEXT = {  # how files begin that are none
+    b"PK\x03\x04": "an Excel or zip file",
+    b"\xd0\xcf\x11\xe0": "an old Excel file",
+    b"PAR1": "a Parquet file",
+    b"\x1f\x8b": "a gzip file",
+    b"\x80\x04": "a pickle",
+    b"\x80\x05": "a pickle",
+}
 
 Exists = Callable[[str], bool]  # whether there is a video of that name
 
@@ -113,9 +129,12 @@ class _Reading:
 def read_text(path: Path) -> str:
     """The text of a file in UTF-8 (bytes that are none survive as surrogates), UTF-16 or UTF-32.
 
-    Raises InvalidValue where a file is not in the encoding that its first bytes say.
+    Raises InvalidValue where a file is no text, or not in the encoding that its first bytes say.
     """
     data = path.read_bytes()
+    kind = next((kind for start, kind in _NO_TEXT.items() if data.startswith(start)), None)
+    if kind:
+        raise InvalidValue(f"{path} is {kind}, expected text: save it as CSV, one video a line")
     encoding = next((name for mark, name in _BOMS if data.startswith(mark)), "utf-8")
     if encoding == "utf-8" and b"\0" in data[:200]:  # without a mark: every second byte of ASCII in UTF-16 is 0
         zeros = not any(data[0:200:2]), not any(data[1:200:2])
@@ -158,7 +177,8 @@ def read_table(path: Path, exists: Exists) -> Table:
     Raises:
       InvalidValue: nothing decides which column is the label; the message names the header line to add.
     """
-    text = read_text(path)
+    text = re.sub(r"^sep=.\r?\n", "\n", read_text(path))  # a first line that Excel writes and needs
+    text = _from_json(path, text) if re.match(r"\s*(\[\s*)?\{", text) else text
     words = _parse(text, " ")
     comments = {line.number for line in words if _is_comment(line, exists)}
     words = [line for line in words if line.number not in comments]
@@ -170,8 +190,9 @@ def read_table(path: Path, exists: Exists) -> Table:
             best, best_score = reading, score
     if not best.decided:
         raise InvalidValue(
-            f"{path} has {_width(best.lines)} columns, and nothing says which of them is the label: put a header line "
-            "on top, such as `path,label,other`. Folders of pictures and counts: --format=rawframes or videomae_v2"
+            f"{path} has {_width(best.lines)} columns, and nothing says which of them is the label: call one of them "
+            "`label` in a header line, such as `path,label,other`. Folders of pictures and counts: --format=rawframes "
+            "or videomae_v2"
         )
     table = Table(notes=_describe(path.name, best, len(comments)))
     for line in best.lines:
@@ -218,14 +239,38 @@ def _by_columns(separator: str, lines: list[_Line], exists: Exists) -> Iterator[
     count = len(lines[0].cells) if header else _width(lines)
     filled = [place for place in range(count) if any(len(line.cells) > place and line.cells[place] for line in body)]
     path, label, split = (_named(lines[0], names) if header else None for names in (_PATHS, _LABELS, _SPLITS))
-    for place in [path] if path is not None else [place for place in filled if place not in (label, split)] or [0]:
-        rest = [other for other in filled if other not in (place, split)]
+    no_labels = [place for place in range(count) if header and _column_name(lines[0].cells[place]) in _OTHERS]
+    others = [place for place in filled if place not in (path, label, split, *no_labels)]
+    for place in ([] if path is None else [path]) + others or [0]:  # what is called a path may be none
+        rest = [other for other in filled if other not in (place, split, *no_labels)]
         own = rest[0] if label is None and rest else label
         decided = label is not None or len(rest) < 2
         yield _Reading(separator, body, max(count, 1), place, own, split, header, decided)
     if count > 2 and not header:  # paths that hold the separator
         yield _Reading(separator, body, count=2, path=0, label=1)
         yield _Reading(separator, body, count=2, path=1, label=0)
+
+
+def _from_json(path: Path, text: str) -> str:
+    """JSON objects, in an array or one a line, as a table with their keys as the header.
+
+    Raises InvalidValue where it is no JSON, or no list of objects.
+    """
+    try:
+        lines = [text] if text.lstrip().startswith("[") else [f"[{line}]" for line in _split_lines(text)]
+        found = [item for line in lines for item in json.loads(line)]
+        keys = list(dict.fromkeys(key for item in found for key in item))
+        rows = [[_cell(item.get(key)) for key in keys] for item in found]
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise InvalidValue(f"{path} begins like JSON but is no list of objects: {error}") from error
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows([keys, *rows])
+    return file.getvalue()
+
+
+def _cell(value: object) -> str:
+    """A value of JSON as a cell; empty where it is nothing, or more than one."""
+    return str(value) if isinstance(value, (str, int, float)) else ""
 
 
 def _parse(text: str, separator: str) -> list[_Line]:
@@ -262,11 +307,9 @@ def _slice(line: _Line, separator: str, start: int, stop: int) -> str:
         spans = [match.span() for match in re.finditer(r'"[^"]+"(?=\s|$)|\S+', line.text)]
         return _unquote(line.text[spans[start][0] : spans[stop - 1][1]])
     raw = line.text.split(separator)
-    return (
-        _unquote(separator.join(raw[start:stop]))
-        if len(raw) == len(line.cells)
-        else separator.join(line.cells[start:stop])
-    )
+    if len(raw) != len(line.cells):  # quoted cells
+        return separator.join(line.cells[start:stop])
+    return _unquote(separator.join(raw[start:stop]))
 
 
 def _is_comment(line: _Line, exists: Exists) -> bool:

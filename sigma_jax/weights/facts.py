@@ -10,10 +10,10 @@ Letters: D width.
 
 import dataclasses
 import math
-import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from sigma_jax.data.class_names import spelling
 from sigma_jax.models.sizes import VIDEO_SIZES
 from sigma_jax.weights.weights_file import Weights, WeightsMismatch, flatten
 
@@ -248,8 +248,8 @@ def _check_size(weights: Weights, model: Mapping[str, Any], fresh: set[str]) -> 
 def _with_classes(weights: Weights, model: Mapping[str, Any], fresh: set[str]) -> Weights:
     """The classifier's head in the order of the model's classes."""
     theirs, ours = tuple(weights.sizes.get("class_names") or ()), tuple(model.get("class_names") or ())
-    place = {_spelling(name): i for i, name in enumerate(theirs)}
-    order = [place.get(_spelling(name), -1) for name in ours]
+    place = {spelling(name): i for i, name in enumerate(theirs)}
+    order = [place.get(spelling(name), -1) for name in ours]
     if theirs and ours and not (len(place) == len(theirs) == len(ours) and sorted(order) == list(range(len(ours)))):
         same_names = theirs == ours  # with names that occur twice
         if not same_names and "head" in fresh:
@@ -285,11 +285,11 @@ def _noted(weights: Weights, order: str, note: str | None, params: dict, names: 
 
 
 def _other_classes(source: str, theirs: tuple[str, ...], ours: tuple[str, ...]) -> str:
-    known, asked = {_spelling(name) for name in theirs}, {_spelling(name) for name in ours}
+    known, asked = {spelling(name) for name in theirs}, {spelling(name) for name in ours}
     lines = [f"the head of {source} knows other classes than the data:"]
     lines.append(f"  its {len(theirs)}: {_short(theirs)}")
     lines.append(f"  the data's {len(ours)}: {_short(ours)}")
-    only = [name for name in ours if _spelling(name) not in known], [n for n in theirs if _spelling(n) not in asked]
+    only = [name for name in ours if spelling(name) not in known], [n for n in theirs if spelling(n) not in asked]
     lines.append(f"  only in the data: {_short(only[0]) or 'none'}; only in the head: {_short(only[1]) or 'none'}")
     lines.append("  Use the data set it was trained on, or train a head for this one")
     return "\n".join(lines)
@@ -298,11 +298,6 @@ def _other_classes(source: str, theirs: tuple[str, ...], ours: tuple[str, ...]) 
 def _short(names: Iterable[str]) -> str:
     names = list(names)
     return ", ".join(names[:LISTED]) + (f", ... {len(names) - LISTED} more" if len(names) > LISTED else "")
-
-
-def _spelling(name: str) -> str:
-    """What two spellings of a class name share: `Air_Drumming`, `air drumming`."""
-    return unicodedata.normalize("NFC", name).replace("_", " ").casefold().strip()
 
 
 def _plain(value: Any) -> Any:

@@ -24,6 +24,9 @@ def _read(tmp_path, content, videos=VIDEOS):
         'Video Name|Other|Class\na.mp4|1|tea time\nd,e.mp4|2|high, jump\nsay "hi".mp4|3|x\n',
         ',path,label,\n0,a.mp4,tea time,\n1,"d,e.mp4","high, jump",\n2,"say ""hi"".mp4",x,\n',
         '# made by hand\npath, label\na.mp4, tea time\n# more\n"d,e.mp4", "high, jump"\nsay "hi".mp4,  x  \n',
+        'sep=;\nlabel;file\n"tea time";a.mp4\n"high, jump";d,e.mp4\nx;"say ""hi"".mp4"\n',
+        '{"file_name": "a.mp4", "label": "tea time"}\n{"label": "high, jump", "file_name": "d,e.mp4"}\n'
+        '{"file_name": "say \\"hi\\".mp4", "label": "x", "fps": 25}\n',
         'a.mp4 tea time\nd,e.mp4 high, jump\n"say "hi".mp4" x\n',
     ],
 )
@@ -51,6 +54,11 @@ def test_the_same_list_in_every_form(tmp_path, content, encoding):
         ("gone.mp4,1\nlost.mp4,2\n", {"gone.mp4": "1", "lost.mp4": "2"}),  # nothing exists: the usual order
         ("id,class_id,action\na.mp4,4,run\n", {"a.mp4": "run"}),  # the first known name of a label counts
         ("a.mp4,run,\nsub/h.mp4,walk,\n", {"a.mp4": "run", "sub/h.mp4": "walk"}),  # an empty column
+        ('[{"video": "a.mp4", "class": 3},\n {"video": "b c.mp4", "class": 0}]', {"a.mp4": "3", "b c.mp4": "0"}),
+        ("video,emotion\na.mp4,joy\n", {"a.mp4": "joy"}),
+        ("video,duration\na.mp4,3.2\n", {"a.mp4": ""}),  # no label
+        ("Unnamed: 0,video,fps,emotion\n0,a.mp4,25,joy\n", {"a.mp4": "joy"}),
+        ("id,file_2,label\n7,a.mp4,joy\n8,b c.mp4,fear\n", {"a.mp4": "joy", "b c.mp4": "fear"}),  # `id` is no path here
         ("", {}),
         ("\n \n", {}),
     ],
@@ -80,10 +88,18 @@ def test_lines_that_do_not_fit_are_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", ["a.mp4,16,3\nsub/h.mp4,12,4\n", "a.mp4 16 3\nb c.mp4 12 4\n", "x,a.mp4,y\nz,b c.mp4,y\n"]
+    "content",
+    [
+        "a.mp4,16,3\nsub/h.mp4,12,4\n",
+        "a.mp4 16 3\nb c.mp4 12 4\n",
+        "x,a.mp4,y\nz,b c.mp4,y\n",
+        "path,mood,place\na.mp4,joy,home\n",
+    ],
 )
 def test_a_label_that_nothing_names_is_an_error(tmp_path, content):
-    with pytest.raises(InvalidValue, match="columns, and nothing says which of them is the label: put a header line"):
+    with pytest.raises(
+        InvalidValue, match="columns, and nothing says which of them is the label: call one of them `label`"
+    ):
         _read(tmp_path, content)
 
 
@@ -93,9 +109,29 @@ def test_another_encoding_than_the_first_bytes_say(tmp_path):
     assert _read(tmp_path, "café.mp4,1\n".encode("latin-1"))[0] == {"caf\udce9.mp4": "1"}
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"PK\x03\x04 and so on", "is an Excel or zip file, expected text: save it as CSV"),
+        (b"PAR1\x15\x04", "is a Parquet file"),
+        (b'{"path": "a.mp4"', "begins like JSON but is no list of objects"),
+        (b'[{"path": 1}, 2]', "begins like JSON but is no list of objects"),
+    ],
+)
+def test_files_that_are_no_list(tmp_path, content, message):
+    with pytest.raises(InvalidValue, match=f"list.csv {message}"):
+        _read(tmp_path, content)
+
+
 def test_rows_by_the_names_of_columns(tmp_path):
     (tmp_path / "list.csv").write_text('ID;Actions\n7;"c001; c002"\n8\n', encoding="utf-16")
     assert list(read_rows(tmp_path / "list.csv")) == [
         (2, {"id": "7", "actions": "c001; c002"}),
         (3, {"id": "8", "actions": ""}),
     ]
+
+
+def test_json_values_that_are_no_label_are_misfits(tmp_path):
+    lines = ['{"path": "a.mp4", "label": 1}', '{"path": "b c.mp4", "label": ["x", "y"]}', '{"path": null, "label": 2}']
+    found, table = _read(tmp_path, "\n".join(lines))
+    assert found == {"a.mp4": "1"} and [number for number, *_ in table.misfits] == [3, 4]

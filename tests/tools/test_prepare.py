@@ -430,7 +430,7 @@ def test_folders_called_by_numbers_are_names_unless_said(tmp_path, capsys):
     assert [(r.label, r.label_name) for r in _read(tmp_path / "names")] == [(0, "2019"), (1, "2021")]
     assert _prepare(tmp_path / "numbers", videos=folder, labels_are="numbers") == 0
     assert [r.label for r in _read(tmp_path / "numbers")] == [2019, 2021]
-    assert "a head of 2022 classes of which 2020 without a video" in capsys.readouterr().out
+    assert "a head of 2022 classes, 2020 of them without a video" in capsys.readouterr().out
     _class_folders(tmp_path / "more", ["2020"])
     assert _prepare(tmp_path / "numbers", videos=tmp_path / "more", split="val") == 2
     assert "the classes of split 'train'" in capsys.readouterr().err  # numbers there, names here
@@ -508,3 +508,10 @@ def test_a_sidecar_that_does_not_fit_on_the_disk_leaves_nothing_behind(videos, t
     assert capsys.readouterr().err.endswith("Finished shards are kept: make room and run the same command again\n")
     assert not list(out.glob("*.partial"))
     assert _prepare(out, videos=videos) == 0 and len(_read(out)) == 6
+
+
+def test_classes_that_differ_in_case_only_are_told(tmp_path, capsys):
+    folder = _class_folders(tmp_path / "videos", ["Run", "run", "jump"])
+    assert _prepare(tmp_path / "out", videos=folder) == 0
+    assert "these are different classes: Run, run. Is it one?" in capsys.readouterr().out
+    assert {r.label_name: r.label for r in _read(tmp_path / "out")} == {"Run": 0, "jump": 1, "run": 2}
