@@ -97,3 +97,25 @@ def test_every_task_of_a_config_is_known_and_complete():
     for name in MODULES:
         task = task_class(name)
         assert issubclass(task, Task) and not task.__abstractmethods__, name
+
+
+READERS_OF_CONFIGS = {  # who turns a config into typed settings; everybody else is given those
+    "main.py",
+    "runtime/config.py",
+    "train/setup.py",
+    "tools/doctor.py",  # looks at a config before there are data, so before it can be resolved
+    "weights/huggingface.py",  # the config.json of another program
+}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_the_config_ends_in_setup(path):
+    """Elsewhere no code names a ConfigDict or is handed one."""
+    name = path.relative_to(PACKAGE).as_posix()
+    if name in READERS_OF_CONFIGS or name.startswith("tasks/"):
+        return
+    tree = ast.parse(path.read_text())
+    assert "ConfigDict" not in {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}, path
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    given = {argument.arg for node in functions for argument in (*node.args.args, *node.args.kwonlyargs)}
+    assert not {"config", "configs"} & given, f"{name}: read it in train/setup.py or a task, and pass typed settings"

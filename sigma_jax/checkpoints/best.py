@@ -1,12 +1,12 @@
 """The best parameters of a run by one of its measurements, in a folder of their own."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from sigma_jax.checkpoints.manager import Checkpointer, CheckpointError, read_meta
+from sigma_jax.runtime.trees import Params
 
 
 class BestWeights:
@@ -15,7 +15,7 @@ class BestWeights:
     def __init__(self, directory: Path, name: str, meta: Callable[[], dict]):
         self.directory, self.meta, self._field, self._highest = directory, meta, name.replace("/", "_"), None
 
-    def offer(self, step: int, params: Mapping[str, Any], number: float) -> None:
+    def offer(self, step: int, params: Params, number: float) -> None:
         """Saves `params` if they are better than what the folder holds; of equals the first stays."""
         if self._highest is None:
             self._highest = self._saved()

@@ -12,10 +12,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from sigma_jax.runtime.trees import Tree
+
 UINTS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}  # 8 bytes: two words per element
 
 
-def content_hash(tree: Any) -> dict[str, str]:
+def content_hash(tree: Tree) -> dict[str, str]:
     """{"params/encoder/kernel": "9f3a01c2", ...} for every array of a pytree of jax.Arrays (of any sharding).
 
     In a run of several processes all must call it together. Raises TypeError for a leaf that is not a jax.Array.
@@ -28,12 +30,12 @@ def content_hash(tree: Any) -> dict[str, str]:
     return {name: f"{int(value):08x}" for name, value in zip(names, hashes, strict=True)}
 
 
-def changed_leaves(tree: Any, expected: Mapping[str, str]) -> list[str]:
+def changed_leaves(tree: Tree, expected: Mapping[str, str]) -> list[str]:
     """Names of the arrays of `tree` whose hash differs from the one in `expected` (or is absent there)."""
     return [name for name, value in content_hash(tree).items() if expected.get(name) != value]
 
 
-def named_leaves(tree: Any) -> tuple[list[str], list[Any]]:
+def named_leaves(tree: Tree) -> tuple[list[str], list[Any]]:
     """("params/encoder/kernel", ...) and the leaves: dict keys, field names and positions joined by '/'."""
     paths_and_leaves = jax.tree_util.tree_leaves_with_path(tree)
     names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths_and_leaves]

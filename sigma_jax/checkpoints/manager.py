@@ -25,6 +25,7 @@ from sigma_jax.checkpoints.content_hash import changed_leaves, content_hash, nam
 from sigma_jax.checkpoints.storage import absolute, storage_errors
 from sigma_jax.runtime import signals
 from sigma_jax.runtime.errors import InvalidValue, UserError
+from sigma_jax.runtime.trees import Tree
 
 
 class CheckpointError(UserError, ValueError):
@@ -78,7 +79,7 @@ class Checkpointer:
         """True when a save is due at `step` (steps done): the interval, or a preemption notice."""
         return step > 0 and (self._manager.should_save(step) or (self._notice.came and step not in self.all_steps()))
 
-    def save(self, step: int, state: Any, *, data_state: dict, meta: dict, force: bool = False) -> bool:
+    def save(self, step: int, state: Tree, *, data_state: dict, meta: dict, force: bool = False) -> bool:
         """Start saving if due (or `force`) and not there yet; returns whether it was started.
 
         `state`: pytree of jax.Arrays, free to be donated afterwards; `data_state`, `meta`: JSON. Returns once the
@@ -196,7 +197,7 @@ class Checkpointer:
         """The `meta` that was saved with `step`."""
         return _read_json(self.directory / str(step), "meta")
 
-    def restore(self, step: int, abstract_state: Any) -> tuple[Any, dict, dict]:
+    def restore(self, step: int, abstract_state: Tree) -> tuple[Any, dict, dict]:
         """(state, data_state, meta) of `step`.
 
         `abstract_state`: pytree of jax.ShapeDtypeStruct with the shardings wanted now; mesh and device count may differ
@@ -264,13 +265,13 @@ def read_meta(path: str | epath.Path) -> dict:
     return _read_json(find_checkpoint(path), "meta")
 
 
-def saved_shapes(path: str | epath.Path) -> Any:
+def saved_shapes(path: str | epath.Path) -> Tree:
     """Names, shapes and dtypes of the arrays in the checkpoint at `path`, as nested dicts; no array is read."""
     with contextlib.closing(ocp.StandardCheckpointHandler()) as reader:
         return reader.metadata(find_checkpoint(path) / "state").tree
 
 
-def restore_subtree(path: str | epath.Path, abstract: Any) -> Any:
+def restore_subtree(path: str | epath.Path, abstract: Tree) -> Tree:
     """Only the arrays named in `abstract`, e.g. `{"params": {"encoder": ...}}`, from the checkpoint at `path`.
 
     `abstract`: nested dicts of jax.ShapeDtypeStruct with shardings; the rest is not read. Raises CheckpointError.
@@ -316,7 +317,7 @@ def _read_json(path: epath.Path, item: str) -> dict:
         return reader.restore(path / item)
 
 
-def _check_fits(path: epath.Path, abstract: Any, partial: bool) -> None:
+def _check_fits(path: epath.Path, abstract: Tree, partial: bool) -> None:
     """Compare names, shapes and dtypes before any array is read; partial: the checkpoint may hold more."""
     saved, wanted = (dict(zip(*named_leaves(tree), strict=True)) for tree in (saved_shapes(path), abstract))
     wrong = [f"{name}: not in the checkpoint" for name in wanted.keys() - saved.keys()]
@@ -335,7 +336,7 @@ def _check_fits(path: epath.Path, abstract: Any, partial: bool) -> None:
         )
 
 
-def _check_content(path: epath.Path, tree: Any, expected: dict) -> None:
+def _check_content(path: epath.Path, tree: Tree, expected: dict) -> None:
     damaged = changed_leaves(tree, expected)
     if damaged:
         raise CheckpointError(

@@ -54,13 +54,6 @@ LABEL_HASHES = {
 NOT_SHIPPED = ("charades",)
 
 
-def get_spec(name: str) -> DataSpec:
-    """Raises KeyError that lists the known names."""
-    if name not in SPECS:
-        raise KeyError(f"data set {name!r} is unknown, expected one of {sorted(SPECS)}")
-    return SPECS[name]
-
-
 def expected_videos(name: str, split: str) -> int:
     """How many videos a split should have; 0 where that is not known or any number is fine."""
     spec = SPECS.get(name)

@@ -15,8 +15,8 @@ from sigma_jax.evals.features import Batch, extract
 from sigma_jax.evals.knn import accuracy, neighbours, votes
 from sigma_jax.evals.labellings import Labelling
 from sigma_jax.evals.linear import linear_probe
-from sigma_jax.evals.protocol import Params
 from sigma_jax.runtime.durations import Duration
+from sigma_jax.runtime.trees import Params
 
 Features = Callable[[Params, np.ndarray], jax.Array]
 Batches = Callable[[], Iterable[Batch]]

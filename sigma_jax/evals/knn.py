@@ -37,7 +37,6 @@ def knn_scores(
     k: int = 200,
     temperature: float = 0.07,
     num_classes: int,
-    leave_self_out: bool = False,
 ) -> np.ndarray:
     """Class scores of every query from the votes of its k nearest bank clips.
 
@@ -47,7 +46,6 @@ def knn_scores(
         queries: [m D].
         k: neighbours that vote; the whole bank votes where it has fewer clips.
         temperature: positive; small trusts the nearest clip only.
-        leave_self_out: the queries are the bank, in the same order, and no clip votes for itself.
 
     Returns:
         float32 [m C]. Scores are relative to the nearest neighbour, whose vote weighs 1, so any temperature is stable.
@@ -55,41 +53,32 @@ def knn_scores(
     Raises:
         ValueError: shapes that disagree, labels out of range, features that are not finite, k or temperature <= 0.
     """
-    found = neighbours(bank, queries, k=k, leave_self_out=leave_self_out)
+    found = neighbours(bank, queries, k=k)
     return votes(found, bank_labels, temperature=temperature, num_classes=num_classes)
 
 
-def neighbours(bank, queries, *, k: int, leave_self_out: bool = False) -> Neighbours:
+def neighbours(bank, queries, *, k: int) -> Neighbours:
     """The search alone: labellings of the same clips share it. Args and errors as in knn_scores."""
     bank, queries = np.asarray(bank, np.float32), np.asarray(queries, np.float32)
     if bank.ndim != 2 or queries.ndim != 2 or bank.shape[1] != queries.shape[1]:
         raise InvalidValue(f"bank {bank.shape} and queries {queries.shape}; expected [n D] and [m D] with the same D")
-    if leave_self_out and (bank.shape != queries.shape or len(bank) < 2):
-        raise InvalidValue(
-            f"leave_self_out with bank {bank.shape} and queries {queries.shape}; "
-            "it needs the bank itself, of two clips or more, as queries"
-        )
     if k < 1:
         raise InvalidValue(f"k={k}; it must be positive")
     check_finite("bank", bank)
     check_finite("queries", queries)
-    k = min(k, len(bank) - leave_self_out)
-    return Neighbours(*map(np.asarray, _search(bank, queries, k, leave_self_out)), len(bank))
+    return Neighbours(*map(np.asarray, _search(bank, queries, min(k, len(bank)))), len(bank))
 
 
-@partial(jax.jit, static_argnames=("k", "leave_self_out"))
-def _search(bank, queries, k, leave_self_out):
+@partial(jax.jit, static_argnames="k")
+def _search(bank, queries, k):
     bank = _to_unit_rows(bank)
 
-    def one_query(query, own_row):
+    def one_query(query):
         similarities = jnp.matmul(bank, query, precision=jax.lax.Precision.HIGHEST)  # [n]
-        if leave_self_out:
-            similarities = similarities.at[own_row].set(-jnp.inf)
         similarity, row = jax.lax.top_k(similarities, k)
         return row, similarity
 
-    chunk = max(1, MAX_SIMILARITIES // len(bank))
-    return jax.lax.map(lambda xs: one_query(*xs), (_to_unit_rows(queries), jnp.arange(len(queries))), batch_size=chunk)
+    return jax.lax.map(one_query, _to_unit_rows(queries), batch_size=max(1, MAX_SIMILARITIES // len(bank)))
 
 
 def votes(found: Neighbours, bank_labels, *, temperature: float = 0.07, num_classes: int) -> np.ndarray:

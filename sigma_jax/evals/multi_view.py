@@ -22,10 +22,10 @@ from sigma_jax.checkpoints.content_hash import content_hash
 from sigma_jax.data.loader import Loader
 from sigma_jax.data.metadata import write_json
 from sigma_jax.evals.classification_scores import summarize
-from sigma_jax.evals.protocol import Params
 from sigma_jax.runtime.durations import Duration
 from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.runtime.sharding import shard_batch, traced_on, whole
+from sigma_jax.runtime.trees import Params
 
 MERGE_RULE = "softmax per view, arithmetic mean over views"
 VIEW_KEYS = ("video", "label", "record", "weight", "key")  # of a batch, what is measured

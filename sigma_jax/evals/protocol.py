@@ -1,11 +1,10 @@
 """What an evaluator is: parameters in, named numbers out."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from collections.abc import Iterable
+from typing import Protocol
 
 from sigma_jax.runtime.durations import Duration
-
-Params = Mapping[str, Any]  # a tree of arrays
+from sigma_jax.runtime.trees import Params
 
 
 class Evaluator(Protocol):

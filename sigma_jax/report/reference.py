@@ -167,13 +167,13 @@ def read_curves(path: Path) -> dict[str, Curve]:
         raise InvalidValue(str(error)) from error
 
 
-def differences(config: Mapping, reference: Reference) -> list[str]:
+def differences(recorded: Mapping, reference: Reference) -> list[str]:
     """Settings in which a run differs from its reference, those left out that only say where and how fast it goes.
 
     Raises:
       InvalidValue: another experiment, whose curves mean something else; the message lists the differences.
     """
-    lines = [line for line in diff_configs(reference.config, config) if not line.startswith(FREE)]
+    lines = [line for line in diff_configs(reference.config, recorded) if not line.startswith(FREE)]
     foreign = [line for line in lines if line.startswith(SAME_EXPERIMENT + SAME_LENGTH)]
     if foreign:
         raise InvalidValue(

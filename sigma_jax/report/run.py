@@ -13,7 +13,6 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from sigma_jax.evals.classification_scores import confusion_matrix
-from sigma_jax.evals.protocol import Params
 from sigma_jax.ops.masking import mask_of
 from sigma_jax.ops.tubes import TubeGrid
 from sigma_jax.report.clips import write_animation, write_clips
@@ -21,6 +20,7 @@ from sigma_jax.report.confusion import write_confusion
 from sigma_jax.report.curves import write_curves
 from sigma_jax.report.page import Picture, RunPage, write_page
 from sigma_jax.report.prototypes import write_prototypes
+from sigma_jax.runtime.trees import Params
 from sigma_jax.tasks.base import Examples, Place, Task
 
 NUM_CLIPS = 32  # looked at for prototypes

@@ -2,7 +2,7 @@
 
 A config file is a recipe card: `get_config(arg)` returns an `ml_collections.ConfigDict` of literals (int, float, bool,
 str, None, and tuples of these). Values are changed with `--config.optim.base_lr=3e-4`; the rules for types are those of
-`apply_overrides`.
+`apply_overrides`. (ml_collections.config_flags can neither change the unit of a duration nor set a field that is None.)
 """
 
 import ast
@@ -139,7 +139,7 @@ def _assign(config: ConfigDict, name: str, value: Any) -> None:
         config[leaf] = value
 
 
-def _parse(text: str, current: Any, where: str, declared: type | None = None) -> Any:
+def _parse(text: str, current: Any, where: str) -> Any:
     """`text` as a value of the type of `current`; raises TypeError with what was got and expected."""
     if current is None:
         return None if text.lower() == "none" else _literal(text)
@@ -227,14 +227,9 @@ def read_section(kind: type[Settings], section: ConfigDict, **given: Any) -> Set
     return kind(**values)
 
 
-def to_json(config: ConfigDict) -> str:
-    """The resolved config as indented JSON, sorted by name; tuples become lists."""
-    return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
-
-
-def save_config(config: ConfigDict, path: str | Path) -> None:
-    """Write `to_json(config)` to `path`; read it back with `json.loads` and compare with `diff_configs`."""
-    Path(path).write_text(to_json(config))
+def recorded(config: ConfigDict) -> dict[str, Any]:
+    """The config as it is written down (JSON: lists for tuples); `diff_configs` compares either form."""
+    return json.loads(json.dumps(config.to_dict()))
 
 
 def diff_configs(old: Mapping[str, Any] | ConfigDict, new: Mapping[str, Any] | ConfigDict) -> list[str]:
@@ -253,7 +248,7 @@ def _tupled(value: Any) -> Any:
 
 
 def load_json(path: str | Path) -> ConfigDict:
-    """The config that `save_config` wrote; lists become tuples.
+    """The `recorded` config of a run's folder; lists become tuples.
 
     Raises:
       NotThere, InvalidValue: there is no such file, or it is no config; says where a run keeps it.

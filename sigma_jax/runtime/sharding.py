@@ -8,7 +8,6 @@ taken, otherwise the array stays whole. `tests/goldens/partition_specs_*.txt` li
 import functools
 import re
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import jax
 import numpy as np
@@ -17,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from sigma_jax.runtime.errors import InvalidValue
+from sigma_jax.runtime.trees import Tree
 
 BATCH_AXES = ("data", "fsdp")
 
@@ -61,7 +61,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: list | None = None) -> Mes
     return Mesh(_arrange(devices, data, fsdp), BATCH_AXES, axis_types=(jax.sharding.AxisType.Auto,) * 2)
 
 
-def count_slices(devices: Iterable[Any]) -> int:
+def count_slices(devices: Iterable[jax.Device]) -> int:
     """Slices (parts joined by the data centre network only) that devices belong to; 1 where they do not say."""
     return len({getattr(device, "slice_index", 0) for device in devices})
 
@@ -94,7 +94,7 @@ def partition_spec(path: str, shape: tuple[int, ...], fsdp: int) -> P:
     return P()
 
 
-def state_shardings(mesh: Mesh, abstract: Any) -> Any:
+def state_shardings(mesh: Mesh, abstract: Tree) -> Tree:
     """NamedShardings of a tree of shapes, leaf by leaf from RULES; nothing is allocated."""
 
     def sharding(path, leaf):
@@ -103,7 +103,7 @@ def state_shardings(mesh: Mesh, abstract: Any) -> Any:
     return jax.tree_util.tree_map_with_path(sharding, abstract)
 
 
-def bytes_per_device(abstract: Any) -> int:
+def bytes_per_device(abstract: Tree) -> int:
     """Bytes of one device's part of a tree of shapes with shardings."""
     return sum(
         int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * np.dtype(leaf.dtype).itemsize
@@ -111,7 +111,7 @@ def bytes_per_device(abstract: Any) -> int:
     )
 
 
-def describe_specs(params: Any, fsdp: int) -> list[str]:
+def describe_specs(params: Tree, fsdp: int) -> list[str]:
     """One line per parameter: path, shape, partition spec; the text of the goldens."""
     lines = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
@@ -131,7 +131,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(BATCH_AXES))
 
 
-def with_shardings(abstract: Any, shardings: Any) -> Any:
+def with_shardings(abstract: Tree, shardings: Tree) -> Tree:
     """Shapes with their shardings attached: what restore and ahead-of-time compilation ask for."""
     return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, shardings)
 

@@ -21,11 +21,12 @@ from ml_collections import ConfigDict
 
 from sigma_jax.data.decoders import Decoding
 from sigma_jax.data.loader import Loader, Workers
-from sigma_jax.evals.protocol import Evaluator, Params
+from sigma_jax.evals.protocol import Evaluator
 from sigma_jax.models.pretrain import Compute
 from sigma_jax.models.sizes import TeacherSize, VideoSize, lookup
 from sigma_jax.ops.tubes import TubeGrid
 from sigma_jax.runtime.random import Moment
+from sigma_jax.runtime.trees import Params
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]

@@ -20,7 +20,7 @@ from sigma_jax.data.loader import Loader, LoaderSpec, OnePass, Shuffled, open_lo
 from sigma_jax.data.sampling import FrameSampling
 from sigma_jax.datasets.classes import check_known, read_classes
 from sigma_jax.evals.multi_view import MultiViewTest, ResultFiles, forward_fn
-from sigma_jax.evals.protocol import Evaluator, Params
+from sigma_jax.evals.protocol import Evaluator
 from sigma_jax.models.classifier import VideoClassifier
 from sigma_jax.models.pretrain import Compute
 from sigma_jax.models.sizes import VIDEO_SIZES, lookup
@@ -31,6 +31,7 @@ from sigma_jax.runtime.config import read_section
 from sigma_jax.runtime.durations import Duration, read_duration
 from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.runtime.random import Moment, stream
+from sigma_jax.runtime.trees import Params
 from sigma_jax.tasks import cost
 from sigma_jax.tasks.base import Batch, Loss, Place, Reading, Task, TaskCost, reading_of
 

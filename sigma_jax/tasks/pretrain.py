@@ -21,7 +21,7 @@ from sigma_jax.data.loader import Loader, LoaderSpec, OnePass, Shuffled, open_lo
 from sigma_jax.data.records import DataSetError
 from sigma_jax.evals.frozen_features import FrozenFeatures
 from sigma_jax.evals.labellings import labellings
-from sigma_jax.evals.protocol import Evaluator, Params
+from sigma_jax.evals.protocol import Evaluator
 from sigma_jax.models.dino import DinoVit, tube_features
 from sigma_jax.models.pretrain import Compute, PretrainModel
 from sigma_jax.models.prototypes import constrain, cosine_scores
@@ -38,6 +38,7 @@ from sigma_jax.runtime.durations import Duration
 from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.runtime.random import Moment, stream
 from sigma_jax.runtime.sharding import BATCH_AXES, shard_batch, traced_on, whole
+from sigma_jax.runtime.trees import Params
 from sigma_jax.tasks import cost
 from sigma_jax.tasks.base import (
     Batch,

@@ -32,7 +32,7 @@ SHIPPED = shipped("launch/reference")
 DEPARTED = 3
 
 
-def find_reference(config: dict) -> Reference:
+def find_reference(recorded: dict) -> Reference:
     """The shipped reference whose experiment is the run's.
 
     Raises:
@@ -43,7 +43,7 @@ def find_reference(config: dict) -> Reference:
     for folder in folders:
         reference = read_reference(folder)
         try:
-            differences(config, reference)
+            differences(recorded, reference)
         except InvalidValue as error:
             reasons.append(str(error))
         else:

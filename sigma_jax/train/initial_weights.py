@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
-from sigma_jax.evals.protocol import Params
 from sigma_jax.models.sizes import TEACHER_SIZES, TeacherSize, VideoSize
 from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.runtime.random import stream
+from sigma_jax.runtime.trees import Params
 from sigma_jax.tasks.base import Task
 from sigma_jax.train.state import TrainState
 from sigma_jax.weights.formats import read_weights

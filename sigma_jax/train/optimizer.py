@@ -6,7 +6,7 @@ decay^(depth - i), the tube embedding's by decay^(depth + 1), everything else's 
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,16 +14,17 @@ import numpy as np
 import optax
 
 from sigma_jax.runtime.sharding import path_of
+from sigma_jax.runtime.trees import Tree
 
 DECAYED = ("kernel", "qkv", "prototypes")
 
 
-def decay_mask(params: Any) -> Any:
+def decay_mask(params: Tree) -> Tree:
     """Which parameters weight decay reaches: a tree of bools."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path_of(path).rpartition("/")[2] in DECAYED, params)
 
 
-def layer_scales(params: Any, layer_decay: float) -> Any:
+def layer_scales(params: Tree, layer_decay: float) -> Tree:
     """Learning rate scales: a tree of arrays that broadcast against the parameters (stacked blocks: [L, 1, ...])."""
     depth = max(
         (leaf.shape[0] for path, leaf in jax.tree_util.tree_leaves_with_path(params) if "blocks" in path_of(path)),
@@ -80,8 +81,8 @@ class AdamState(NamedTuple):
     """Moments that the optimizer itself leaves alone where a step is not finite; the trees are fp32."""
 
     count: jax.Array
-    mu: Any
-    nu: Any
+    mu: Tree
+    nu: Tree
 
 
 def _scale_by_adam(beta1: float, beta2: float) -> optax.GradientTransformationExtraArgs:
@@ -138,9 +139,9 @@ def _scale_by_layer(layer_decay: float) -> optax.GradientTransformation:
 class Averaged(NamedTuple):
     """Optimizer state with a running mean of the parameters beside it."""
 
-    inner: Any
+    inner: Tree
     count: jax.Array
-    mean: Any
+    mean: Tree
 
 
 def with_average(optimizer: optax.GradientTransformation, decay: float) -> optax.GradientTransformation:
@@ -161,7 +162,7 @@ def with_average(optimizer: optax.GradientTransformation, decay: float) -> optax
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def evaluated_params(params: Any, opt_state: Any) -> Any:
+def evaluated_params(params: Tree, opt_state: Tree) -> Tree:
     """The averaged parameters where the optimizer keeps them (and has made a step), else the parameters."""
     if isinstance(opt_state, Averaged) and int(opt_state.count):
         return opt_state.mean

@@ -9,8 +9,8 @@ import os
 
 import jax
 
-from sigma_jax.evals.protocol import Params
 from sigma_jax.runtime.errors import InvalidValue
+from sigma_jax.runtime.trees import Params
 from sigma_jax.tasks.base import Task
 from sigma_jax.train.schedule import scaled_lr
 from sigma_jax.train.settings import TrainSettings

@@ -13,10 +13,10 @@ from collections.abc import Callable
 import jax
 import optax
 
-from sigma_jax.evals.protocol import Params
 from sigma_jax.runtime.compilation import CompiledOnce, quick_compilation
 from sigma_jax.runtime.random import stream
 from sigma_jax.runtime.sharding import batch_sharding, state_shardings, traced_on, whole, with_shardings
+from sigma_jax.runtime.trees import Params
 from sigma_jax.tasks.base import Batch, Task
 from sigma_jax.train.initial_weights import cast_frozen
 from sigma_jax.train.optimizer import adamw, with_average

@@ -4,7 +4,6 @@ Shapes come before arrays: sharding and checkpoints are planned on `jax.eval_sha
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,15 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from sigma_jax.data.loader import Loader
-from sigma_jax.evals.protocol import Evaluator, Params
+from sigma_jax.evals.protocol import Evaluator
 from sigma_jax.models.pretrain import Compute
 from sigma_jax.models.transformer import REMAT_POLICIES
 from sigma_jax.ops.attention import check_backend
 from sigma_jax.report.run import Trained
-from sigma_jax.runtime.config import read_section, to_json
+from sigma_jax.runtime.config import read_section, recorded
 from sigma_jax.runtime.errors import InvalidValue, UserError
 from sigma_jax.runtime.sharding import make_mesh, whole
+from sigma_jax.runtime.trees import Params
 from sigma_jax.tasks.base import Place, Task, task_class
 from sigma_jax.train.initial_weights import FROM_SCRATCH, StartFrom, heads_of, initialised, with_teacher
 from sigma_jax.train.plan import RunPlan, resolve_plan
@@ -101,7 +101,7 @@ def build(
     loader = task.open_data(place, settings.batch_size, settings.seed)
     program = build_program(settings, task, resolve_plan(settings, task, loader.num_records))
     return Run(
-        recorded=json.loads(to_json(config)),
+        recorded=recorded(config),
         settings=settings,
         place=place,
         checkpoint_dir=checkpoint_dir or workdir / "checkpoints",

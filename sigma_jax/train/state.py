@@ -1,10 +1,12 @@
 """What a step changes."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from sigma_jax.runtime.trees import Tree
 
 
 class TrainState(NamedTuple):
@@ -16,14 +18,14 @@ class TrainState(NamedTuple):
     """
 
     step: jax.Array
-    params: Any
-    opt_state: Any
+    params: Tree
+    opt_state: Tree
     nonfinite_steps: jax.Array
     nonfinite_run: jax.Array
-    memory: Any
+    memory: Tree
 
 
-def new_state(params: Any, optimizer: optax.GradientTransformation, memory: Any) -> TrainState:
+def new_state(params: Tree, optimizer: optax.GradientTransformation, memory: Tree) -> TrainState:
     """The state before the first step. Call it under jit: every counter is its own buffer (donation needs that)."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),

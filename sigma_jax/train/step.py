@@ -4,18 +4,18 @@ Letters: B clips in the global batch, A micro-batches.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from sigma_jax.runtime.random import Moment
+from sigma_jax.runtime.trees import Tree
 from sigma_jax.tasks.base import Batch, Metrics, Task
 from sigma_jax.train.optimizer import AdamState
 from sigma_jax.train.state import TrainState
 
-Step = Callable[[TrainState, Any, Batch], tuple[TrainState, Metrics]]
+Step = Callable[[TrainState, Tree, Batch], tuple[TrainState, Metrics]]
 
 
 def train_step(
@@ -44,7 +44,7 @@ def train_step(
 
     optimizer = optax.with_extra_args_support(optimizer)
 
-    def step(state: TrainState, frozen: Any, batch: Batch) -> tuple[TrainState, Metrics]:
+    def step(state: TrainState, frozen: Tree, batch: Batch) -> tuple[TrainState, Metrics]:
         params = task.constrain(state.params)
         when = seed, state.step, accumulation
         (loss, metrics), grads, memory = loss_and_gradient(task, params, frozen, batch, when, state.memory)
@@ -86,7 +86,7 @@ def train_step(
 
 
 def loss_and_gradient(
-    task: Task, params: Any, frozen: Any, batch: Batch, when: tuple[int, jax.Array, int], memory: Any
+    task: Task, params: Tree, frozen: Tree, batch: Batch, when: tuple[int, jax.Array, int], memory: Tree
 ):
     """((loss, metrics), gradient) of a global batch, averaged over micro-batches, and the task's next memory.
 

@@ -84,16 +84,6 @@ def test_large_k_is_the_whole_bank():
     )
 
 
-def test_leave_self_out():
-    bank, labels = _random_set()
-    with_self = knn_scores(bank, labels, bank, k=1, num_classes=5)
-    assert accuracy(with_self, labels) == 100
-    without = knn_scores(bank, labels, bank, k=1, num_classes=5, leave_self_out=True)
-    rest = np.delete(np.arange(60), 17)
-    np.testing.assert_allclose(without[17], knn_scores(bank[rest], labels[rest], bank[17:18], k=1, num_classes=5)[0])
-    assert accuracy(without, labels) < 60
-
-
 def test_tiny_temperature_stays_finite():
     bank, labels = _random_set()
     scores = knn_scores(bank, labels, bank, temperature=1e-4, num_classes=5)
@@ -118,7 +108,6 @@ def test_accuracy_counts_and_breaks_ties():
         ({"bank_labels": np.zeros(60)}, "expected integers"),
         ({"k": 0}, "must be positive"),
         ({"temperature": 0.0}, "must be positive"),
-        ({"leave_self_out": True}, "the bank itself"),
     ],
 )
 def test_bad_input_is_named(change, message):

@@ -1,7 +1,5 @@
 """Config files, their arguments, typed overrides and readable differences."""
 
-import json
-
 import pytest
 from ml_collections import ConfigDict
 
@@ -10,7 +8,7 @@ from sigma_jax.runtime.config import (
     diff_configs,
     load_config,
     parse_arg,
-    save_config,
+    recorded,
     split_command_line,
 )
 
@@ -144,9 +142,8 @@ def test_split_command_line():
         split_command_line(["--config.a=1", "--config.a=2"])
 
 
-def test_differences_survive_json(config, tmp_path):
-    save_config(config, tmp_path / "config.json")
-    stored = json.loads((tmp_path / "config.json").read_text())
+def test_differences_survive_json(config):
+    stored = recorded(config)
     assert diff_configs(stored, config) == []
     changed = apply_overrides(config, {"optim.base_lr": "1e-3", "grid": "2,5"})
     assert diff_configs(stored, changed) == ["grid: (2, 3) -> (2, 5)", "optim.base_lr: 0.00015 -> 0.001"]
