@@ -54,23 +54,14 @@ def train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, params, finite=finite, step=state.step)
         updated = optax.apply_updates(params, updates)
 
-        def keeps_itself(x):  # moments, and the schedule's count, which goes on with the step
-            return isinstance(x, (AdamState, optax.ScaleByScheduleState))
-
-        def keep(new, old):
-            def leaf(n, o):
-                return n if keeps_itself(n) else jnp.where(finite, n, o)
-
-            return jax.tree.map(leaf, new, old, is_leaf=keeps_itself)
-
         skipped = 1 - finite.astype(jnp.int32)
         new_state = TrainState(
             step=state.step + 1,
-            params=keep(updated, params),
-            opt_state=keep(opt_state, state.opt_state),
+            params=_chosen(finite, updated, params),
+            opt_state=_chosen(finite, opt_state, state.opt_state),
             nonfinite_steps=state.nonfinite_steps + skipped,
             nonfinite_run=(state.nonfinite_run + 1) * skipped,
-            memory=keep(memory, state.memory),
+            memory=_chosen(finite, memory, state.memory),
         )
         metrics = metrics | {
             "loss": loss,
@@ -83,6 +74,18 @@ def train_step(
         return new_state, metrics
 
     return step
+
+
+def _chosen(finite: jax.Array, new: Tree, old: Tree) -> Tree:
+    """`new` where the step was finite, else `old`; moments and the schedule's count see to that themselves."""
+
+    def keeps_itself(x):
+        return isinstance(x, (AdamState, optax.ScaleByScheduleState))
+
+    def leaf(n, o):
+        return n if keeps_itself(n) else jnp.where(finite, n, o)
+
+    return jax.tree.map(leaf, new, old, is_leaf=keeps_itself)
 
 
 def loss_and_gradient(
