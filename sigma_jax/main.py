@@ -34,6 +34,7 @@ from sigma_jax.tasks.base import Place
 from sigma_jax.train import loop, setup
 from sigma_jax.train.evaluate import evaluate
 from sigma_jax.train.initial_weights import StartFrom, init_from
+from sigma_jax.train.resuming import Allowed
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("config", None, "Config file, with structure after ':', e.g. configs/k400.py:size=S", required=True)
@@ -50,6 +51,7 @@ distributed.define_flags()
 flags.DEFINE_string("checkpoint_dir", None, "Where checkpoints go, e.g. gs://...; default: workdir/checkpoints.")
 flags.DEFINE_bool("report", True, "Draw pictures and report.html at the end; tools.report draws them at any time.")
 flags.DEFINE_bool("allow_config_change", False, "Resume although the config differs from the checkpoint's.")
+flags.DEFINE_bool("allow_data_change", False, "Resume although the data are not those that the run began with.")
 
 
 class LostAnother(Failed):
@@ -112,10 +114,11 @@ def run(config: configs.ConfigDict, command: list[str]) -> None:
     init = init_from(FLAGS.init, FLAGS.allow_missing, FLAGS.allow_unexpected)
     start = StartFrom(init, FLAGS.teacher, FLAGS.random_teacher)
     job = setup.build(config, workdir, FLAGS.data_dir, start=start, checkpoint_dir=FLAGS.checkpoint_dir)
-    distributed.check_agreement({**job.recorded, "number of records": job.plan.num_records})
+    distributed.check_agreement({**job.recorded, "data set": job.data})
     for line in job.plan.describe():
         logging.info("plan: %s", line)
-    state = loop.train(job, command=command, allow_config_change=FLAGS.allow_config_change)
+    allowed = Allowed(FLAGS.allow_config_change, FLAGS.allow_data_change)
+    state = loop.train(job, command=command, allowed=allowed)
     page = write_report(job.trained(state), job.place) if FLAGS.report else None
     if page:
         logging.info("report: %s", page)

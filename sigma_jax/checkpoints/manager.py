@@ -181,6 +181,10 @@ class Checkpointer:
         if not alone:
             self._closing.callback(signals.take_back, signal.SIGTERM)
 
+    def release_stops(self) -> None:
+        """Gives SIGTERM and Ctrl-C back: nothing is left to be saved."""
+        self._closing.close()
+
     def reached_preemption(self, step: int) -> bool:
         """True when a preemption notice has arrived: save this step, wait, and exit with the restart code."""
         return self._notice.came or self._manager.reached_preemption(step)

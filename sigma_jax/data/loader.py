@@ -325,6 +325,11 @@ class Loader(Iterator):
         return self._bad.stats()
 
     @property
+    def source(self) -> Source:
+        """What is read from."""
+        return self._chunks.reader.source
+
+    @property
     def bad_records(self) -> list[dict]:
         """What could not be read: record, key, shard, record_in_shard, reason."""
         return list(self._bad.found.values())

@@ -3,7 +3,7 @@
 restore or initialise
 each step:   save what is due (or stop, if the platform asks us to), next batch (the one after it is sent ahead), step,
              every n steps write the metrics of the step before last (the only host sync), measure what is due
-at the end:  measure, save, report, wait
+at the end:  save, wait for it, measure what is not measured yet; then the report
 """
 
 import contextlib
@@ -19,14 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from absl import logging
+from jax.experimental import multihost_utils
 
 from sigma_jax import __version__
-from sigma_jax.checkpoints.best import BestWeights
+from sigma_jax.checkpoints.best import BestWeights, best_folder
 from sigma_jax.checkpoints.manager import Checkpointer
 from sigma_jax.checkpoints.storage import check_writable
+from sigma_jax.data.metadata import read_json, write_json
 from sigma_jax.evals.protocol import Evaluator
-from sigma_jax.runtime.config import diff_configs
 from sigma_jax.runtime.errors import UserError
 from sigma_jax.runtime.sharding import path_of, shard_batch, traced_on
 from sigma_jax.train.console import Console, format_metrics
@@ -36,16 +38,13 @@ from sigma_jax.train.health import HealthMonitor, should_stop, write_dump
 from sigma_jax.train.metrics import MetricWriter, Throughput
 from sigma_jax.train.optimizer import evaluated_params
 from sigma_jax.train.plan import RunPlan
+from sigma_jax.train.resuming import NOTHING, Allowed, Facts, check_same_run
 from sigma_jax.train.setup import Run
 from sigma_jax.train.state import TrainState
 from sigma_jax.train.step import loss_and_gradient
 
-OPTIONAL = ("decord", "torchcodec")  # decoders
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "av")
-MOVABLE = (
-    *("mesh.", "data.num_workers", "data.cache_decoded", "data.decode_timeout", "log_every_", "checkpoint."),
-    "max_batch_per_device",
-)
+OPTIONAL = ("av", "decord", "torchcodec")  # decoders: shards of pictures need none
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 RESTART_CODE = 75  # exit status after a preemption: start the same command again
 
 
@@ -57,19 +56,15 @@ class NonFinite(UserError, RuntimeError):
     """Too many steps in a row without a finite loss and gradient."""
 
 
-class ChangedConfig(UserError, ValueError):
-    """The workdir holds a run with another config."""
-
-
-def train(run: Run, *, command: Sequence[str] = (), allow_config_change: bool = False) -> TrainState:
+def train(run: Run, *, command: Sequence[str] = (), allowed: Allowed = NOTHING) -> TrainState:
     """Trains to the end of the plan, from the newest checkpoint in the workdir or from scratch.
 
     Args:
       command: what the user typed, kept in the workdir.
-      allow_config_change: resume although the checkpoint was made with another config.
+      allowed: what may have changed since the checkpoint.
 
     Raises:
-      Preempted, NonFinite, ChangedConfig, NotWritable, SaveFailed: each says what was saved and what to do.
+      Preempted, NonFinite, NotWritable, SaveFailed, those of check_same_run: each says what was saved, what to do.
     """
     leader = jax.process_index() == 0
     check_writable(run.checkpoint_dir)
@@ -77,7 +72,7 @@ def train(run: Run, *, command: Sequence[str] = (), allow_config_change: bool = 
         checkpoints = stack.enter_context(contextlib.closing(open_checkpoints(run)))
         stack.callback(run.loader.close)
         checkpoints.catch_stops()
-        state = restore_or_init(run, checkpoints, allow_config_change)
+        state = restore_or_init(run, checkpoints, allowed)
         if leader:
             write_run_files(run, command)
         first = int(state.step)
@@ -91,9 +86,10 @@ def train(run: Run, *, command: Sequence[str] = (), allow_config_change: bool = 
                 host_batch, batch = next(feed)
             state, metrics = run.program.step(state, run.frozen, batch)
             logger.after(step + 1, metrics, host_batch, state)
-            logger.measure(step + 1, state)
-        _save(run, checkpoints, feed, state, logger, force=True)
-        checkpoints.require(run.plan.total_steps)
+            if step + 1 < run.plan.total_steps:
+                logger.measure(step + 1, state)
+        save_last(run, checkpoints, feed, state, logger)
+        logger.measure_last(state)
     return state
 
 
@@ -114,39 +110,17 @@ def note_progress(step: int) -> None:
         Path(os.environ["SIGMA_PROGRESS_FILE"]).write_text(f"{step}\n")
 
 
-def restore_or_init(run: Run, checkpoints: Checkpointer, allow_config_change: bool) -> TrainState:
+def restore_or_init(run: Run, checkpoints: Checkpointer, allowed: Allowed) -> TrainState:
     """The newest checkpoint's state (data position included), or a fresh one."""
     latest = checkpoints.latest_step()
     if latest is None:
         return run.init_state()
-    check_same_run(run, checkpoints.meta(latest), allow_config_change)
+    facts = Facts(run.recorded, run.plan, run.data)
+    check_same_run(facts, latest, checkpoints.meta(latest), str(run.checkpoint_dir), allowed)
     state, data_state, _ = checkpoints.restore(latest, run.program.abstract_state)
     run.loader.restore(data_state)
     logging.info("resumed from step %d of %s", latest, run.checkpoint_dir)
     return state
-
-
-def check_same_run(run: Run, meta: dict[str, Any], allow_config_change: bool) -> None:
-    """Compares config and plan with those of the checkpoint, before any array is read.
-
-    What only says where and how fast a run goes (MOVABLE) may change; another Sinkhorn batch is said aloud.
-
-    Raises:
-      ChangedConfig: lists the differences.
-    """
-    changes = [line for line in diff_configs(meta["config"], run.recorded) if not line.startswith(MOVABLE)]
-    if changes and not allow_config_change:
-        raise ChangedConfig(
-            f"{run.checkpoint_dir} holds a run with another config:\n  " + "\n  ".join(changes) + "\n"
-            "Use another --workdir, undo the change, or accept it with --allow_config_change"
-        )
-    before, now = meta["plan"]["accumulation"], run.plan.accumulation
-    if before != now and run.plan.num_prototypes:
-        logging.warning(
-            "this run had %d micro-batch(es) per step and now has %d, because the devices changed: Sinkhorn balances "
-            "%d clips at a time instead of %d. To keep it, set --config.max_batch_per_device to fit %d devices",
-            before, now, run.plan.batch_size // now, run.plan.batch_size // before, run.plan.num_devices,
-        )  # fmt: skip
 
 
 def to_devices(run: Run, host_batch: HostBatch) -> DeviceBatch:
@@ -154,9 +128,7 @@ def to_devices(run: Run, host_batch: HostBatch) -> DeviceBatch:
     return shard_batch(run.task.mesh, {name: host_batch[name] for name in run.task.batch_keys})
 
 
-def _save(
-    run: Run, checkpoints: Checkpointer, feed: DeviceFeed, state: TrainState, logger: "_Logger", force: bool = False
-) -> None:
+def _save(run: Run, checkpoints: Checkpointer, feed: DeviceFeed, state: TrainState, logger: "_Logger") -> None:
     """Saves if due; on a preemption notice saves, waits and raises. `feed` knows the step and the place in the data.
 
     The metrics up to `step` are written first: a run that goes on from this checkpoint will not repeat them.
@@ -164,9 +136,9 @@ def _save(
     step = feed.step
     checkpoints.failure()  # logs a save that failed in the background
     stop = checkpoints.reached_preemption(step)
-    if force or stop or checkpoints.should_save(step):
+    if stop or checkpoints.should_save(step):
         logger.flush(state)
-        checkpoints.save(step, state, data_state=feed.state(), meta=run.meta(), force=force or stop)
+        checkpoints.save(step, state, data_state=feed.state(), meta=run.meta(), force=stop)
     if stop:
         checkpoints.wait()
         if step != checkpoints.last_good:
@@ -175,6 +147,19 @@ def _save(
                 f"{checkpoints.last_good}"
             )
         raise Preempted(f"asked to stop: step {step} is saved; the same command goes on from there")
+
+
+def save_last(run: Run, checkpoints: Checkpointer, feed: DeviceFeed, state: TrainState, logger: "_Logger") -> None:
+    """Saves the last step, before anything is measured: a test is the longest and most fragile part of a finetuning.
+
+    From here on a signal ends the run at once, since nothing can be lost.
+    """
+    logger.flush(state)
+    checkpoints.save(feed.step, state, data_state=feed.state(), meta=run.meta(), force=True)
+    checkpoints.require(feed.step)
+    if checkpoints.reached_preemption(feed.step):
+        raise Preempted("asked to stop: the last step is saved; the same command makes the last measurements")
+    checkpoints.release_stops()
 
 
 class _Logger:
@@ -187,7 +172,7 @@ class _Logger:
         has_peak = peak_flops(self._devices[0].device_kind) is not None
         self._flops_per_clip = sum(run.task.flops().values()) if has_peak else 0.0
         self._best = {
-            evaluator.best_by: BestWeights(run.workdir / "best", evaluator.best_by, run.meta)
+            evaluator.best_by: BestWeights(best_folder(run.checkpoint_dir), evaluator.best_by, run.meta)
             for evaluator in run.evaluators
             if evaluator.best_by is not None
         }
@@ -232,14 +217,26 @@ class _Logger:
         due = [evaluator for evaluator in self.run.evaluators if is_due(evaluator, step, self.run.plan)]
         if not due:
             return
-        params = evaluated_params(state.params, state.opt_state)
         for evaluator in due:
-            numbers = dict(evaluator.run(params, step))
-            if evaluator.best_by in numbers:
-                self._best[evaluator.best_by].offer(step, params, numbers[evaluator.best_by])
-            self.writer.write(step, numbers)
-            self.console.say(f"{evaluator.name} at step {step}: {format_metrics(numbers)}")
+            self._run(evaluator, step, state)
         self.throughput.reset()
+
+    def measure_last(self, state: TrainState) -> None:
+        """Runs every evaluator after the last step; those that an earlier start has run are not run again."""
+        step, done = self.run.plan.total_steps, LastMeasurements(self.run.workdir / "measured.json")
+        for evaluator in self.run.evaluators:
+            if not done.holds(evaluator.name, step):
+                logging.info("%s after the last step, which is saved", evaluator.name)
+                self._run(evaluator, step, state)
+                done.add(evaluator.name, step)
+
+    def _run(self, evaluator: Evaluator, step: int, state: TrainState) -> None:
+        params = evaluated_params(state.params, state.opt_state)
+        numbers = dict(evaluator.run(params, step))
+        if evaluator.best_by in numbers:
+            self._best[evaluator.best_by].offer(step, params, numbers[evaluator.best_by])
+        self.writer.write(step, numbers)
+        self.console.say(f"{evaluator.name} at step {step}: {format_metrics(numbers)}")
 
     def _dump(self, step: int, host_batch: HostBatch, state: TrainState) -> str:
         """Evidence: keys of the step's records and the gradient norm of every module."""
@@ -252,10 +249,29 @@ class _Logger:
         )
 
 
+class LastMeasurements:
+    """Which evaluators have run after the last step, in a file. Process 0 knows for all."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._done: dict[str, int] = {}
+        if jax.process_index() == 0 and path.exists():
+            self._done = read_json(path)
+
+    def holds(self, name: str, step: int) -> bool:
+        """Whether `name` has measured the parameters of this step; all processes call it together."""
+        mine = self._done.get(name) == step
+        return mine if jax.process_count() == 1 else bool(multihost_utils.broadcast_one_to_all(np.int32(mine)))
+
+    def add(self, name: str, step: int) -> None:
+        """Its numbers are written."""
+        self._done[name] = step
+        if jax.process_index() == 0:
+            write_json(self._path, self._done)
+
+
 def is_due(evaluator: Evaluator, step: int, plan: RunPlan) -> bool:
-    """Whether an evaluator runs when `step` updates are done: by its schedule, and after the last one."""
-    if step == plan.total_steps:
-        return True
+    """Whether an evaluator runs when `step` updates are done, by its schedule; after the last one all of them run."""
     every = evaluator.every.in_steps(plan.steps_per_epoch, plan.total_steps) if evaluator.every else 0
     return every > 0 and step % every == 0
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from sigma_jax.data.identity import identify
 from sigma_jax.data.loader import Loader
 from sigma_jax.evals.protocol import Evaluator
 from sigma_jax.models.pretrain import Compute
@@ -40,11 +41,13 @@ class NoAccelerator(UserError, RuntimeError):
 class Run:
     """What the loop works with.
 
-    recorded: the resolved config as it is written down, lists for tuples. init_state: makes the first state, from
+    recorded: the resolved config as it is written down, lists for tuples. data: which data they are
+    (data/identity.py), of the training split. init_state: makes the first state, from
     `--init` where it is given.
     """
 
     recorded: Mapping[str, Any]
+    data: Mapping[str, Any]
     settings: TrainSettings
     place: Place
     checkpoint_dir: str | Path
@@ -73,7 +76,7 @@ class Run:
     def meta(self) -> dict:
         """What a checkpoint says about its run."""
         plan = dataclasses.asdict(self.plan)
-        return {"config": self.recorded, "plan": plan, "heads": heads_of(self.task.size)}
+        return {"config": self.recorded, "plan": plan, "heads": heads_of(self.task.size), "data": self.data}
 
 
 def build(
@@ -102,6 +105,7 @@ def build(
     program = build_program(settings, task, resolve_plan(settings, task, loader.num_records))
     return Run(
         recorded=recorded(config),
+        data=identify(loader.source),
         settings=settings,
         place=place,
         checkpoint_dir=checkpoint_dir or workdir / "checkpoints",

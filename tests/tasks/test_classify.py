@@ -12,8 +12,9 @@ import optax
 import pytest
 
 from sigma_jax import main as command
-from sigma_jax.checkpoints.manager import CheckpointError
+from sigma_jax.checkpoints.manager import CheckpointError, find_checkpoint, read_meta
 from sigma_jax.data.records import DataSetError, RecordSource, find_shards
+from sigma_jax.evals.multi_view import MultiViewTest
 from sigma_jax.models.sizes import VideoSize
 from sigma_jax.ops.tubes import PIXEL_MEAN, PIXEL_STD, TubeGrid
 from sigma_jax.report.run import write_report
@@ -103,6 +104,34 @@ def test_result_says_how_it_was_measured(probe):
     assert (run.workdir / "best").is_dir()
     lines = [json.loads(line) for line in (run.workdir / "metrics.jsonl").read_text().splitlines()]
     assert {"val/top1", "test/top1"} <= {name for line in lines for name in line}
+
+
+def test_a_test_that_breaks_loses_nothing_and_is_made_up_for(probe, shapes_dir, tmp_path, monkeypatch):
+    """The last step is saved before it; a restart measures what is missing, and nothing twice."""
+    shutil.copytree(probe[0].workdir, tmp_path / "run")
+    for path in ("measured.json", "eval/result.json"):
+        (tmp_path / "run" / path).unlink()
+    ran, test = [], MultiViewTest.run
+
+    def run(self, params, step):
+        ran.append(self.name)
+        if len(ran) == 2:
+            raise RuntimeError("no memory")
+        return test(self, params, step)
+
+    monkeypatch.setattr(MultiViewTest, "run", run)
+    again = setup.build(small(), tmp_path / "run", str(shapes_dir))
+    with pytest.raises(RuntimeError, match="no memory"):
+        loop.train(again)
+    assert find_checkpoint(tmp_path / "run").name == "2" and ran == ["val", "test"]
+    for _ in range(2):
+        loop.train(setup.build(small(), tmp_path / "run", str(shapes_dir)))
+    assert ran == ["val", "test", "test"] and (tmp_path / "run" / "eval" / "result.json").exists()
+
+
+def test_a_checkpoint_knows_its_data(probe):
+    data = read_meta(probe[0].workdir)["data"]
+    assert (data["split"], data["records"]) == ("bank", 120) and data["classes"] == list(probe[0].loader.source.classes)
 
 
 def test_eval_mode_repeats_the_number_and_only_reads(probe, shapes_dir, tmp_path):

@@ -22,6 +22,7 @@ from sigma_jax.runtime.config import apply_overrides, load_config
 from sigma_jax.runtime.folder_lock import owned
 from sigma_jax.train import loop, setup
 from sigma_jax.train.initial_weights import StartFrom
+from sigma_jax.train.resuming import Allowed, ChangedConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 SHRINK = {  # a config at the size of the test data: 8 frames of 32x32, 48 records
@@ -142,10 +143,10 @@ def test_a_changed_config_is_refused_and_named(shapes_dir, tmp_path):
         return setup.build(shrunk("configs/demo.py", **changes), tmp_path, str(shapes_dir))
 
     loop.train(run())
-    with pytest.raises(loop.ChangedConfig, match="optim.weight_decay: 0.05 -> 0.1"):
+    with pytest.raises(ChangedConfig, match="optim.weight_decay: 0.05 -> 0.1"):
         loop.train(run(**{"optim.weight_decay": "0.1"}))
     assert json.loads((tmp_path / "config.json").read_text())["optim"]["weight_decay"] == 0.05
-    assert int(loop.train(run(**{"optim.weight_decay": "0.1"}), allow_config_change=True).step) == 2
+    assert int(loop.train(run(**{"optim.weight_decay": "0.1"}), allowed=Allowed(config=True)).step) == 2
 
 
 def test_a_workdir_belongs_to_one_run(shapes_dir, tmp_path, said, flags_restored):
@@ -176,7 +177,7 @@ def test_a_stop_that_could_not_save_says_so(shapes_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(Checkpointer, "reached_preemption", lambda self, step: step == 3)
     monkeypatch.setattr(ocp.CheckpointManager, "save", refuse)
     with pytest.raises(loop.Preempted, match="step 3 is not saved .see above.; the same command goes on from 2"):
-        loop.train(run, allow_config_change=True)
+        loop.train(run, allowed=Allowed(config=True))
 
 
 def test_a_run_that_is_never_finite_stops_with_evidence(shapes_dir, tmp_path, monkeypatch):
