@@ -57,10 +57,25 @@ class Listing:
 
 def split_of(name: str) -> str:
     """`train`, `val` or `test` where a name says that it is one (`Training`, `videos_val`, `test_256`); else empty."""
+    split, rest = _split_words(name)
+    return "" if rest else split
+
+
+def _split_words(name: str) -> tuple[str, frozenset[str]]:
+    """(the split that a name holds the word of, or empty; its other words that say something)."""
     words = re.split(r"[\W_\d]+", name.lower())
     splits = [_SPLIT_NAMES[word] for word in words if word in _SPLIT_NAMES]
-    rest = {word for word in words if word not in _SPLIT_NAMES}
-    return splits[0] if len(splits) == 1 and rest <= _BESIDE else ""
+    return (splits[0] if len(splits) == 1 else ""), frozenset(words).difference(_SPLIT_NAMES, _BESIDE)
+
+
+def _find_splits(names: set[str]) -> dict[str, str]:
+    """{folder: split} of those among neighbours that are called like splits; also `ucf_train` beside `ucf_test`."""
+    found = {name: split_of(name) for name in names if split_of(name)}
+    words = {name: _split_words(name) for name in names}
+    if not found and len(names) > 1 and len({rest for _, rest in words.values()}) == 1:
+        splits = {name: split for name, (split, _) in words.items() if split}
+        found = splits if len(splits) == len(names) else {}
+    return found
 
 
 def list_folder(folder: Path) -> tuple[list[Entry], list[str]]:
@@ -132,11 +147,12 @@ def read_folder(folder: Path, layout: str = "auto") -> Listing:
     level = {"unlabelled": None, "classes": None, "splits": 0}.get(layout, -1)
     if level == -1:
         level = _split_level(folder, list(places.values()))
-    entries = [_placed(entry, places[entry.key], level) for entry in tree.videos]
+    splits = {} if level is None else _find_splits({place[level] for place in places.values() if len(place) > level})
+    entries = [_placed(entry, places[entry.key], level, splits) for entry in tree.videos]
     if layout == "unlabelled":
         entries = [replace(entry, label="") for entry in entries]
     if level is not None:
-        _check_splits(folder, places.values(), level)
+        _check_splits(folder, places.values(), level, splits)
         counts = sorted(Counter(entry.split for entry in entries).items())
         told = ", ".join(f"{split} {count}" for split, count in counts)
         listing.notes.append(f"the folders {'above' if level == 0 else 'below'} the classes are splits: {told}")
@@ -150,12 +166,12 @@ def read_folder(folder: Path, layout: str = "auto") -> Listing:
     return listing
 
 
-def _placed(entry: Entry, place: list[str], level: int | None) -> Entry:
+def _placed(entry: Entry, place: list[str], level: int | None, splits: dict[str, str]) -> Entry:
     """With the split that the folder of that level names, and the class that the first other folder does."""
     if level is None or len(place) <= level:
         return entry
     rest = place[:level] + place[level + 1 :]
-    return replace(entry, split=split_of(place[level]), label=rest[0] if rest else "")
+    return replace(entry, split=splits.get(place[level], ""), label=rest[0] if rest else "")
 
 
 def _split_level(folder: Path, places: list[list[str]]) -> int | None:
@@ -166,11 +182,11 @@ def _split_level(folder: Path, places: list[list[str]]) -> int | None:
     tops: dict[str, set[str]] = defaultdict(set)  # a first folder -> the second ones below it, "": it has videos itself
     for top, *rest in filter(None, places):
         tops[top].add(rest[0] if rest else "")
-    splits = {top for top in tops if split_of(top)}
-    if splits and splits == set(tops) and all(places):
+    splits = _find_splits(set(tops))
+    if splits and splits.keys() == tops.keys() and all(places):
         return 0
-    if splits and (len(set(map(split_of, splits))) > 1 or any(_holds_classes(top, tops) for top in splits)):
-        beside = f"the folders {some(set(tops) - splits)}" if splits != set(tops) else "videos in no folder"
+    if splits and (len(set(splits.values())) > 1 or any(_holds_classes(top, tops) for top in splits)):
+        beside = f"the folders {some(tops.keys() - splits)}" if splits.keys() != tops.keys() else "videos in no folder"
         raise InvalidValue(
             f"{folder} holds {some(splits)}, which look like splits, beside {beside}. If all folders are classes: "
             "--layout=classes; otherwise move what is no split away"
@@ -207,15 +223,13 @@ def _check_single(folder: Path, only: tuple[str, set[str]]) -> None:
         )
 
 
-def _check_splits(folder: Path, places: Iterable[list[str]], level: int) -> None:
+def _check_splits(folder: Path, places: Iterable[list[str]], level: int, splits: dict[str, str]) -> None:
     """Raises InvalidValue where a video lies in no split, or two folders mean the same one."""
     names = {place[level] if len(place) > level else "" for place in places}
-    strange = {name for name in names if not split_of(name)}
-    if strange:
-        raise InvalidValue(
-            f"--layout=splits expects only folders called train, val or test in {folder}, got {some(strange)}"
-        )
-    clashes = [name for name, count in Counter(map(split_of, names)).items() if count > 1]
+    if names - splits.keys():
+        strange = some(names - splits.keys())
+        raise InvalidValue(f"--layout=splits expects only folders called train, val or test in {folder}, got {strange}")
+    clashes = [name for name, count in Counter(splits.values()).items() if count > 1]
     if clashes and level == 0:
         raise InvalidValue(f"{folder} has several folders that mean {clashes[0]!r}, of {some(names)}: keep one of them")
 

@@ -294,10 +294,13 @@ def _parse(text: str, separator: str) -> list[_Line]:
 
 
 def _unquote(cell: str) -> str:
-    return re.sub(r'^"(.*)"$', r"\1", cell.strip())
+    cell = cell.strip()
+    return cell[1:-1] if len(cell) > 1 and cell[0] == cell[-1] == '"' else cell
 
 
 def _words(line: str) -> list[str]:
+    if '"' not in line:
+        return line.split()
     return [_unquote(word) for word in re.findall(r'"[^"]+"(?=\s|$)|\S+', line)]
 
 

@@ -284,8 +284,9 @@ def clear(out: Path, name: str, split: str, jobs: list[ShardJob]) -> int:
         if path not in keep:
             finished += path.name.endswith(_NOTE)
             path.unlink()
-    for path in out.glob(f"{name}-{split}.index.npz.*.partial"):
-        path.unlink()
+    for pattern in (f"{name}-{split}.index.npz.*", "*.json.*", "label_map.txt.*"):
+        for path in out.glob(f"{pattern}.partial"):
+            path.unlink()
     return finished
 
 

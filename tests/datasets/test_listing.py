@@ -5,8 +5,10 @@ import unicodedata
 
 import pytest
 
+from sigma_jax.datasets.classes import shipped_names
 from sigma_jax.datasets.listing import Found, list_folder, places, read_folder, split_of
 from sigma_jax.datasets.numbering import number_labels
+from sigma_jax.datasets.specs import LABEL_HASHES
 from sigma_jax.runtime.errors import InvalidValue
 
 
@@ -53,6 +55,19 @@ def _found(listing):
 )
 def test_names_of_splits(name, split):
     assert split_of(name) == split
+
+
+def test_no_class_of_the_known_data_sets_is_taken_for_a_split():
+    names = [name for data_set in LABEL_HASHES for name in shipped_names(data_set)]
+    assert len(names) > 800 and [name for name in names if split_of(name) or split_of(name.replace(" ", "_"))] == []
+
+
+def test_splits_that_are_called_by_their_data_set(tmp_path):
+    _make(tmp_path, "UCF101_train/run/1.mp4", "UCF101_test/run/2.mp4")
+    assert _found(read_folder(tmp_path)) == {
+        "UCF101_train/run/1.mp4": ("train", "run"),
+        "UCF101_test/run/2.mp4": ("test", "run"),
+    }
 
 
 def test_splits_above_the_classes(tmp_path):

@@ -256,7 +256,8 @@ def test_a_killed_run_goes_on_behind_a_finished_split(videos, tmp_path, monkeypa
         patched.setattr(preparing._SplitWriter, "write", stop_at_val)
         assert _prepare(tmp_path / "out", **flags) == 130
     assert "stopped by Ctrl-C. Finished shards are kept" in capsys.readouterr().err
-    (tmp_path / "out/videos-train.index.npz.host.7.partial").touch()  # killed a moment earlier
+    for name in ("videos-train.index.npz", "dataset_info.json", "label_map.txt"):  # killed a moment earlier
+        (tmp_path / f"out/{name}.host.7.partial").touch()
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.tfrecord")}
     assert len(kept) == 2
     assert _prepare(tmp_path / "out", **flags) == 0
