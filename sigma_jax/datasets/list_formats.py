@@ -8,6 +8,7 @@ import csv
 import functools
 import json
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from sigma_jax.data.annotations import encode
-from sigma_jax.data.class_names import spelling
+from sigma_jax.data.class_names import comparable, spelling
 from sigma_jax.data.pictures import BadVideo
 from sigma_jax.datasets.annotation_lists import charades_labels, read_frame_list, read_ucfrep
 from sigma_jax.datasets.classes import shipped_names
@@ -153,7 +154,7 @@ def _csv(spec: ListSpec) -> tuple[Found, list[str]]:
         return next(filter(is_video, places(spec.folder, name)), None) if name else None
 
     table = read_table(spec.path, lambda name: find(name) is not None)
-    found, names = Found(spec.path.name), read_names(spec.labels)
+    found, names = Found(spec.path.name), _distinct(read_names(spec.labels))
     found.notes = table.notes
     strange = sorted({row.split for row in table.rows if row.split and not split_of(row.split)})
     if strange:
@@ -196,7 +197,7 @@ def _videomae_v2(spec: ListSpec) -> tuple[Found, list[str]]:
 
 def _rawframes(spec: ListSpec) -> tuple[Found, list[str]]:
     """`folder total label` or `folder offset total label`, and videos in place of folders; numbers from 0 or names."""
-    found, names, lines = Found(spec.path.name), read_names(spec.labels), []
+    found, names, lines = Found(spec.path.name), _distinct(read_names(spec.labels)), []
     for number, line in read_lines(spec.path):
         cells = re.fullmatch(r"(.+?)[\s,;]+(\d+)[\s,;]+(\S+)", line)
         offset = cells and re.fullmatch(r"(.+?)[\s,;]+(\d+)", cells[1])
@@ -309,7 +310,8 @@ def _gym99(spec: ListSpec) -> tuple[Found, list[str]]:
 
 def _distinct(names: list[str]) -> list[str]:
     """Names that several classes share (Gym99 has one) get the number of the class."""
-    return [name if names.count(name) == 1 else f"{name}, class {index}" for index, name in enumerate(names)]
+    counts = Counter(map(comparable, names))
+    return [name if counts[comparable(name)] == 1 else f"{name}, class {index}" for index, name in enumerate(names)]
 
 
 def _numbered(spec: ListSpec, first: int, names: list[str]) -> Found:

@@ -1,6 +1,7 @@
 """Which number each class gets: that of a label map, or of the sorted names; numbers of a list stand for themselves."""
 
 import re
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -82,6 +83,11 @@ def number_classes(source: LabelSource, listing: Listing, class_names: list[str]
     """
     known = metadata.read_label_map(source.out)
     _check_label_map(source, known)
+    twice = sorted(name for name, count in Counter(map(comparable, known or class_names)).items() if count > 1)
+    if twice:
+        raise InvalidValue(
+            f"{source.labels or source.out / metadata.LABEL_MAP} names {twice[0]!r} twice: one name a class"
+        )
     if known and class_names and list(map(spelling, known)) != list(map(spelling, class_names)):
         raise InvalidValue(
             f"{source.out / metadata.LABEL_MAP} has other classes than --labels={source.labels}: use another --out"

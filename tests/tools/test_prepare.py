@@ -450,6 +450,19 @@ def test_class_names_in_order_hold_for_folders_too(tmp_path):
     assert [item["key"] for item in _report(tmp_path / "out")["refused"]] == ["cat/v.webm"]
 
 
+def test_class_names_that_stand_twice(tmp_path, capsys):
+    folder = _class_folders(tmp_path / "videos", ["jump", "run"])
+    (tmp_path / "names.txt").write_text("jump\nrun\njump\n")
+    assert _prepare(tmp_path / "no", videos=folder, labels=tmp_path / "names.txt") == 2
+    assert "names.txt names 'jump' twice" in capsys.readouterr().err
+    (tmp_path / "list.csv").write_text("jump/v.webm 0\nrun/v.webm 2\n")  # numbers tell the two apart
+    assert _prepare(tmp_path / "out", videos=folder, csv=tmp_path / "list.csv", labels=tmp_path / "names.txt") == 0
+    assert {r.key: (r.label, r.label_name) for r in _read(tmp_path / "out")} == {
+        "jump/v.webm": (0, "jump, class 0"),
+        "run/v.webm": (2, "jump, class 2"),
+    }
+
+
 def test_classes_with_accents_are_the_same_in_the_next_split(tmp_path):
     for form, split in (("NFC", "train"), ("NFD", "val")):
         folder = _class_folders(tmp_path / form, [unicodedata.normalize(form, name) for name in ("é", "tea")])
