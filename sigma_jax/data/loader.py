@@ -5,7 +5,7 @@ the places i*G .. i*G + G - 1 of the stream (G = global batch; it may span two e
 What is random about a clip (frames, crop, replacement of an unreadable record) depends on (seed, place) only. So the
 position of a run is one number, whatever the number of workers and hosts.
 
-Workers hand over chunks, whole parts of a batch small enough to be kept in memory several times (slots.py).
+Workers fill chunks, equal parts of a batch, in shared memory (slots.py); what they fill is handed out without a copy.
 
   open_loader(LoaderSpec(data_dir, "train", ClipSpec(16, 4, 224, "multi_scale"), Shuffled(seed=0), global_batch=256))
 """
@@ -26,7 +26,7 @@ from sigma_jax.data import decode, records, time_limit
 from sigma_jax.data.bad_records import BadRecords, file_name
 from sigma_jax.data.clips import ClipReader
 from sigma_jax.data.decoders import AUTO, Decoding
-from sigma_jax.data.slots import Slots, enter_worker
+from sigma_jax.data.slots import LENT, Rooms, Slots
 from sigma_jax.data.source import Source, open_source
 from sigma_jax.runtime import signals
 from sigma_jax.runtime.errors import InvalidValue
@@ -136,10 +136,16 @@ def make_layout(global_batch: int, process_index: int, process_count: int, spec:
     return Layout(global_batch, process_index, rows, chunk_rows)
 
 
-def slot_sizes(layout: Layout, spec: Clips, num_workers: int) -> tuple[int, int]:
-    """(slots of shared memory for each worker, bytes of one): chunks ready, and the one that is being filled."""
-    ready = math.ceil(BATCHES_AHEAD * layout.chunks_per_batch / num_workers)
-    return ready + 1, layout.chunk_rows * math.prod(spec.shape)
+def chunks_ahead(layout: Layout, num_workers: int) -> int:
+    """Chunks that each worker keeps ready, so that all have BATCHES_AHEAD batches."""
+    return math.ceil(BATCHES_AHEAD * layout.chunks_per_batch / num_workers)
+
+
+def shared_rooms(layout: Layout, spec: Clips, num_workers: int) -> Rooms:
+    """Shared memory for the chunks that are ready, one more of each worker, and the batches that are lent."""
+    chunks = num_workers * (chunks_ahead(layout, num_workers) + 1)
+    count = math.ceil(chunks / layout.chunks_per_batch) + LENT
+    return Rooms(count, layout.chunks_per_batch, layout.chunk_rows * math.prod(spec.shape))
 
 
 class ShuffledChunks:
@@ -208,17 +214,17 @@ class EvalChunks:
 
 @dataclass(frozen=True)
 class IntoSlots:
-    """In a worker: chunk number -> rows, their video in a slot of shared memory whose number takes its place."""
+    """In a worker: chunk number -> rows, their video in shared memory; the number of the batch takes its place."""
 
     chunks: ShuffledChunks | EvalChunks
     slots: Slots
 
     def __call__(self, chunk: int) -> dict:
         layout, spec = self.chunks.layout, self.chunks.reader.spec
-        number, video = self.slots.take((layout.chunk_rows, *spec.shape))
+        video = self.slots.take(int(chunk), (layout.chunk_rows, *spec.shape))
         out = self.chunks(chunk, video)
         video[out["weight"] == 0] = 0  # what an earlier chunk left where nothing was read
-        return out | {"video": number}
+        return out | {"video": int(chunk) // layout.chunks_per_batch}
 
 
 @contextlib.contextmanager
@@ -235,8 +241,7 @@ def _readable_flag() -> Iterator[None]:
 
 
 def start_worker(worker: int, num_workers: int) -> None:
-    """In worker process `worker`. When its parent is killed, Python's tracker of shared memory frees what is left."""
-    enter_worker(worker)
+    """In worker process `worker`."""
     time_limit.end_with_parent()
 
 
@@ -285,15 +290,9 @@ class Loader(Iterator):
         self._next_batch += 1
         parts = {name: [chunk[name] for chunk in chunks] for name in self._chunks.names}
         if self._slots is not None:
-            parts["video"] = [self._empty_slots(parts["video"])]
+            rows = (self._chunks.layout.rows, *self._chunks.reader.spec.shape)
+            parts["video"] = [self._slots.hand_out(parts["video"][0], rows)]
         return {name: part[0] if len(part) == 1 else np.concatenate(part) for name, part in parts.items()}
-
-    def _empty_slots(self, numbers: list[int]) -> np.ndarray:
-        layout = self._chunks.layout
-        video = np.empty((layout.rows, *self._chunks.reader.spec.shape), np.uint8)
-        for i, number in enumerate(numbers):
-            self._slots.empty(number, video[i * layout.chunk_rows : (i + 1) * layout.chunk_rows])
-        return video
 
     def _dataset(self) -> grain.IterDataset:
         layout = self._chunks.layout
@@ -302,13 +301,15 @@ class Loader(Iterator):
         if not self._num_workers:
             options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=BATCHES_AHEAD * per_batch)
             return numbers.map(self._chunks).to_iter_dataset(options)
-        per_worker, size = slot_sizes(layout, self._chunks.reader.spec, self._num_workers)
-        self._slots = Slots(self._num_workers, per_worker, size)
+        rooms = shared_rooms(layout, self._chunks.reader.spec, self._num_workers)
+        self._slots = Slots(rooms, self._next_batch)
         dataset = numbers.map(IntoSlots(self._chunks, self._slots))
         dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
         pickled = grain.experimental.DatasetOptions(min_shm_size=2**40)  # what is left is small
         dataset = grain.experimental.WithOptionsIterDataset(dataset, pickled)
-        options = grain.MultiprocessingOptions(self._num_workers, per_worker_buffer_size=per_worker - 1)
+        options = grain.MultiprocessingOptions(
+            self._num_workers, per_worker_buffer_size=chunks_ahead(layout, self._num_workers)
+        )
         return dataset.mp_prefetch(options, worker_init_fn=start_worker)
 
     def state(self) -> dict[str, int]:

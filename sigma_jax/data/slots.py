@@ -1,94 +1,149 @@
-"""Memory through which workers hand clips over, used again and again.
+"""Memory in which worker processes lay down batches, used again and again.
 
 Fresh shared memory is handed out page by page: 2 ms for a clip that takes 5 ms to read, where it was measured
-(launch/BENCHMARKS.md). So the main process makes a few slots for each worker before it starts, all pages at once; a
-worker fills its own in turn, and the main process copies a slot out and frees it.
+(launch/BENCHMARKS.md). So the main process makes room for a few batches before it starts, all pages at once. It tells
+the workers which room each coming batch gets; they fill it chunk by chunk, and the main process lends the whole batch
+out without a copy. When the last array (or device buffer) that refers to it is gone, the room is free again.
 """
 
+import collections
 import mmap
 import os
 import tempfile
 import time
+import weakref
+from dataclasses import dataclass
 
 import numpy as np
 
 from sigma_jax.runtime.errors import UserError
 
-_TAKEN, _CLOSED, _DATA = 0, 1, 64  # bytes of a slot: is it filled; is nobody left to empty it; content
+LENT = 2  # batches that may be lent at once: the one in use and the one after it; others are copied
 _SHARED = "/dev/shm"  # where Linux keeps shared memory
-_place = {"worker": 0}  # of this process among the workers
+_PAGE = 4096
 
 
 class TooLittleMemory(UserError, OSError):
     """The machine has less shared memory than the workers need."""
 
 
-def enter_worker(worker: int) -> None:
-    """To be called once in worker process number `worker`."""
-    _place["worker"] = worker
+@dataclass(frozen=True)
+class Rooms:
+    """How much memory: `count` rooms for batches, each of `chunks` parts of `chunk_bytes`."""
+
+    count: int
+    chunks: int
+    chunk_bytes: int
+
+    @property
+    def room_bytes(self) -> int:
+        return -(-self.chunks * self.chunk_bytes // _PAGE) * _PAGE
+
+    @property
+    def total_bytes(self) -> int:
+        return _PAGE + self.count * self.room_bytes  # the first page is the notice board
 
 
 class Slots:
-    """`per_worker` slots of `size` bytes for each worker. Pickled copies share the memory, in this process's children.
+    """Rooms for the batches from `first_batch` on. Pickled copies, in children of this process, share the memory.
 
     On Linux the memory is a file without a name, which the children open by way of this process: whatever is killed,
     and whenever, nothing is left of it when they all have ended.
     """
 
-    def __init__(self, num_workers: int, per_worker: int, size: int):
+    def __init__(self, rooms: Rooms, first_batch: int = 0):
         """Raises TooLittleMemory where the machine has less shared memory than that."""
-        self.per_worker, self._turn = per_worker, 0
-        self._slot_bytes = _DATA + -(-size // _DATA) * _DATA
-        self._bytes = num_workers * per_worker * self._slot_bytes
+        self.rooms = rooms
         nameless = os.path.isdir(_SHARED)
         self._file = tempfile.TemporaryFile(dir=_SHARED) if nameless else tempfile.NamedTemporaryFile()  # noqa: SIM115
         self._path = f"/proc/{os.getpid()}/fd/{self._file.fileno()}" if nameless else self._file.name
         try:
-            _reserve(self._file.fileno(), self._bytes)
+            _reserve(self._file.fileno(), rooms.total_bytes)
         except OSError as error:
             self._file.close()
             raise TooLittleMemory(
-                f"{num_workers} data workers need {self._bytes / 2**20:.0f} MiB of shared memory, and {_SHARED} does "
-                f"not have them ({error.strerror}): give the machine more (docker: --shm-size=8g), or take a smaller "
-                "batch per host, or --config.data.num_workers=0"
+                f"the data workers need {rooms.total_bytes / 2**20:.0f} MiB of shared memory, and {_SHARED} does not "
+                f"have them ({error.strerror}): give the machine more (docker: --shm-size=8g), or take a smaller batch "
+                "per host, or --config.data.num_workers=0"
             ) from error
-        self._memory = mmap.mmap(self._file.fileno(), self._bytes)
+        self._map(self._file.fileno())
+        self._free, self._lent = collections.deque(range(rooms.count)), set()
+        self._next_batch = first_batch  # that has no room yet
+        self._announce()
+
+    def _map(self, file: int) -> None:
+        self._memory = np.frombuffer(mmap.mmap(file, self.rooms.total_bytes), np.uint8)
+        # where batch b will be: board[b % count] holds (b + 1) * count + room; board[-1] is 1 when all is over
+        self._board = self._memory[: 8 * (self.rooms.count + 1)].view(np.int64)
 
     def __getstate__(self) -> dict:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_file", "_memory")}
+        return {"rooms": self.rooms, "_path": self._path}
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
         with open(self._path, "r+b") as file:
-            self._memory = mmap.mmap(file.fileno(), self._bytes)
+            self._map(file.fileno())
 
-    def take(self, shape: tuple[int, ...]) -> tuple[int, np.ndarray]:
-        """In a worker: (number, uint8 array with old content) of its next slot, once it is free."""
-        number = _place["worker"] * self.per_worker + self._turn % self.per_worker
-        self._turn += 1
-        slot = number * self._slot_bytes
-        while self._memory[slot + _TAKEN] and not self._memory[slot + _CLOSED]:
+    def take(self, chunk: int, shape: tuple[int, ...]) -> np.ndarray:
+        """In a worker: the part of memory for a chunk, uint8 with old content, once its batch has a room."""
+        batch, part = divmod(chunk, self.rooms.chunks)
+        while not self._board[-1]:
+            known, room = divmod(int(self._board[batch % self.rooms.count]), self.rooms.count)
+            if known == batch + 1:
+                return self._array(room, part * self.rooms.chunk_bytes, shape)
             time.sleep(0.001)
-        self._memory[slot + _TAKEN] = 1
-        return number, self._array(number, shape)
+        return np.zeros(shape, np.uint8)  # nobody will ask for it
 
-    def empty(self, number: int, out: np.ndarray) -> None:
-        """In the main process: copies a slot's content to `out`, uint8, and frees the slot."""
-        out[...] = self._array(number, out.shape)
-        self._memory[number * self._slot_bytes + _TAKEN] = 0
+    def hand_out(self, batch: int, shape: tuple[int, ...]) -> np.ndarray:
+        """In the main process: batch number `batch`, all of whose chunks are filled, uint8 of `shape`.
 
-    def _array(self, number: int, shape: tuple[int, ...]) -> np.ndarray:
-        return np.ndarray(shape, np.uint8, self._memory, offset=number * self._slot_bytes + _DATA)
+        Lent as long as the array or a part of it is used anywhere; a copy where LENT batches are lent already.
+        """
+        room = int(self._board[batch % self.rooms.count]) % self.rooms.count
+        video = self._array(room, 0, shape)
+        if len(self._lent) < LENT:
+            loan = _Loan(video)
+            self._lent.add(room)
+            weakref.finalize(loan, _give_back, room, self._lent, self._free).atexit = False
+            video = np.asarray(loan)
+        else:
+            video = video.copy()
+            self._free.append(room)
+        self._announce()
+        return video
+
+    def _announce(self) -> None:
+        """Gives rooms that are free to the batches that come next."""
+        while self._free:
+            room = self._free.popleft()
+            self._board[self._next_batch % self.rooms.count] = (self._next_batch + 1) * self.rooms.count + room
+            self._next_batch += 1
+
+    def _array(self, room: int, offset: int, shape: tuple[int, ...]) -> np.ndarray:
+        start = _PAGE + room * self.rooms.room_bytes + offset
+        return self._memory[start : start + int(np.prod(shape))].reshape(shape)
 
     def release(self) -> None:
-        """Lets workers that wait for a slot go on, to their end."""
-        for slot in range(0, self._bytes, self._slot_bytes):
-            self._memory[slot + _CLOSED] = 1
+        """Lets workers that wait for a room go on, to their end."""
+        self._board[-1] = 1
 
     def close(self) -> None:
-        """Gives the memory back, in the main process when the workers have ended."""
-        self._memory.close()
+        """Gives the memory back, in the main process when the workers have ended; what is lent stays until then."""
         self._file.close()
+
+
+class _Loan:
+    """Lent memory: the base of every array that refers to it."""
+
+    def __init__(self, memory: np.ndarray):
+        self.memory = memory
+        self.__array_interface__ = memory.__array_interface__
+
+
+def _give_back(room: int, lent: set[int], free: collections.deque) -> None:
+    """When a loan ends; may run in any thread."""
+    lent.discard(room)
+    free.append(room)
 
 
 def _reserve(file: int, size: int) -> None:

