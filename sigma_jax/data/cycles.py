@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sigma_jax.ops.repetition_windows import IGNORED
+from sigma_jax.ops.ignored import IGNORED
 
 MIN_CYCLES = 2
 MAX_FRAMES = 300  # of a training interval

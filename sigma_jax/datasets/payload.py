@@ -21,9 +21,9 @@ from sigma_jax.runtime.errors import InvalidValue
 PAYLOADS = ("video", "video-small", "jpeg")
 MIN_SIDE = 16  # pixels: one tube
 MAX_BYTES = 2**30  # of one video; a record must stay below 2 GiB
-# One key frame in 16, and between anchors three frames that no other needs: a clip of every fourth frame decodes only
-# about half of its span. Without CABAC files are a tenth larger and decoding is 1.5 times as fast. Slower presets than
-# superfast did not give equal bytes for equal videos (x264's rate control with B-frames).
+# One frame in 16 is a key frame, and of four frames three are such that no other frame is predicted from them: a clip
+# of every fourth frame decodes only about half of the frames that it spans. Without CABAC files are a tenth larger and
+# decoding is 1.5 times as fast. Slower presets than superfast do not give equal bytes for equal videos.
 _PRESET = "superfast"
 _X264 = "keyint=16:min-keyint=16:scenecut=0:open-gop=0:bframes=3:b-adapt=0:b-pyramid=0:cabac=0"
 

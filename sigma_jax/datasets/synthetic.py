@@ -1,9 +1,9 @@
 """Labelled moving shapes: a data set on which a small model learns to see motion within minutes.
 
-One bright, lightly textured shape (5 kinds) on a dark, smooth, slightly drifting background, moving in one of 8 ways.
-Phase, speed, size and colours are random and say nothing about the label; shapes of one radius cover equal areas.
-Centres stay within .15 of the side and the background's colour varies: where a shape is would otherwise be most of what
-features say (87 % of their variance at .54, motion 1 %), while raw pixels would find motion at once.
+Every clip shows one bright, lightly textured shape (of 5 kinds) on a dark, smooth, slightly drifting background; it
+moves in one of 8 ways. Phase, speed, size and colours are random and say nothing about the label, and shapes of one
+radius cover equal areas. The centres of the shapes stay close to the middle (within 0.15 of the side) and the colour of
+the background varies, so that neither the position of a shape nor raw pixels tell the classes apart.
 Clip i of a seed is the same whatever is rendered beside it.
 
 Letters: n clips, F frames, s side in pixels.

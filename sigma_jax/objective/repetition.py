@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import optax
 
 from sigma_jax.models.repetition import Heads
-from sigma_jax.ops.repetition_windows import IGNORED, anchor_targets, best_factor, half_lengths, move
+from sigma_jax.ops.ignored import IGNORED
+from sigma_jax.ops.repetition_windows import anchor_targets, best_factor, half_lengths, move
 
 BOX_WEIGHT = 50.0
 BOX_LIMIT = 2.0  # while training, the network may change a half by exp(+-2) in a step

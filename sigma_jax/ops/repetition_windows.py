@@ -14,13 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sigma_jax.ops.ignored import IGNORED  # an offset that is not known, an anchor without a target
+
 Array: TypeAlias = np.ndarray | jax.Array
 
 ANCHORS = (0.5, 0.67, 0.8, 1.0, 1.25, 1.5, 2.0)  # lengths of a cycle that are tried, in lengths of the half
 UNIT_ANCHOR = ANCHORS.index(1.0)
 MIN_HALF = 4  # frames
 POSITIVE_IOU = 0.5
-IGNORED = -1  # an offset that is not known, an anchor without a target
 
 
 def _library(*arrays: Array):

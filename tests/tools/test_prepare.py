@@ -5,6 +5,8 @@ import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
 import unicodedata
 from pathlib import Path
 
@@ -40,6 +42,11 @@ def videos(tmp_path):
     for path, name in zip(sorted(folder.iterdir()), ["a", "b c", "-d", "e,f", "g", "h"], strict=True):
         path.rename(folder / f"{name}.mp4")
     return folder
+
+
+def test_processes_that_read_videos_import_no_jax():
+    code = "import sys, sigma_jax.tools.prepare; assert 'jax' not in sys.modules, 'jax is imported'"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
 
 
 def test_class_folders_become_labels(tmp_path, capsys):
