@@ -29,7 +29,7 @@ from sigma_jax.runtime import distributed
 from sigma_jax.runtime.command import Command, keep_traceback, leave, parse_flags
 from sigma_jax.runtime.compilation import use_compilation_cache
 from sigma_jax.runtime.errors import Failed, InvalidValue
-from sigma_jax.runtime.logs import start_logging
+from sigma_jax.runtime.logs import start_logging, telling
 from sigma_jax.tasks.base import Place
 from sigma_jax.train import loop, setup
 from sigma_jax.train.evaluate import evaluate
@@ -116,10 +116,13 @@ def run(config: configs.ConfigDict, command: list[str]) -> None:
     job = setup.build(config, workdir, FLAGS.data_dir, start=start, checkpoint_dir=FLAGS.checkpoint_dir)
     distributed.check_agreement({**job.recorded, "data set": job.data})
     for line in job.plan.describe():
-        logging.info("plan: %s", line)
+        logging.log(logging.WARNING if line.startswith("WARNING") else logging.INFO, "plan: %s", line)
     allowed = Allowed(FLAGS.allow_config_change, FLAGS.allow_data_change)
     state = loop.train(job, command=command, allowed=allowed)
-    page = write_report(job.trained(state), job.place) if FLAGS.report else None
+    if not FLAGS.report:
+        return
+    with telling("drawing pictures and report.html"):
+        page = write_report(job.trained(state), job.place)
     if page:
         logging.info("report: %s", page)
 

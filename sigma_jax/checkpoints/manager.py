@@ -42,7 +42,7 @@ class Checkpointer:
     Saves are due every `save_every_steps`; the last `keep_last` stay, and those at multiples of `keep_every_steps`.
     A failed save is reported by `failure()` or the next `save`, keeps the earlier checkpoints, and stops the run with
     SaveFailed after `max_save_failures` in a row. All processes of a run must make the same calls. `on_saved(step)` is
-    called once a checkpoint is complete.
+    called once a checkpoint is complete. `read_only` leaves alone what another program is saving there.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class Checkpointer:
         keep_every_steps: int | None = None,
         max_save_failures: int = 3,
         on_saved: Callable[[int], None] = lambda step: None,
+        read_only: bool = False,
     ):
         for name, value in (("keep_last", keep_last), ("save_every_steps", save_every_steps)):
             if value < 1:
@@ -63,7 +64,8 @@ class Checkpointer:
         options = ocp.CheckpointManagerOptions(
             save_decision_policy=policies.AnySavePolicy(due),
             preservation_policy=policies.AnyPreservationPolicy(kept),
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
         )
         self.directory = absolute(directory)
         self._manager = ocp.CheckpointManager(self.directory, options=options)

@@ -9,6 +9,8 @@ from typing import Any
 
 import jax
 
+from sigma_jax.runtime.logs import telling
+
 
 class CompiledOnce:
     """A jitted function for one set of shapes and shardings, compiled at its first call.
@@ -23,7 +25,8 @@ class CompiledOnce:
 
     def __call__(self, *args: Any) -> Any:
         if self._program is None:
-            self._program = self.lower(*args).compile()
+            with telling("compiling the training step, once: the result is kept for later starts"):
+                self._program = self.lower(*args).compile()
             release_free_memory()
         return self._program(*args)
 

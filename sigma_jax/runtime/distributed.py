@@ -12,7 +12,8 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from concurrent import futures
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -23,6 +24,7 @@ from sigma_jax.runtime.config import diff_configs
 from sigma_jax.runtime.errors import InvalidValue, UserError
 from sigma_jax.runtime.folder_lock import FolderInUse, FolderLock
 
+T = TypeVar("T")
 LOST_CODE = 76  # exit status when another process of the run was lost: start the same command again
 ALONE_CODE = 69  # exit status when the processes did not meet: a wrong address, or one that is not back yet
 # How long a process that is done waits for the others: the first one draws the report alone. JAX's clients wait no
@@ -236,18 +238,30 @@ def _from_first(text: str) -> str:
     return bytes(np.asarray(multihost_utils.broadcast_one_to_all(data), np.uint8)).decode()
 
 
-def _within(seconds: float, function):
-    """`function()` in a thread that is given up after `seconds`."""
-    result: list = []
-    thread = threading.Thread(target=lambda: result.append(function()), daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if not result:
+def _within(seconds: float, function: Callable[[], T]) -> T:
+    """`function()` in a thread that is given up after `seconds`; what it raises is raised here.
+
+    Raises:
+      CannotConnect: it takes longer.
+    """
+    result: futures.Future[T] = futures.Future()
+
+    def call() -> None:
+        try:
+            result.set_result(function())
+        except BaseException as error:  # noqa: BLE001 - raised again below
+            result.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    try:
+        return result.result(seconds)
+    except futures.TimeoutError as error:
+        if result.done():  # the function's own
+            raise
         raise CannotConnect(
             f"all processes are there, but exchanging one number between them did not work within {seconds:g} s: "
             "check that the hosts reach each other on all ports (firewall, NCCL_SOCKET_IFNAME)"
-        )
-    return result[0]
+        ) from error
 
 
 def _give_up(sentence: str) -> None:

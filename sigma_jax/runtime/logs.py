@@ -4,8 +4,12 @@ A save that fails (a full disk) is told by the checkpoints in one sentence. Orba
 for every array, hundreds of lines that would bury the sentence: those are left out.
 """
 
+import contextlib
 import logging as python_logging
 import sys
+import threading
+import time
+from collections.abc import Iterator
 
 from absl import logging
 
@@ -18,6 +22,21 @@ def start_logging() -> None:
     handler.addFilter(is_wanted)
     handler.setFormatter(_Formatter())
     _leave_out_closed_loops()
+
+
+@contextlib.contextmanager
+def telling(what: str, seconds: float = 3.0) -> Iterator[None]:
+    """Says what the block does once it has lasted so long, and at its end how long it took; quick ones say nothing."""
+    begun = time.monotonic()
+    timer = threading.Timer(seconds, logging.info, ("%s ...", what))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+    if time.monotonic() - begun > seconds:
+        logging.info("%s: done after %.0f s", what, time.monotonic() - begun)
 
 
 def is_wanted(record: python_logging.LogRecord) -> bool:

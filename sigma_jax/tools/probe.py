@@ -22,7 +22,8 @@ from sigma_jax.evals.labellings import labellings
 from sigma_jax.runtime.command import Command, leave
 from sigma_jax.runtime.compilation import quick_compilation
 from sigma_jax.runtime.config import load_json
-from sigma_jax.runtime.logs import start_logging
+from sigma_jax.runtime.errors import InvalidValue
+from sigma_jax.runtime.logs import start_logging, telling
 from sigma_jax.runtime.random import stream
 from sigma_jax.runtime.sharding import state_shardings, with_shardings
 from sigma_jax.tasks.pretrain import PretrainTask, central_clips, frozen_features
@@ -68,14 +69,19 @@ def measure(
     k=20,
 ) -> list[dict]:
     """Rows of the table, one per network; `splits`: what is looked up, and what is measured."""
-    bank, test = (list(central_clips(task, str(data_dir), split, batch_size)) for split in splits)
+    with telling(f"reading the splits {' and '.join(splits)}"):
+        bank, test = (list(central_clips(task, str(data_dir), split, batch_size)) for split in splits)
     asked = labellings(data_dir)
 
     def row(network: FeatureFn) -> dict[str, float]:
         evaluator = FrozenFeatures(lambda _, video: network(video), lambda: bank, lambda: test, asked, k=k)
         return dict(evaluator.run({}))
 
-    return [{"features": name, **row(network)} for name, network in features.items()]
+    rows = []
+    for name, network in features.items():
+        with telling(f"features, k-NN and linear probe of: {name}"):
+            rows.append({"features": name, **row(network)})
+    return rows
 
 
 def table(rows: list[dict]) -> str:
@@ -92,6 +98,11 @@ def probe(args: argparse.Namespace) -> int:
     start_logging()
     config = load_json(args.workdir / "config.json")
     task = build_task(config)
+    if config.task != "pretrain":
+        raise InvalidValue(
+            f"{args.workdir} is a run of {task.summary}: this probe measures pre-training runs, "
+            "tools.probe_frozen any weights"
+        )
     latents = frozen_features(task)
     features = {
         "trained": partial(latents, trained_encoder(task, args.checkpoint_dir or args.workdir)),

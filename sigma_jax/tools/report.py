@@ -24,7 +24,7 @@ from sigma_jax.report.run import write_report
 from sigma_jax.runtime.command import Command, leave
 from sigma_jax.runtime.config import load_json
 from sigma_jax.runtime.errors import InvalidValue
-from sigma_jax.runtime.logs import start_logging
+from sigma_jax.runtime.logs import start_logging, telling
 from sigma_jax.train.initial_weights import StartFrom
 from sigma_jax.train.loop import open_checkpoints
 from sigma_jax.train.setup import build
@@ -81,13 +81,15 @@ def report(args: argparse.Namespace) -> int:
     config = load_json(args.workdir / "config.json")
     start = StartFrom(teacher=args.teacher)
     run = build(config, args.workdir, args.data_dir, start=start, checkpoint_dir=args.checkpoint_dir)
-    checkpoints = open_checkpoints(run)
+    checkpoints = open_checkpoints(run, read_only=True)
     latest = checkpoints.latest_step()
     if latest is None:
         raise CheckpointError(f"no checkpoint in {run.checkpoint_dir}: train first")
     state, _, _ = checkpoints.restore(latest, run.program.abstract_state)
     more = video_pictures(args.workdir / "pictures", args.videos) if args.videos else []
-    print(f"report: {write_report(run.trained(state), run.place, more)}")
+    with telling("drawing pictures"):
+        page = write_report(run.trained(state), run.place, more)
+    print(f"report: {page}")
     return 0
 
 

@@ -30,6 +30,7 @@ from sigma_jax.checkpoints.storage import check_writable
 from sigma_jax.data.metadata import read_json, write_json
 from sigma_jax.evals.protocol import Evaluator
 from sigma_jax.runtime.errors import UserError
+from sigma_jax.runtime.logs import telling
 from sigma_jax.runtime.sharding import path_of, shard_batch, traced_on
 from sigma_jax.train.console import Console, format_metrics
 from sigma_jax.train.feed import DeviceBatch, DeviceFeed, HostBatch
@@ -93,14 +94,15 @@ def train(run: Run, *, command: Sequence[str] = (), allowed: Allowed = NOTHING) 
     return state
 
 
-def open_checkpoints(run: Run) -> Checkpointer:
-    """The run's checkpoints, usually below workdir/checkpoints."""
+def open_checkpoints(run: Run, read_only: bool = False) -> Checkpointer:
+    """The run's checkpoints, usually below workdir/checkpoints. `read_only`: the run itself may be at work."""
     return Checkpointer(
         run.checkpoint_dir,
         keep_last=run.settings.checkpoint.keep_last,
         save_every_steps=run.plan.save_every_steps,
         keep_every_steps=run.plan.keep_every_steps or None,
         on_saved=note_progress,
+        read_only=read_only,
     )
 
 
@@ -114,10 +116,12 @@ def restore_or_init(run: Run, checkpoints: Checkpointer, allowed: Allowed) -> Tr
     """The newest checkpoint's state (data position included), or a fresh one."""
     latest = checkpoints.latest_step()
     if latest is None:
-        return run.init_state()
+        with telling("making the first parameters"):
+            return run.init_state()
     facts = Facts(run.recorded, run.plan, run.data)
     check_same_run(facts, latest, checkpoints.meta(latest), str(run.checkpoint_dir), allowed)
-    state, data_state, _ = checkpoints.restore(latest, run.program.abstract_state)
+    with telling(f"reading step {latest} from {run.checkpoint_dir}"):
+        state, data_state, _ = checkpoints.restore(latest, run.program.abstract_state)
     run.loader.restore(data_state)
     logging.info("resumed from step %d of %s", latest, run.checkpoint_dir)
     return state

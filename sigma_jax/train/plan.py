@@ -75,6 +75,13 @@ class RunPlan:
                 f"Sinkhorn balances {self.sinkhorn_tokens:,} tokens over {self.num_prototypes} prototypes "
                 f"({ratio:.1f} per prototype)"
             )
+            ratio += self.queue_tokens / self.num_prototypes
+            if ratio < 1:
+                lines.append(
+                    f"WARNING: with {ratio:.2g} tokens for each prototype not every one can be given one, and balanced "
+                    "assignments mean little: take fewer prototypes (objective.num_prototypes), more clips at a time "
+                    "(batch_size, max_batch_per_device), or a feature queue (objective.queue_batches)"
+                )
             if self.accumulation > 1:
                 lines.append(
                     f"gradient accumulation does not enlarge the Sinkhorn batch: it sees "

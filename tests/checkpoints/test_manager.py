@@ -259,6 +259,21 @@ def test_late_failure_is_reported_and_survived(tmp_path, small_files):
     jax.tree.map(np.testing.assert_array_equal, restored, state)
 
 
+def test_a_reader_leaves_alone_what_is_being_saved(tmp_path):
+    checkpointer = _checkpointer(tmp_path)
+    checkpointer.save(1, _state(), data_state={}, meta={})
+    checkpointer.wait()
+    (tmp_path / "2.orbax-checkpoint-tmp").mkdir()
+    reader = _checkpointer(tmp_path, read_only=True)
+    assert reader.latest_step() == 1
+    jax.tree.map(np.testing.assert_array_equal, reader.restore(1, _abstract(_state(), 8))[0], _state())
+    reader.close()
+    assert (tmp_path / "2.orbax-checkpoint-tmp").exists()
+    _checkpointer(tmp_path).close()
+    assert not (tmp_path / "2.orbax-checkpoint-tmp").exists(), "a run that starts again removes it"
+    checkpointer.close()
+
+
 def test_a_save_that_cannot_fit_is_not_begun(tmp_path, monkeypatch, caplog):
     state = _state(columns=1013)
     num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +23,16 @@ def flag_values(**given):
     return SimpleNamespace(
         **{"coordinator": None, "num_processes": None, "process_id": None, "distributed": "off"} | given
     )
+
+
+def test_what_an_exchange_raises_is_what_is_told():
+    with pytest.raises(ZeroDivisionError):
+        distributed._within(60, lambda: 1 / 0)
+    with pytest.raises(TimeoutError, match="its own"):
+        distributed._within(60, lambda: (_ for _ in ()).throw(TimeoutError("its own")))
+    with pytest.raises(distributed.CannotConnect, match="did not work within 0.01 s"):
+        distributed._within(0.01, threading.Event().wait)
+    assert distributed._within(60, lambda: 7) == 7
 
 
 def free_port() -> int:
@@ -125,7 +136,7 @@ def test_wrong_coordinator_is_named_in_time():
 
 def test_a_host_that_never_arrives_is_named_in_time():
     code = (
-        "from sigma_jax.train import distributed as d\n"
+        "from sigma_jax.runtime import distributed as d\n"
         f"d.connect(d.Meeting('localhost:{free_port()}', 2, 0), connect_seconds=3)\n"
     )
     started = time.monotonic()
@@ -138,7 +149,7 @@ def test_a_process_that_is_done_waits_for_one_that_draws():
     """Longer than a silent process is waited for: the first one alone writes the report."""
     code = (
         "import sys, time\n"
-        "from sigma_jax.train import distributed as d\n"
+        "from sigma_jax.runtime import distributed as d\n"
         f"d.connect(d.Meeting('localhost:{free_port()}', 2, int(sys.argv[1])), 60, peer_seconds=5)\n"
         "time.sleep(0 if int(sys.argv[1]) else 15)\n"
     )

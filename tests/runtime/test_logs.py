@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -33,3 +34,13 @@ def test_closed_event_loops_are_left_out_and_nothing_else(monkeypatch):
     for text in ("Event loop is closed", "another"):
         sys.unraisablehook(SimpleNamespace(exc_value=RuntimeError(text)))
     assert [str(problem.exc_value) for problem in seen] == ["another"]
+
+
+def test_what_lasts_is_told_and_what_is_quick_is_not(caplog):
+    with caplog.at_level(logging.INFO), logs.telling("thinking", seconds=60):
+        pass
+    assert not caplog.records
+    with caplog.at_level(logging.INFO), logs.telling("thinking", seconds=0.01):
+        while not caplog.records:
+            time.sleep(0.01)
+    assert [record.getMessage() for record in caplog.records] == ["thinking ...", "thinking: done after 0 s"]

@@ -48,3 +48,11 @@ def test_the_global_batch_is_kept_and_accumulation_said_aloud(devices, count, ac
     assert len(said) == (accumulation > 1)
     assert plan.sinkhorn_tokens == 640 // accumulation * 1408
     assert plan.peak_lr == pytest.approx(1.5e-4 * 640 / 256)
+
+
+@pytest.mark.parametrize("num_prototypes,queue_tokens,warned", [(1000, 0, False), (1001, 0, True), (1500, 600, False)])
+def test_fewer_tokens_than_prototypes_are_a_warning(devices, num_prototypes, queue_tokens, warned):
+    plan = dataclasses.replace(
+        plan_of(devices), sinkhorn_tokens=1000, num_prototypes=num_prototypes, queue_tokens=queue_tokens
+    )
+    assert any(line.startswith("WARNING: with 1 tokens for each prototype") for line in plan.describe()) == warned
