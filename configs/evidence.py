@@ -1,12 +1,13 @@
 """Does the method show itself? SIGMA-MLP beside its controls at toy scale, the same budget each (evidence run).
 
-Expected: the tables in launch/EVIDENCE.md, ours. Cost: half an hour on two quiet cores for three seeds of all arms.
+Expected: the tables in launch/EVIDENCE.md, ours. Cost: about 7 minutes for 3,000 steps on two quiet cores.
 
-    python -m sigma_jax.tools.evidence --workdir=runs/evidence --data_dir=DATA/shapes --seeds=3
+    python -m sigma_jax.tools.evidence --workdir=runs/evidence --data_dir=DATA/shapes
     python -m sigma_jax.main --config=configs/evidence.py:arm=learned --workdir=... --data_dir=DATA/shapes   (one arm)
 
 arm: sigma (SIGMA-MLP, hard assignments), soft (SIGMA-MLP, soft assignments), pixel (VideoMAE control), learned (L2 on
 targets learned together with the predictions: collapses).
+data: shapes (rendered by tools.synthetic), videos (real ones, resampled heavily: random crops of every second frame).
 """
 
 from ml_collections import ConfigDict
@@ -17,8 +18,12 @@ TARGETS = {"sigma": "mlp", "soft": "mlp", "pixel": "pixel", "learned": "learned"
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    choice = parse_arg(arg, arm=tuple(TARGETS))
+    choice = parse_arg(arg, arm=tuple(TARGETS), data=("shapes", "videos"))
     c = load_config(f"configs/demo.py:size=tiny,teacher=tiny,target={TARGETS[choice.arm]}").unlock()
     c.objective.assignments = "soft" if choice.arm == "soft" else "hard"
     c.evals.knn.every_steps = 150
+    if choice.data == "videos":
+        c.evals.knn.every_steps = 0
+        c.data.crop = "multi_scale"
+        c.data.frame_stride = 2
     return c

@@ -1,12 +1,20 @@
-"""The evidence run: SIGMA-MLP and its controls with the same budget, several seeds, one table.
+"""The evidence run: SIGMA-MLP and its controls with the same budget, several seeds, paired comparisons.
 
-    python -m sigma_jax.tools.evidence --workdir=runs/evidence --data_dir=DATA/shapes [--seeds=3] [--steps=900]
+    python -m sigma_jax.tools.synthetic --out=DATA/shapes --test=2000
+    python -m sigma_jax.tools.evidence --workdir=runs/evidence --data_dir=DATA/shapes [--steps=3000] [--seeds=5]
+    python -m sigma_jax.tools.evidence --workdir=runs/real --data_dir=DATA/real --questions=time --steps=1500 --seeds=3
 
-Every arm and seed is an ordinary run of sigma_jax.main in its own folder; what is finished is not repeated, so the same
-command goes on after an interruption. Frozen features are measured by k-NN, a linear probe (multinomial logistic
-regression) and an attentive probe (evals/attentive.py); rows for random weights and raw pixels say what needs no
-training. Pixels have no attentive number: pooled without positions they say nothing, and positions are the encoder's.
-Writes evidence.json, evidence.md, curves.png and report.html into the workdir, and prints the table.
+Every arm gets its best chance: its learning rate is chosen among --rates times the config's, on a seed of its own and
+on clips that the final measurement does not see. Then every arm trains on the same seeds. Every run is an ordinary one
+of sigma_jax.main in its own folder; what is finished is not repeated: the same command goes on after an interruption.
+
+--questions=labels asks a labelled set (splits train, bank, val, test: tools.synthetic) for its labels; --questions=time
+asks real videos without labels for the order, speed and direction of their motion (evals/pretext.py), where every third
+video of --split is what k-NN and the linear probe learn from, every third chooses, every third is measured. Rows for
+random weights and raw pixels say what needs no training. Numbers are given for the last step and for the step that
+the clips that choose would have chosen.
+
+Writes evidence.json, evidence.md, curves.png and report.html into the workdir, and prints the tables.
 """
 
 import argparse
@@ -15,7 +23,8 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -23,18 +32,27 @@ from typing import NamedTuple
 import numpy as np
 
 from sigma_jax import __version__
+from sigma_jax.data.records import find_shards
+from sigma_jax.evals import pretext
 from sigma_jax.evals.features import raw_pixel_features
-from sigma_jax.evals.frozen_features import FrozenFeatures, FrozenTokens
+from sigma_jax.evals.frozen_features import FrozenFeatures
 from sigma_jax.evals.labellings import labellings
+from sigma_jax.report import arms
 from sigma_jax.report.comparison import write_comparison
+from sigma_jax.report.curves import read_metrics
 from sigma_jax.report.page import Picture, RunPage, write_page
 from sigma_jax.runtime.checkout import commit
 from sigma_jax.runtime.command import Command, leave
 from sigma_jax.runtime.config import load_config, load_json
 from sigma_jax.runtime.errors import Failed, InvalidValue
 from sigma_jax.tasks.pretrain import BATCH_PER_DEVICE, PretrainTask, central_clips, frozen_features
-from sigma_jax.tools.probe import measure, random_encoder, trained_encoder
+from sigma_jax.tools.probe import random_encoder, trained_encoder
 from sigma_jax.train.setup import build_task
+
+Numbers = dict[str, float]
+CHOICE_SEED = 100  # of the runs that choose the learning rate
+MEASURED = 20  # times a run is measured while it trains
+HEALTH = ("prototypes_used_pred", "prototypes_used_proj", "assignment_entropy_pred", "assignment_entropy_proj")
 
 
 class Arm(NamedTuple):
@@ -52,181 +70,335 @@ ARMS = {
     "soft": Arm("SIGMA-MLP, soft assignments", "soft"),
     "pixel_third": Arm("pixel control, a third of the steps", "pixel", 1 / 3),
 }
-Numbers = dict[str, float]
+MAIN_ARMS = ("sigma", "pixel")  # get all seeds, the others at most OTHER_SEEDS
+OTHER_SEEDS = 3
 
 
-def train(arm: Arm, seed: int, folder: Path, data_dir: Path, steps: int) -> None:
-    """Trains (or resumes) one arm through the ordinary command.
+@dataclass(frozen=True)
+class Questions:
+    """What frozen features are asked, of which clips.
+
+    config, split: structure of configs/evidence.py, and what a run trains on. chooses: numbers whose mean decides on
+    a learning rate and a step: from the run's own metrics.jsonl where they are monitored, else measured after the last
+    step on the clips that choose. evaluators: (task, "val" or "test", features of (params, video)) -> evaluators.
+    """
+
+    data_dir: Path
+    config: str
+    split: str
+    chooses: tuple[str, ...]
+    evaluators: Callable[..., list[FrozenFeatures]]
+    monitored: bool
+
+
+def label_questions(data_dir: Path) -> Questions:
+    """The labels of a set with the splits bank (learned from), val (chooses) and test (measured).
 
     Raises:
-        RuntimeError: the run failed; its log is in the folder.
+      DataSetError: a split is missing; says how it is made.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "sigma_jax.main", f"--config=configs/evidence.py:arm={arm.config}"]
-    command += [f"--workdir={folder}", f"--data_dir={data_dir}", f"--config.seed={seed}"]
-    command += [f"--config.total_steps={max(1, round(steps * arm.share))}"]
-    with open(folder / "log.txt", "a") as log:
-        status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
-    if status:
-        raise Failed(f"{shlex.join(command)} ended with status {status}: see {folder / 'log.txt'}")
+    for split in ("bank", "val", "test"):
+        find_shards(data_dir, split)
+    asked = labellings(data_dir)
+
+    def evaluators(task: PretrainTask, part: str, features: Callable) -> list[FrozenFeatures]:
+        clips = [list(central_clips(task, str(data_dir), split, BATCH_PER_DEVICE)) for split in ("bank", part)]
+        return [FrozenFeatures(features, lambda: clips[0], lambda: clips[1], asked)]
+
+    return Questions(data_dir, "data=shapes", "train", (f"knn/{list(asked)[-1]}",), evaluators, monitored=True)
 
 
-def cached(path: Path, asked: dict, compute) -> Numbers:
+def time_questions(data_dir: Path, split: str) -> Questions:
+    """Order, speed and direction of the motion in the videos of one split, shared out among the three purposes."""
+    thirds = {"bank": 0, "val": 1, "test": 2}
+    stride = load_config("configs/evidence.py:data=videos").data.frame_stride
+
+    def evaluators(task: PretrainTask, part: str, features: Callable) -> list[FrozenFeatures]:
+        spec = pretext.PretextSpec(task.grid.num_frames, stride, task.grid.image_shape[0])
+        bank, own = (pretext.pretext_clips(data_dir, split, spec, (thirds[name], 3)) for name in ("bank", part))
+        found = []
+        for asked, directed in ((pretext.LABELLINGS, False), (pretext.DIRECTED, True)):
+            batches = (partial(clips.batches, BATCH_PER_DEVICE, directed) for clips in (bank, own))
+            found.append(FrozenFeatures(features, *batches, asked))
+        return found
+
+    chooses = tuple(f"linear/{name}" for name in (*pretext.LABELLINGS, *pretext.DIRECTED))
+    return Questions(data_dir, "data=videos", split, chooses, evaluators, monitored=False)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Where runs are, how long they train, and what is asked of them."""
+
+    workdir: Path
+    questions: Questions
+    steps: int
+
+    def measure(self, task: PretrainTask, params: dict, part: str) -> Numbers:
+        """Numbers of a frozen encoder on the clips that choose ("val") or are measured ("test")."""
+        return numbers_of(self.questions.evaluators(task, part, frozen_features(task)), params)
+
+    def run(self, arm: Arm, seed: int, rate: float) -> "FinishedRun":
+        """Trains (or resumes) one run through the ordinary command.
+
+        Raises:
+          Failed: the run failed; its log is in the folder.
+        """
+        name = next(name for name, known in ARMS.items() if known is arm)
+        folder = self.workdir / f"{name}-seed{seed}-lr{rate:.3g}"
+        steps = max(1, round(self.steps * arm.share))
+        every = max(1, steps // MEASURED)
+        settings = {
+            "seed": seed,
+            "total_steps": steps,
+            "optim.base_lr": rate,
+            "data.split": self.questions.split,
+            "checkpoint.save_every_steps": every,
+            "checkpoint.keep_every_steps": every,
+            "evals.knn.every_steps": every if self.questions.monitored else 0,
+        }
+        command = [sys.executable, "-m", "sigma_jax.main", "--noreport", f"--workdir={folder}"]
+        command += [f"--config=configs/evidence.py:arm={arm.config},{self.questions.config}"]
+        command += [f"--data_dir={self.questions.data_dir}"]
+        command += [f"--config.{setting}={value}" for setting, value in settings.items()]
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / "log.txt", "a") as log:
+            status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
+        if status:
+            raise Failed(f"{shlex.join(command)} ended with status {status}: see {folder / 'log.txt'}")
+        return FinishedRun(folder, steps, every)
+
+
+class FinishedRun(NamedTuple):
+    """A run's folder, its steps, and how often it was measured and saved."""
+
+    folder: Path
+    steps: int
+    every: int
+
+    def curve(self, names: Sequence[str]) -> dict[int, float]:
+        """Step -> mean of the named numbers, of every measurement in metrics.jsonl whose checkpoint was kept."""
+        metrics = read_metrics(self.folder / "metrics.jsonl")
+        found: dict[int, list[float]] = {}
+        for name in names:
+            for step, value in zip(*(column.tolist() for column in metrics.get(name, ((), ()))), strict=True):
+                if step % self.every == 0 or step == self.steps:
+                    found.setdefault(step, []).append(value)
+        return {step: float(np.mean(values)) for step, values in found.items()}
+
+    def load(self, step: int) -> tuple[PretrainTask, dict]:
+        """The task, and the encoder as it was after a step."""
+        task = build_task(load_json(self.folder / "config.json"))
+        return task, trained_encoder(task, self.folder / "checkpoints" / str(step))
+
+    def health(self) -> Numbers:
+        """How prototypes were used at the end: shares of K and of ln K, in per cent."""
+        metrics = read_metrics(self.folder / "metrics.jsonl")
+        return {name: 100 * float(metrics[name][1][-1]) for name in HEALTH if name in metrics}
+
+
+def numbers_of(evaluators: Sequence[FrozenFeatures], params: dict) -> Numbers:
+    """All numbers of several evaluators."""
+    return {name: value for evaluator in evaluators for name, value in evaluator.run(params)}
+
+
+def cached(path: Path, asked: dict, compute: Callable[[], dict]) -> dict:
     """Numbers kept in `path`, or computed now; kept ones that were asked otherwise are an error.
 
     Raises:
-        ValueError: the folder belongs to another experiment.
+      InvalidValue: the folder belongs to another experiment, or the file is damaged.
     """
     if path.is_file():
-        kept = json.loads(path.read_text())
-        if kept["asked"] != asked:
-            raise InvalidValue(f"{path} was measured for {kept['asked']}, now asked for {asked}: use another --workdir")
-        return kept["numbers"]
+        try:
+            kept = json.loads(path.read_text())
+            belongs, numbers = kept["asked"], kept["numbers"]
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise InvalidValue(f"{path} cannot be read ({error}): delete it, and it is measured again") from error
+        if belongs != asked:
+            raise InvalidValue(f"{path} was measured for {belongs}, now asked for {asked}: use another --workdir")
+        return numbers
     numbers = compute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"asked": asked, "numbers": numbers}, indent=2) + "\n")
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps({"asked": asked, "numbers": numbers}, indent=2) + "\n")
+    part.replace(path)
     return numbers
 
 
-def arm_numbers(arm: Arm, seed: int, folder: Path, data_dir: Path, steps: int) -> Numbers:
-    """Trains one arm if needed and measures its frozen encoder."""
-    train(arm, seed, folder, data_dir, steps)
-    config = load_json(folder / "config.json")
-    task = build_task(config)
-    return _encoder_numbers(task, trained_encoder(task, folder), data_dir)
+def choose_rate(experiment: Experiment, name: str, rates: Sequence[float]) -> dict:
+    """{"rate": the best one, "scores": score of each} of an arm, on the clips that choose."""
+    arm, scores = ARMS[name], {}
+    for rate in rates if len(rates) > 1 else ():
+        print(f"learning rate {rate:.3g}: {arm.title}", flush=True)
+        run = experiment.run(arm, CHOICE_SEED, rate)
+        scores[f"{rate:.3g}"] = max(_choosing_scores(experiment, run).values())
+    best = max(rates, key=lambda rate: scores.get(f"{rate:.3g}", 0.0))
+    return {"rate": best, "scores": scores}
 
 
-def untrained_numbers(seed: int, data_dir: Path) -> Numbers:
+def _choosing_scores(experiment: Experiment, run: FinishedRun) -> dict[int, float]:
+    """Step -> the score that choices go by."""
+    questions = experiment.questions
+    if questions.monitored:
+        return run.curve(questions.chooses)
+    numbers = experiment.measure(*run.load(run.steps), "val")
+    return {run.steps: float(np.mean([numbers[name] for name in questions.chooses]))}
+
+
+def arm_numbers(experiment: Experiment, name: str, seed: int, rate: float) -> dict:
+    """Trains one arm on one seed if needed and measures its frozen encoder at the last and at the chosen step."""
+    run = experiment.run(ARMS[name], seed, rate)
+    scores = _choosing_scores(experiment, run)
+    chosen = max(scores, key=scores.get)
+    last = experiment.measure(*run.load(run.steps), "test")
+    at_chosen = last if chosen == run.steps else experiment.measure(*run.load(chosen), "test")
+    return {"last": last, "chosen": at_chosen, "chosen_step": chosen, "health": run.health()}
+
+
+def untrained_numbers(experiment: Experiment, seed: int) -> Numbers:
     """Random weights, as a run of this seed starts."""
-    task = build_task(load_config("configs/evidence.py"))
-    return _encoder_numbers(task, random_encoder(task, seed), data_dir)
+    task = build_task(load_config(f"configs/evidence.py:{experiment.questions.config}"))
+    return experiment.measure(task, random_encoder(task, seed), "test")
 
 
-def _encoder_numbers(task: PretrainTask, params: dict, data_dir: Path) -> Numbers:
-    bank, test = (list(central_clips(task, str(data_dir), split, BATCH_PER_DEVICE)) for split in ("bank", "val"))
-    clips = lambda: bank, lambda: test, labellings(data_dir)
-    numbers = dict(FrozenFeatures(frozen_features(task), *clips).run(params))
-    tokens = FrozenTokens(frozen_features(task, pool=False), *clips, num_heads=task.size.num_heads)
-    return numbers | dict(tokens.run(params))
+def pixel_numbers(experiment: Experiment) -> Numbers:
+    """Raw pixels."""
+    task = build_task(load_config(f"configs/evidence.py:{experiment.questions.config}"))
+    evaluators = experiment.questions.evaluators(task, "test", lambda _, video: raw_pixel_features(video))
+    return numbers_of(evaluators, {})
 
 
-def pixel_numbers(data_dir: Path) -> Numbers:
-    """Raw pixels: k-NN and linear only."""
-    numbers = measure({"": raw_pixel_features}, build_task(load_config("configs/evidence.py")), data_dir)[0]
-    numbers.pop("features")
-    return numbers
+class Results(NamedTuple):
+    """Everything measured: title -> seed -> numbers, at the last step and at the chosen one, and what was chosen."""
+
+    last: dict[str, dict[int, Numbers]]
+    chosen: dict[str, dict[int, Numbers]]
+    health: dict[str, dict[int, Numbers]]
+    rates: dict[str, dict]
+    steps: dict[str, dict[int, int]]
 
 
-def collect(workdir: Path, data_dir: Path, names: Sequence[str], seeds: int, steps: int) -> dict[str, list[Numbers]]:
-    """Row title -> numbers of each seed; runs seed by seed, so that an interrupted experiment has whole seeds."""
-    rows: dict[str, list[Numbers]] = {ARMS[name].title: [] for name in names} | {"random weights": []}
+def seeds_of(name: str, seeds: int) -> range:
+    """The seeds of an arm: the main ones get all."""
+    return range(seeds if name in MAIN_ARMS else min(seeds, OTHER_SEEDS))
+
+
+def collect(experiment: Experiment, names: Sequence[str], seeds: int, factors: Sequence[float]) -> Results:
+    """Chooses rates, then runs seed by seed, so that an interrupted experiment has whole seeds."""
+    results, workdir = Results({}, {}, {}, {}, {}), experiment.workdir
+    budget = {"steps": experiment.steps, "questions": experiment.questions.config, "split": experiment.questions.split}
+    for name in names:
+        base = load_config(f"configs/evidence.py:arm={ARMS[name].config},{experiment.questions.config}").optim.base_lr
+        asked = budget | {"arm": name, "factors": list(factors)}
+        compute = partial(choose_rate, experiment, name, [base * factor for factor in factors])
+        results.rates[ARMS[name].title] = cached(workdir / f"{name}-rate.json", asked, compute)
     for seed in range(seeds):
-        for name in names:
-            arm = ARMS[name]
-            print(f"seed {seed}: {arm.title}", flush=True)
-            folder = workdir / f"{name}-seed{seed}"
-            asked = {"steps": steps, "seed": seed, "arm": name}
-            compute = partial(arm_numbers, arm, seed, folder, data_dir, steps)
-            rows[arm.title].append(cached(folder / "evidence.json", asked, compute))
-        path = workdir / f"random-seed{seed}.json"
-        rows["random weights"].append(cached(path, {"seed": seed}, partial(untrained_numbers, seed, data_dir)))
-    rows["raw 8x8x8 pixels"] = [cached(workdir / "pixels.json", {}, partial(pixel_numbers, data_dir))]
-    return rows
+        for name in (name for name in names if seed in seeds_of(name, seeds)):
+            title, rate = ARMS[name].title, results.rates[ARMS[name].title]["rate"]
+            print(f"seed {seed}: {title}", flush=True)
+            asked = budget | {"arm": name, "seed": seed, "rate": rate}
+            compute = partial(arm_numbers, experiment, name, seed, rate)
+            numbers = cached(workdir / f"{name}-seed{seed}.json", asked, compute)
+            for part in ("last", "chosen", "health"):
+                getattr(results, part).setdefault(title, {})[seed] = numbers[part]
+            results.steps.setdefault(title, {})[seed] = numbers["chosen_step"]
+        compute = partial(untrained_numbers, experiment, seed)
+        numbers = cached(workdir / f"random-seed{seed}.json", budget | {"seed": seed}, compute)
+        results.last.setdefault("random weights", {})[seed] = numbers
+    pixels = cached(workdir / "raw-pixels.json", budget, partial(pixel_numbers, experiment))
+    results.last["raw 8x8x8 pixels"] = {0: pixels}
+    return results
 
 
-def cell(values: Sequence[float]) -> str:
-    """Mean, and with several seeds the sample standard deviation; a dash where nothing was measured."""
-    if not values:
-        return "-"
-    if len(values) < 2:
-        return f"{values[0]:.1f}"
-    return f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}"
+def text(results: Results, note: str) -> Iterator[str]:
+    """The tables and sentences in Markdown."""
+    ours = ARMS["sigma"].title
+    yield "Frozen features at the last step, top-1 in per cent:\n\n" + arms.markdown(arms.table(results.last, "arm"))
+    yield "At the step chosen on other clips:\n\n" + arms.markdown(arms.table(results.chosen, "arm"))
+    used = {title: seeds for title, seeds in results.health.items() if any(seeds.values())}
+    if used:
+        yield "Use of prototypes at the end, per cent of K, and entropy, per cent of ln K:\n\n" + arms.markdown(
+            arms.table(used, "arm")
+        )
+    rates = []
+    for title, choice in results.rates.items():
+        scores = ", ".join(f"{rate}: {score:.1f}" for rate, score in choice["scores"].items())
+        steps = ", ".join(map(str, results.steps[title].values()))
+        rates.append(f"- {title}: {choice['rate']:.3g} ({scores or 'not chosen'}); chosen steps {steps}")
+    yield "Base learning rates (score on the clips that choose, one seed) and steps:\n\n" + "\n".join(rates)
+    yield note
+    found = [f"- last step, {line}" for line in arms.findings(results.last, ours)]
+    found += [f"- chosen step, {line}" for line in arms.findings(results.chosen, ours)]
+    yield "SIGMA-MLP, paired by seed, with the 95 % interval of the mean difference:\n\n" + "\n".join(found)
 
 
-def table(rows: dict[str, list[Numbers]]) -> list[dict[str, str]]:
-    """Rows for the page and the markdown file, per cent."""
-    columns = list(next(iter(rows.values()))[0])
-
-    def cells(seeds: list[Numbers]) -> dict[str, str]:
-        return {name: cell([numbers[name] for numbers in seeds if name in numbers]) for name in columns}
-
-    return [{"frozen features": title, **cells(seeds)} for title, seeds in rows.items()]
-
-
-def findings(rows: dict[str, list[Numbers]]) -> list[str]:
-    """What the numbers say, column by column; a difference counts when the ranges of the seeds do not touch."""
-    ours, lines = ARMS["sigma"].title, []
-    for name in rows[ours][0]:
-        own = [numbers[name] for numbers in rows[ours]]
-        better, worse, level = [], [], []
-        for title, seeds in rows.items():
-            other = [numbers[name] for numbers in seeds if name in numbers]
-            if title != ours and other:
-                (better if min(own) > max(other) else worse if max(own) < min(other) else level).append(title)
-        parts = [("ahead of", better), ("level with", level), ("BEHIND", worse)]
-        lines.append(f"{name}: SIGMA-MLP is " + "; ".join(f"{word} {', '.join(t)}" for word, t in parts if t) + ".")
-    return lines
-
-
-def markdown(shown: list[dict[str, str]], found: list[str], note: str) -> str:
-    """The table for a README."""
-    columns = list(shown[0])
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    lines += ["| " + " | ".join(row.values()) + " |" for row in shown]
-    return "\n".join([*lines, "", note, "", *(f"- {line}" for line in found)]) + "\n"
-
-
-def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workdir", type=Path, required=True, help="folder of all runs and the table")
-    parser.add_argument("--data_dir", type=Path, required=True, help="shards of the moving shapes: train, bank, val")
+    parser.add_argument("--workdir", type=Path, required=True, help="folder of all runs and the tables")
+    parser.add_argument("--data_dir", type=Path, required=True, help="shards: of moving shapes, or of any videos")
+    parser.add_argument("--questions", choices=("labels", "time"), default="labels")
+    parser.add_argument("--split", default="train", help="of --questions=time: the videos")
     parser.add_argument("--arms", default=",".join(ARMS), help="which of them, separated by commas; sigma comes first")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=900, help="budget of each arm")
+    parser.add_argument("--seeds", type=int, default=5, help=f"of sigma and pixel; of others {OTHER_SEEDS} at most")
+    parser.add_argument("--steps", type=int, default=3000, help="budget of each arm")
+    parser.add_argument("--rates", default="0.333,1,3", help="times the config's learning rate; 1 chooses nothing")
     args = parser.parse_args(argv)
     if args.seeds < 1 or args.steps < 3:
         parser.error(f"got --seeds={args.seeds} --steps={args.steps}: expected 1 or more seeds, 3 or more steps")
-    names = args.names = args.arms.split(",")
+    names = args.arms.split(",")
     if names[0] != "sigma" or not set(names) <= set(ARMS) or len(set(names)) != len(names):
         parser.error(f"got --arms={args.arms}: expected sigma, then any of {', '.join(list(ARMS)[1:])}")
+    try:
+        args.factors = [float(word) for word in args.rates.split(",")]
+    except ValueError:
+        args.factors = []
+    if not args.factors or min(args.factors) <= 0:
+        parser.error(f"got --rates={args.rates}: expected numbers above 0, separated by commas")
     return args
 
 
-def evidence(args: argparse.Namespace) -> int:
-    """Trains and measures all arms, writes table and page."""
-    names = args.names
-    rows = collect(args.workdir.absolute(), args.data_dir.absolute(), names, args.seeds, args.steps)
-    shown, found = table(rows), findings(rows)
+def run(args: argparse.Namespace) -> int:
+    """Runs the experiment and writes its tables."""
+    data_dir, names = args.data_dir.absolute(), args.arms.split(",")
+    questions = label_questions(data_dir) if args.questions == "labels" else time_questions(data_dir, args.split)
+    experiment = Experiment(args.workdir.absolute(), questions, args.steps)
+    results = collect(experiment, names, args.seeds, args.factors)
     command = f"python -m sigma_jax.tools.evidence --workdir={args.workdir} --data_dir={args.data_dir} "
-    command += f"--arms={args.arms} --seeds={args.seeds} --steps={args.steps}"
+    command += f"--questions={args.questions} --split={args.split} --arms={args.arms} --seeds={args.seeds} "
+    command += f"--steps={args.steps} --rates={args.rates}"
     note = (
-        f"Top-1 in per cent on a split never trained on, mean ± standard deviation over {args.seeds} seed(s), "
-        f"{args.steps} steps. `{command}`, {datetime.date.today()}, version {__version__}, commit {commit()}."
-        + (" One seed: differences under about 10 points are noise." if args.seeds == 1 else "")
+        f"Mean ± standard deviation over seeds, {args.steps} steps. `{command}`, {datetime.date.today()}, "
+        f"version {__version__}, commit {commit()}."
     )
-    metrics = {
-        ARMS[name].title: [args.workdir / f"{name}-seed{seed}" / "metrics.jsonl" for seed in range(args.seeds)]
+    paragraphs = list(text(results, note))
+    (args.workdir / "evidence.json").write_text(json.dumps({**results._asdict(), "note": note}, indent=2) + "\n")
+    (args.workdir / "evidence.md").write_text("\n\n".join(paragraphs) + "\n")
+    folders = {
+        ARMS[name].title: [
+            args.workdir / f"{name}-seed{seed}-lr{results.rates[ARMS[name].title]['rate']:.3g}"
+            for seed in seeds_of(name, args.seeds)
+        ]
         for name in names
     }
+    metrics = {title: [folder / "metrics.jsonl" for folder in found] for title, found in folders.items()}
     picture = write_comparison(args.workdir / "curves.png", metrics)
-    (args.workdir / "evidence.json").write_text(json.dumps({"rows": rows, "note": note}, indent=2) + "\n")
-    (args.workdir / "evidence.md").write_text(markdown(shown, found, note))
-    first = args.workdir / "sigma-seed0"
+    first = folders[ARMS["sigma"].title][0]
     page = RunPage(
         title="Evidence run",
-        summary=note.replace("`", "") + " " + " ".join(found),
+        summary=note.replace("`", "") + " " + " ".join(arms.findings(results.last, ARMS["sigma"].title)),
         command=command,
         config=(first / "config.json").read_text(),
         versions=json.loads((first / "versions.json").read_text()),
-        results=shown,
+        results=arms.table(results.last, "arm"),
         pictures=[Picture(picture, "Curves of all arms over steps", "Mean over seeds; the band spans the seeds.")],
     )
-    print(markdown(shown, found, note))
-    print(f"page: {write_page(args.workdir / 'report.html', page)}")
+    print("\n\n".join(paragraphs))
+    print(f"\npage: {write_page(args.workdir / 'report.html', page)}")
     return 0
 
 
-main = Command("evidence", parse_arguments, evidence, after_stop="Finished runs are kept: the same command goes on")
+main = Command("evidence", parse, run, after_stop="The same command goes on")
 
 if __name__ == "__main__":
     leave(main())

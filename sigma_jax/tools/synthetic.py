@@ -1,22 +1,24 @@
 """Renders the labelled motion set to video files and packs them into shards: the data of configs/demo.py.
 
-    python -m sigma_jax.tools.synthetic --out=DATA/shapes [--train=14000] [--bank=3500] [--val=2000]
+    python -m sigma_jax.tools.synthetic --out=DATA/shapes [--train=14000] [--bank=3500] [--val=2000] [--test=0]
 
-Splits: train (no labels), bank and val (labels `<motion>-<shape>`). Videos stay in OUT/videos; finished splits are not
-made again. About 40 seconds on two cores.
+Splits: train (no labels), bank, val and test (labels `<motion>-<shape>`); one of 0 clips is not made. Videos stay in
+OUT/videos; finished splits are not made again. About 40 seconds on two cores.
 """
 
 import argparse
+import dataclasses
 import os
 from pathlib import Path
 
 from sigma_jax.data.records import DataSetError, find_shards
 from sigma_jax.datasets.prepare_spec import PrepareSpec
 from sigma_jax.datasets.preparing import prepare
-from sigma_jax.datasets.synthetic import renderers, write_videos
+from sigma_jax.datasets.synthetic import MOTIONS, SHAPES, renderers, write_videos
 from sigma_jax.runtime.command import Command, leave
 
-FIRST_CLIP = {"train": 0, "bank": 1_000_000, "val": 2_000_000}  # clip numbers: splits never share a clip
+# clip numbers: splits never share a clip
+FIRST_CLIP = {"train": 0, "bank": 1_000_000, "val": 2_000_000, "test": 3_000_000}
 CLIPS_PER_SHARD = 1000  # a process writes a shard: the smallest split, too, keeps two at work
 
 
@@ -31,7 +33,7 @@ def is_done(out: Path, split: str) -> bool:
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for the shards")
-    for split, count in (("train", 14000), ("bank", 3500), ("val", 2000)):
+    for split, count in (("train", 14000), ("bank", 3500), ("val", 2000), ("test", 0)):
         parser.add_argument(f"--{split}", type=int, default=count, metavar="CLIPS")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(argv)
@@ -45,11 +47,22 @@ def synthetic(args: argparse.Namespace) -> int:
                 print(f"{split}: already in {args.out}")
                 continue
             videos, count = args.out / "videos" / split, getattr(args, split)
+            if not count:
+                continue
             write_videos(videos, seed=args.seed, start=first, count=count, labelled=split != "train", pool=pool)
             shards, workers = -(-count // CLIPS_PER_SHARD), os.cpu_count() or 1
             spec = PrepareSpec(args.out, videos, name="shapes", split=split, shards=shards, workers=workers)
+            if split != "train":  # a small split may lack classes; the numbers of the others stay the same
+                spec = dataclasses.replace(spec, labels=_write_classes(args.out / "videos" / "classes.txt"))
             prepare(spec, lambda line: print(line, flush=True), main.end_at_once)
     return 0
+
+
+def _write_classes(path: Path) -> Path:
+    """The names of all classes, in the order of their numbers."""
+    names = sorted(f"{motion}-{shape}" for motion in MOTIONS for shape in SHAPES)
+    path.write_text("".join(f"{name}\n" for name in names))
+    return path
 
 
 main = Command("synthetic", parse_arguments, synthetic, after_stop="The same command goes on")

@@ -1,0 +1,165 @@
+"""Questions about time that need no annotator: every window of a real video is asked about together with its changes.
+
+A window is shown in eight ways: forward or backward, at single or double speed, as filmed or mirrored. All eight hold
+the same content, so that features which only know what is seen stay at chance (50 per cent). `order` asks whether a
+clip is played forward, `speed` at which of the two speeds, and `direction` whether its dominant motion goes to the
+right; clips without a clear horizontal motion are not asked about their direction.
+
+Letters: F frames of a clip, s its side in pixels, n clips.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from sigma_jax.data.augment import center_crop_resize
+from sigma_jax.data.clips import decode_record
+from sigma_jax.data.decode import BadVideo, probe
+from sigma_jax.data.records import BadRecord
+from sigma_jax.data.source import open_source
+from sigma_jax.evals.features import Batch
+from sigma_jax.evals.labellings import Labelling
+from sigma_jax.runtime.errors import InvalidValue
+
+BACKWARD, FAST, RIGHT = 1, 2, 4  # bits of a clip's stored label
+CHANGES = tuple((backward, fast, mirrored) for backward in (0, 1) for fast in (0, 1) for mirrored in (0, 1))
+
+
+@dataclass(frozen=True)
+class PretextSpec:
+    """How windows are cut out of videos.
+
+    num_frames, frame_stride, image_size: of a clip, as the encoder was trained. windows: of one video, evenly spread;
+    fewer where they would overlap. min_flow: pixels per step between the frames of a clip (at image_size) that its mean
+    horizontal motion must reach before its direction is asked for.
+    """
+
+    num_frames: int
+    frame_stride: int
+    image_size: int
+    windows: int = 8
+    min_flow: float = 0.15
+
+    @property
+    def span(self) -> int:
+        """Frames of the video that one window covers: a clip at double speed."""
+        return 2 * self.num_frames * self.frame_stride
+
+
+class PretextClips(NamedTuple):
+    """Clips of a split in the eight ways of every window.
+
+    video: uint8 [n F s s 3]. label: int32 [n], bits BACKWARD, FAST, RIGHT. has_direction: bool [n]. num_videos: how
+    many gave windows; too_short and unreadable: names of the videos that gave none.
+    """
+
+    video: np.ndarray
+    label: np.ndarray
+    has_direction: np.ndarray
+    num_videos: int
+    too_short: list[str]
+    unreadable: list[str]
+
+    def batches(self, size: int, directed: bool = False) -> Iterator[Batch]:
+        """Dictionaries of `video` and `label`; `directed`: only clips whose direction is known."""
+        wanted = np.flatnonzero(self.has_direction) if directed else np.arange(len(self.label))
+        for start in range(0, len(wanted), size):
+            rows = wanted[start : start + size]
+            filled = np.concatenate([rows, np.repeat(rows[:1], size - len(rows))])
+            weight = (np.arange(size) < len(rows)).astype(np.float32)
+            yield {"video": self.video[filled], "label": self.label[filled], "weight": weight}
+
+
+def _bit(bit: int) -> Labelling:
+    return Labelling(lambda label: (label & bit > 0).astype(np.int32), 2)
+
+
+LABELLINGS = {"order": _bit(BACKWARD), "speed": _bit(FAST)}
+DIRECTED = {"direction": _bit(RIGHT)}
+
+
+MIN_VIDEOS = 4  # fewer tell nothing
+
+
+def pretext_clips(data_dir: str | Path, split: str, spec: PretextSpec, part: tuple[int, int] = (0, 1)) -> PretextClips:
+    """Cuts the windows of the videos of a split.
+
+    Args:
+      part: (remainder, divisor): only records whose number leaves that remainder.
+
+    Raises:
+      InvalidValue: fewer than MIN_VIDEOS videos are long enough; DataSetError: no such split.
+    """
+    source = open_source(data_dir, split)
+    clips, labels, directed, too_short, unreadable = [], [], [], [], []
+    num_videos = 0
+    for index in range(part[0], len(source), part[1]):
+        try:
+            windows = _windows(source[index], spec)
+        except (BadRecord, BadVideo):
+            unreadable.append(source.describe(index)[0] + f" record {source.describe(index)[1]}")
+            continue
+        if not windows:
+            too_short.append(source[index].key)
+            continue
+        num_videos += 1
+        for window in windows:
+            flows = [horizontal_flow(changed(window, 0, fast, 0)) for fast in (0, 1)]
+            for change in CHANGES:
+                clips.append(changed(window, *change))
+                labels.append(_label(change, flows))
+                directed.append(abs(flows[change[1]]) >= spec.min_flow)
+    if num_videos < MIN_VIDEOS:
+        raise InvalidValue(
+            f"{data_dir}, split {split!r}: {num_videos} videos have the {spec.span} frames that a window needs "
+            f"({len(too_short)} are shorter, {len(unreadable)} unreadable), expected at least {MIN_VIDEOS}"
+        )
+    arrays = np.stack(clips), np.array(labels, np.int32), np.array(directed)
+    return PretextClips(*arrays, num_videos, too_short, unreadable)
+
+
+def _label(change: tuple[int, int, int], flows: Sequence[float]) -> int:
+    """flows: of the unchanged window at single and at double speed."""
+    backward, fast, mirrored = change
+    is_right = (flows[fast] > 0) ^ bool(backward) ^ bool(mirrored)
+    return BACKWARD * backward + FAST * fast + RIGHT * is_right
+
+
+def _windows(record, spec: PretextSpec) -> list[np.ndarray]:
+    """uint8 [2F s s 3] for every window of a record: F frames at single speed are its first F."""
+    num_frames = record.num_frames or len(record.frames) or probe(record.video).num_frames
+    room = num_frames - spec.span
+    if room < 0:
+        return []
+    count = min(spec.windows, num_frames // spec.span)
+    starts = np.linspace(0, room, count + 2)[1:-1].round().astype(int)
+    steps = np.arange(2 * spec.num_frames) * spec.frame_stride
+    frames = decode_record(record, np.concatenate([start + steps for start in starts]), num_frames)
+    small = center_crop_resize(frames, spec.image_size)
+    return list(small.reshape(count, 2 * spec.num_frames, *small.shape[1:]))
+
+
+def changed(window: np.ndarray, backward: int, fast: int, mirrored: int) -> np.ndarray:
+    """A clip [F s s 3] of a window [2F s s 3]: every frame of its first half, or every second of all."""
+    clip = window[::2] if fast else window[: len(window) // 2]
+    clip = clip[::-1] if backward else clip
+    return clip[:, :, ::-1] if mirrored else clip
+
+
+def horizontal_flow(clip: np.ndarray) -> float:
+    """Mean horizontal motion of a clip [F s s 3] in pixels per step, to the right positive (Farneback 2003).
+
+    Pixels count by how far they move, so that a small moving thing before a still background is found.
+    """
+    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in clip]
+    total = weight = 0.0
+    for before, after in zip(grey, grey[1:], strict=False):
+        flow = cv2.calcOpticalFlowFarneback(before, after, None, 0.5, 2, 9, 3, 5, 1.1, 0)
+        length = np.linalg.norm(flow, axis=-1)
+        total += float((flow[..., 0] * length).sum())
+        weight += float(length.sum())
+    return total / weight if weight else 0.0
