@@ -21,6 +21,7 @@ MISSING = {
     "tools.evidence": ["--workdir={file}/x", "--data_dir={absent}"],
     "tools.features": ["--videos={absent}", "--init={absent}", "--out={tmp}/out"],
     "tools.model_zoo": ["--manifest={absent}"],
+    "tools.pictures": ["--video={absent}", "--init={absent}", "--out={tmp}/out"],
     "tools.plan": ["--config={absent}/x.py"],
     "tools.prepare": ["--videos={absent}", "--out={tmp}/out"],
     "tools.probe": ["--workdir={absent}", "--data_dir={absent}"],
