@@ -42,6 +42,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     del c.evals.knn.every_epochs
     c.evals.knn.every_steps = 450
     c.evals.knn.k = 20
+    del c.evals.segmentation.every_epochs
+    c.evals.segmentation.every_steps = 450
 
     c.log_every_steps = 20
     del c.checkpoint.save_every_epochs

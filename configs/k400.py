@@ -91,6 +91,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.evals.knn.bank_split = "bank"
     c.evals.knn.test_split = "val"
     c.evals.knn.k = 200
+    c.evals.segmentation = ConfigDict()
+    c.evals.segmentation.every_epochs = 0.0  # off; annotated sequences, in the data folder or anywhere
+    c.evals.segmentation.folder = "segmentation"
+    c.evals.segmentation.layout = "folder"  # or davis, ytvos
+    c.evals.segmentation.split = ""
+    c.evals.segmentation.num_clips = 32
 
     c.log_every_steps = 50
     c.checkpoint = ConfigDict()

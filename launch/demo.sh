@@ -46,7 +46,7 @@ else
     python -m sigma_jax.tools.prepare --videos="$videos" --out="$data" --payload=jpeg --short_side=64
   fi
   echo "2/3 Training configs/demo.py on them: 900 steps, some minutes..."
-  settings+=(--config.data.crop=multi_scale --config.data.frame_stride=2 --config.data.cache_decoded=false)
+  settings+=(--config.evals.segmentation.every_steps=0 --config.data.crop=multi_scale --config.data.frame_stride=2 --config.data.cache_decoded=false)
   train
   echo "3/3 Drawing pictures..."
   python -m sigma_jax.tools.report --workdir="$workdir/train" --data_dir="$data" --videos="$videos"

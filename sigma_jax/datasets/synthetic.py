@@ -10,11 +10,14 @@ Letters: n clips, F frames, s side in pixels.
 """
 
 import io
+import os
+import shutil
 from concurrent.futures import Executor, ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from sigma_jax.data import time_limit
 from sigma_jax.runtime import signals
@@ -31,7 +34,19 @@ def render_clips(
     seed: int, start: int, count: int, num_frames: int = 8, size: int = 32
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Clips start .. start + count - 1: (video uint8 [n F s s 3], motion int32 [n], shape int32 [n])."""
+    videos, _, motion, shape = render_masked_clips(seed, start, count, num_frames, size)
+    return videos, motion, shape
+
+
+def render_masked_clips(
+    seed: int, start: int, count: int, num_frames: int = 8, size: int = 32
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """As `render_clips`, with masks of the shapes: (video, mask uint8 [n F s s] of 0 and 1, motion, shape).
+
+    A pixel belongs to the shape where that covers more than half of it.
+    """
     videos = np.empty((count, num_frames, size, size, 3), np.uint8)
+    masks = np.empty((count, num_frames, size, size), np.uint8)
     motion, shape = np.empty(count, np.int32), np.empty(count, np.int32)
     for low in range(0, count, _CHUNK):
         rows = slice(low, min(low + _CHUNK, count))
@@ -39,11 +54,12 @@ def render_clips(
         motion[rows] = [rng.integers(len(MOTIONS)) for rng in rngs]
         shape[rows] = [rng.integers(len(SHAPES)) for rng in rngs]
         draws = np.stack([rng.random(32, dtype=np.float32) for rng in rngs])
-        video = _render(motion[rows], shape[rows], draws, num_frames, size)
+        video, alpha = _render(motion[rows], shape[rows], draws, num_frames, size)
         for clip, rng in zip(video, rngs, strict=True):
             clip += _NOISE * rng.standard_normal(clip.shape, dtype=np.float32)
         videos[rows] = np.clip(video * 255 + 0.5, 0, 255)
-    return videos, motion, shape
+        masks[rows] = alpha > 0.5
+    return videos, masks, motion, shape
 
 
 def class_name(motion: int, shape: int) -> str:
@@ -83,6 +99,29 @@ def write_videos(
     with signals.shielded():  # the first jobs start the processes
         counts = pool.map(_write_chunk, jobs)
     return sum(counts)
+
+
+def write_sequences(
+    out_dir: str | Path, *, seed: int, start: int, count: int, num_frames: int = 8, size: int = 32
+) -> None:
+    """Renders clips to annotated sequences `<out_dir>/frames/<clip>/<i>.png` and `masks/<clip>/<i>.png`.
+
+    The folder appears under its name only when complete. Frames are lossless; a mask is a palette image of 0 and 1.
+    """
+    out_dir = Path(out_dir)
+    partial = out_dir.with_name(f".{out_dir.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    videos, masks, motion, shape = render_masked_clips(seed, start, count, num_frames, size)
+    for i in range(count):
+        name = f"{class_name(motion[i], shape[i])}-{start + i:06d}"
+        for kind, images in (("frames", videos[i]), ("masks", masks[i])):
+            (partial / kind / name).mkdir(parents=True)
+            for number, image in enumerate(images):
+                picture = Image.fromarray(image)
+                if kind == "masks":
+                    picture.putpalette([0, 0, 0, 255, 255, 255])
+                picture.save(partial / kind / name / f"{number:05d}.png")
+    os.replace(partial, out_dir)
 
 
 def renderers(num_workers: int = 2) -> ProcessPoolExecutor:
@@ -131,8 +170,13 @@ def _encode(videos: np.ndarray, paths: list[Path]) -> None:
                     container.mux(packet)
 
 
-def _render(motion: np.ndarray, shape: np.ndarray, draws: np.ndarray, num_frames: int, size: int) -> np.ndarray:
-    """Noise-free clips, float32 [n F s s 3] in 0..1, from labels [n] and uniform draws [n 32]."""
+def _render(
+    motion: np.ndarray, shape: np.ndarray, draws: np.ndarray, num_frames: int, size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Noise-free clips [n F s s 3] and the share of each pixel that the shape covers [n F s s], float32 in 0..1.
+
+    From labels [n] and uniform draws [n 32].
+    """
     time = np.linspace(-0.5, 0.5, num_frames, dtype=np.float32)  # of the clip's length
     cx, cy, angle, radius = _trajectory(motion, draws, time)
     axis = (np.arange(size, dtype=np.float32) + 0.5) / size
@@ -149,7 +193,7 @@ def _render(motion: np.ndarray, shape: np.ndarray, draws: np.ndarray, num_frames
     texture = 1 + 0.12 * np.sin(3 * (u + (2 * wave[:, 0] - 1) * v) + 6.28 * wave[:, 1])
     bright = (0.6 + 0.4 * draws[:, None, None, None, 13:16]) * np.minimum(texture, 1)[..., None]
     background = _background(draws[:, 16:32], axis, time)
-    return background + alpha[..., None] * (bright - background)
+    return background + alpha[..., None] * (bright - background), alpha
 
 
 def _trajectory(motion: np.ndarray, draws: np.ndarray, time: np.ndarray) -> tuple[np.ndarray, ...]:

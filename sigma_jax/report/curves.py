@@ -38,6 +38,7 @@ PANELS = (
     Panel("Waiting for data", r"^data_wait_ms$", "ms per step"),
     Panel("Accuracy", r"^(val|test)/", "%"),
     Panel("k-NN on frozen features", r"^knn/", "top-1, %"),
+    Panel("Objects in clusters of frozen features", r"^segmentation/", "mIoU, %"),
     Panel("Linear probe on frozen features", r"^linear/", "top-1, %"),
 )
 COLUMNS = 3
@@ -141,7 +142,7 @@ def _name_and_color(metric: str, position: int) -> tuple[str, str]:
         return "prediction side", style.BLUE
     if "proj" in parts:
         return "projection side", style.ORANGE
-    if metric.startswith(("knn/", "linear/")):
+    if metric.startswith(("knn/", "linear/", "segmentation/")):
         return metric.split("/", 1)[1], style.SERIES[position % len(style.SERIES)]
     return metric.replace("_", " "), (style.INK, *style.SERIES[2:])[position % (len(style.SERIES) - 1)]
 

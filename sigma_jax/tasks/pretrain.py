@@ -6,6 +6,7 @@ Letters: B clips, F frames, N tubes, V visible, M hidden, P numbers in a tube, D
 import dataclasses
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Self
 
 import jax
@@ -22,6 +23,9 @@ from sigma_jax.data.records import DataSetError
 from sigma_jax.evals.frozen_features import FrozenFeatures
 from sigma_jax.evals.labellings import labellings
 from sigma_jax.evals.protocol import Evaluator
+from sigma_jax.evals.segmentation.benchmark import ClusteringEvaluator, read_clips
+from sigma_jax.evals.segmentation.layouts import open_sequences
+from sigma_jax.evals.segmentation.settings import ClusteringSettings
 from sigma_jax.models.dino import DinoVit, tube_features
 from sigma_jax.models.pretrain import Compute, PretrainModel
 from sigma_jax.models.prototypes import constrain, cosine_scores
@@ -35,7 +39,7 @@ from sigma_jax.ops.sinkhorn import Sweeps, platform_sweeps
 from sigma_jax.ops.tubes import TubeGrid
 from sigma_jax.runtime.config import read_section
 from sigma_jax.runtime.durations import Duration
-from sigma_jax.runtime.errors import InvalidValue
+from sigma_jax.runtime.errors import InvalidValue, UserError
 from sigma_jax.runtime.random import Moment, stream
 from sigma_jax.runtime.sharding import BATCH_AXES, shard_batch, traced_on, whole
 from sigma_jax.runtime.trees import Params
@@ -105,11 +109,25 @@ class KnnSettings:
     k: int = 200
 
 
+@dataclasses.dataclass(frozen=True)
+class SegmentationSettings:
+    """Clustering of a few annotated clips while the model trains.
+
+    folder: of the clips, in the data folder or anywhere. layout, split: as evals.segmentation.layouts.open_sequences.
+    """
+
+    every: Duration
+    folder: str = "segmentation"
+    layout: str = "folder"
+    split: str = ""
+    num_clips: int = 32
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PretrainTask(Task):
     """SIGMA-MLP, SIGMA-DINO, the VideoMAE control, feature regression and the collapse control, by `target`.
 
-    knn: None for no monitor. A falling loss alone proves nothing.
+    knn, segmentation: None for no such monitor. A falling loss alone proves nothing.
     """
 
     target: str = "mlp"
@@ -119,6 +137,7 @@ class PretrainTask(Task):
     mask_kind: str = "tube"
     data: PretrainData = PretrainData()
     knn: KnnSettings | None = None
+    segmentation: SegmentationSettings | None = None
 
     drawn_params = ("projection", "prototypes")
 
@@ -146,6 +165,9 @@ class PretrainTask(Task):
             mask_kind=objective.mask_kind,
             data=read_section(PretrainData, data, reading=reading_of(data)),
             knn=read_section(KnnSettings, config.evals.knn),
+            segmentation=read_section(SegmentationSettings, config.evals.segmentation)
+            if "segmentation" in config.evals  # older runs have no such section
+            else None,
         )
 
     @property
@@ -342,7 +364,35 @@ class PretrainTask(Task):
         return ClipSpec(self.grid.num_frames, self.data.frame_stride, self.grid.image_shape[0], crop)
 
     def evaluators(self, place: Place) -> tuple[Evaluator, ...]:
-        """The k-NN monitor; none where it is off or its splits are not there, which is said."""
+        """The monitors: k-NN and segmentation. One whose clips are not there is left out, which is said."""
+        return (*self._knn_monitor(place), *self._segmentation_monitor(place))
+
+    def _segmentation_monitor(self, place: Place) -> tuple[Evaluator, ...]:
+        """Clustering mIoU of the annotated clips; none where it is off or they are not there."""
+        asked = self.segmentation
+        if asked is None or not asked.every.amount:
+            return ()
+        height, _ = self.grid.image_shape
+        settings = ClusteringSettings(num_frames=self.grid.num_frames, image_size=height, draw="linspace", seeds=(0,))
+        try:
+            data = open_sequences(Path(place.data_dir) / asked.folder, asked.layout, asked.split or None)
+            clips, left_out = read_clips(data, settings, asked.num_clips)
+            for note in left_out:
+                logging.warning("segmentation monitor: %s is left out: %s", note.sequence, note.sentence)
+            tokens, shape = frozen_features(self, pool=False), self.grid.shape
+
+            def dense(params: Params, video: np.ndarray) -> jax.Array:
+                rows = -(-len(video) // self.mesh.size) * self.mesh.size  # every device computes as many
+                padded = np.concatenate([video, np.repeat(video[-1:], rows - len(video), axis=0)])
+                found = tokens(params, shard_batch(self.mesh, {"video": own_rows(padded)})["video"])
+                return rearrange(found[: len(video)], "B (t h w) D -> B t h w D", t=shape[0], h=shape[1], w=shape[2])
+
+            return (ClusteringEvaluator(dense, clips, settings, every=asked.every),)
+        except (UserError, OSError) as error:
+            logging.warning("segmentation is not monitored: %s (evals.segmentation.every_steps=0 turns it off)", error)
+            return ()
+
+    def _knn_monitor(self, place: Place) -> tuple[Evaluator, ...]:
         if self.knn is None or not self.knn.every.amount:
             return ()
         batch_size = BATCH_PER_DEVICE * self.mesh.size
@@ -357,9 +407,7 @@ class PretrainTask(Task):
         features = frozen_features(self)
 
         def own_features(params: Params, video: np.ndarray) -> jax.Array:
-            rows = len(video) // jax.process_count()  # every process holds all of them, and computes its part
-            own = video[jax.process_index() * rows :][:rows]
-            return features(params, shard_batch(self.mesh, {"video": own})["video"])
+            return features(params, shard_batch(self.mesh, {"video": own_rows(video)})["video"])
 
         clips = [partial(central_clips, self, place.data_dir, split, batch_size) for split in splits]
         return (FrozenFeatures(own_features, *clips, asked, k=self.knn.k, linear=False, every=self.knn.every),)
@@ -383,6 +431,12 @@ class PretrainTask(Task):
         projections = self.model.apply({"params": params}, targets, method="project")
         flat = cosine_scores(projections.reshape(-1, projections.shape[-1]), params["prototypes"])
         return flat.reshape(*masked_idx.shape, -1)
+
+
+def own_rows(video: np.ndarray) -> np.ndarray:
+    """This process's part of a batch that every process holds."""
+    rows = len(video) // jax.process_count()
+    return video[jax.process_index() * rows :][:rows]
 
 
 def central_clips(task: PretrainTask, data_dir: str, split: str, batch_size: int) -> Loader:

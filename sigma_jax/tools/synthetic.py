@@ -1,9 +1,11 @@
 """Renders the labelled motion set to video files and packs them into shards: the data of configs/demo.py.
 
-    python -m sigma_jax.tools.synthetic --out=DATA/shapes [--train=14000] [--bank=3500] [--val=2000] [--test=0]
+    python -m sigma_jax.tools.synthetic --out=DATA/shapes [--train=14000] [--bank=3500] [--val=2000] [--test=0] \\
+        [--masked=64]
 
 Splits: train (no labels), bank, val and test (labels `<motion>-<shape>`); one of 0 clips is not made. Videos stay in
-OUT/videos; finished splits are not made again. About 40 seconds on two cores.
+OUT/videos; finished splits are not made again. OUT/segmentation holds --masked clips with masks of the shapes
+(frames/CLIP/, masks/CLIP/), for the segmentation monitor and tools.segment. About 40 seconds on two cores.
 """
 
 import argparse
@@ -14,11 +16,12 @@ from pathlib import Path
 from sigma_jax.data.records import DataSetError, find_shards
 from sigma_jax.datasets.prepare_spec import PrepareSpec
 from sigma_jax.datasets.preparing import prepare
-from sigma_jax.datasets.synthetic import MOTIONS, SHAPES, renderers, write_videos
+from sigma_jax.datasets.synthetic import MOTIONS, SHAPES, renderers, write_sequences, write_videos
 from sigma_jax.runtime.command import Command, leave
 
 # clip numbers: splits never share a clip
 FIRST_CLIP = {"train": 0, "bank": 1_000_000, "val": 2_000_000, "test": 3_000_000}
+MASKED, FIRST_MASKED = "segmentation", 4_000_000
 CLIPS_PER_SHARD = 1000  # a process writes a shard: the smallest split, too, keeps two at work
 
 
@@ -35,12 +38,16 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder for the shards")
     for split, count in (("train", 14000), ("bank", 3500), ("val", 2000), ("test", 0)):
         parser.add_argument(f"--{split}", type=int, default=count, metavar="CLIPS")
+    parser.add_argument("--masked", type=int, default=64, metavar="CLIPS", help="clips with masks")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(argv)
 
 
 def synthetic(args: argparse.Namespace) -> int:
-    """Renders and packs the splits that are not there."""
+    """Renders and packs the splits that are not there, and the clips with masks."""
+    if args.masked and not (args.out / MASKED).is_dir():
+        args.out.mkdir(parents=True, exist_ok=True)
+        write_sequences(args.out / MASKED, seed=args.seed, start=FIRST_MASKED, count=args.masked)
     with renderers() as pool:
         for split, first in FIRST_CLIP.items():
             if is_done(args.out, split):

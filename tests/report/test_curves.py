@@ -44,6 +44,7 @@ def test_metrics_find_their_panel():
         "clips_per_s",
         "data_wait_ms",
         "knn/motion",
+        "segmentation/clustering",
         "linear/joint",
         "step_ms",
         "nonfinite_steps",

@@ -10,8 +10,11 @@ from typing import Protocol
 import numpy as np
 
 from sigma_jax.evals.segmentation import clustering, frames, matching
+from sigma_jax.evals.segmentation.layouts import BadSequence, DataSet, Note
 from sigma_jax.evals.segmentation.settings import ClusteringSettings
+from sigma_jax.runtime.durations import Duration
 from sigma_jax.runtime.errors import InvalidValue
+from sigma_jax.runtime.trees import Params
 
 
 class DenseModel(Protocol):
@@ -135,26 +138,45 @@ def averages(scores: Sequence[float], settings: ClusteringSettings) -> dict[str,
     return {"score": both[settings.average]} | both
 
 
+def read_clips(data: DataSet, settings: ClusteringSettings, limit: int) -> tuple[list[frames.Clip], list[Note]]:
+    """The first `limit` clips of a set that can be read, with the frames of the first seed; and what was left out."""
+    clips, left_out, size = [], list(data.left_out), (settings.image_size,) * 2
+    for sequence in data.sequences:
+        if len(clips) == limit:
+            break
+        draw = settings.num_frames, settings.draw, settings.seeds[0]
+        numbers = frames.draw_frames(sequence.name, len(sequence.frames), *draw)
+        try:
+            clips.append(frames.read_clip(sequence, numbers, size, void=settings.void, categories=settings.categories))
+        except BadSequence as error:
+            left_out.append(Note(sequence.name, error.kind, str(error)))
+    return clips, left_out
+
+
 class ClusteringEvaluator:
-    """Clustering mIoU of a few labelled clips, for a network that is still training.
+    """Clustering mIoU of a few labelled clips, for a network that is still training (evals/protocol.py).
 
     Yields `segmentation/<protocol>` in per cent. Standardisation, PCA and k-means see these clips alone.
     """
 
+    name, best_by = "segmentation", None
+
     def __init__(
         self,
-        dense: Callable[[object, np.ndarray], np.ndarray],
+        dense: Callable[[Params, np.ndarray], np.ndarray],
         clips: Sequence[frames.Clip],
         settings: ClusteringSettings,
         protocols: Sequence[str] = ("clustering",),
+        every: Duration | None = None,
     ):
         """Args: dense: (parameters, video uint8 [B F y x 3]) -> features [B t h w D]; clips: at least one."""
         if not clips:
-            raise InvalidValue("no labelled clips to segment")
-        self.dense, self.clips, self.settings, self.protocols = dense, clips, settings, tuple(protocols)
+            raise InvalidValue("no annotated clips to segment")
+        self.dense, self.clips, self.settings = dense, clips, settings
+        self.protocols, self.every = tuple(protocols), every
 
-    def run(self, params: object, step: int | None = None) -> Iterator[tuple[str, float]]:
-        """The measurement; `step` is not needed."""
+    def run(self, params: Params, step: int) -> Iterator[tuple[str, float]]:
+        """As evals.protocol.Evaluator."""
         scores: dict[str, list[float]] = {protocol: [] for protocol in self.protocols}
         size = self.settings.batch_size
         for low in range(0, len(self.clips), size):

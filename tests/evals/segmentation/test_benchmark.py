@@ -115,7 +115,7 @@ def test_the_monitor_of_good_and_bad_features():
         return params * good + (1 - params) * np.random.default_rng(0).standard_normal(good.shape)
 
     evaluator = benchmark.ClusteringEvaluator(dense, clips, SETTINGS, PROTOCOLS)
-    good, bad = dict(evaluator.run(1.0, 7)), dict(evaluator.run(0.0))
+    good, bad = dict(evaluator.run(1.0, 7)), dict(evaluator.run(0.0, 7))
     assert set(good) == {"segmentation/clustering", "segmentation/overclustering"}
     assert good["segmentation/clustering"] > 80 > 50 > bad["segmentation/clustering"]
 
