@@ -15,7 +15,14 @@ Where each term of the paper lives:
   VideoMAE control (L2)           objective/reconstruction.py
 """
 
+import sys
+
+from sigma_jax.runtime.starting import is_command, tell_interrupts
+
 __version__ = "0.1.0"
+
+if is_command(sys.orig_argv):
+    tell_interrupts()
 
 
 def load(path, *, num_heads: int | None = None, decoder_num_heads: int | None = None, weights: str = "model"):

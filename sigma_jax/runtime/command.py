@@ -120,13 +120,6 @@ class Command:
         return 1
 
 
-def run_command(
-    name: str, parse: Callable[[list[str] | None], Any], run: Callable[[Any], int], argv: list[str] | None
-) -> int:
-    """Command(name, parse, run)(argv)."""
-    return Command(name, parse, run)(argv)
-
-
 def leave(status: int) -> NoReturn:
     """Exits with this status; after a signal within seconds, also where threads of a library are still at work."""
     if status in (128 + number for number in signals.SIGNALS):

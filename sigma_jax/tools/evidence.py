@@ -18,6 +18,7 @@ Writes evidence.json, evidence.md, curves.png and report.html into the workdir, 
 """
 
 import argparse
+import contextlib
 import datetime
 import json
 import shlex
@@ -27,7 +28,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -72,6 +73,7 @@ ARMS = {
 }
 MAIN_ARMS = ("sigma", "pixel")  # get all seeds, the others at most OTHER_SEEDS
 OTHER_SEEDS = 3
+SAVE_SECONDS = 3.0  # that a run which is stopped is waited for; it saves longer if it must
 
 
 @dataclass(frozen=True)
@@ -163,10 +165,22 @@ class Experiment:
         command += [f"--config.{setting}={value}" for setting, value in settings.items()]
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / "log.txt", "a") as log:
-            status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
+            status = run_to_its_end(command, log)
         if status:
             raise Failed(f"{shlex.join(command)} ended with status {status}: see {folder / 'log.txt'}")
         return FinishedRun(folder, steps, every)
+
+
+def run_to_its_end(command: Sequence[str], log: IO[str]) -> int:
+    """Exit status of a program. When this one is stopped, that one is asked to stop, too, and saves what it has."""
+    process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(SAVE_SECONDS)
+        raise
 
 
 class FinishedRun(NamedTuple):

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sigma_jax.runtime import command, signals
+from sigma_jax.runtime import command, signals, starting
 from sigma_jax.runtime.errors import InvalidValue, UserError
 
 
@@ -83,7 +83,7 @@ def test_a_second_ctrl_c_ends_a_run_that_saves():
 
 HANGS = """
 import sys, threading
-from sigma_jax.runtime import command, signals
+from sigma_jax.runtime import command, signals, starting
 def hang(args):
     threading.Thread(target=threading.Event().wait).start()  # Python waits for it when the program ends
     while True:
@@ -119,3 +119,26 @@ def test_worker_processes_do_not_get_ctrl_c():
     assert process.wait() == 0
     process.stdout.close()
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+@pytest.mark.parametrize(
+    "argv,ours",
+    [
+        (["python", "-m", "sigma_jax.main", "--config=x"], True),
+        (["python", "-u", "-m", "sigma_jax.tools.probe"], True),
+        (["python", "-m", "pytest", "sigma_jax.main"], False),
+        (["python", "train.py", "-m", "sigma"], False),
+        (["python"], False),
+    ],
+)
+def test_only_our_own_commands_change_the_program(argv, ours):
+    assert starting.is_command(argv) == ours
+
+
+def test_ctrl_c_while_importing_is_a_sentence(monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr(sys, "excepthook", lambda *problem: seen.append(problem[0]))
+    starting.tell_interrupts()
+    for error in (KeyboardInterrupt(), ImportError("no jax")):
+        sys.excepthook(type(error), error, None)
+    assert capsys.readouterr().err == "stopped by Ctrl-C while starting\n" and seen == [ImportError]

@@ -1,10 +1,16 @@
 """The evidence run: what is finished is not repeated, rates are chosen, and words say what the numbers say."""
 
 import json
+import os
+import signal
+import sys
+import threading
+import time
 
 import pytest
 
 from sigma_jax.report import arms
+from sigma_jax.runtime import signals
 from sigma_jax.tools import evidence
 
 OURS = evidence.ARMS["sigma"].title
@@ -126,3 +132,28 @@ def test_table_and_markdown_hold_mean_and_sample_deviation():
     assert [row["knn/motion"] for row in shown] == ["65.0 ± 7.1", "90.0", "-"]
     lines = arms.markdown(shown).splitlines()
     assert lines[0] == "| arm | seeds | knn/motion |" and len({line.count("|") for line in lines}) == 1
+
+
+RUN = """
+import signal, sys, time
+def save(*_):
+    print("saved", flush=True)
+    sys.exit(75)
+signal.signal(signal.SIGTERM, save)
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_run_of_an_evidence_that_is_stopped_saves(tmp_path):
+    path = tmp_path / "log.txt"
+
+    def stop_when_ready():
+        while "ready" not in path.read_text():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with path.open("a") as log, pytest.raises(signals.Stopped), signals.ending(print):
+        threading.Thread(target=stop_when_ready).start()
+        evidence.run_to_its_end([sys.executable, "-c", RUN], log)
+    assert path.read_text().split() == ["ready", "saved"]
