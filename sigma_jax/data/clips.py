@@ -17,10 +17,10 @@ CACHE_BYTES = 2**31  # of decoded videos kept by one reader; videos beyond that 
 
 
 class Clip(NamedTuple):
-    """What was read: clip uint8 [F s s 3], class (-1: none), name of the video."""
+    """What was read: clip uint8 [F s s 3], class (-1: none) or what the spec says of it, name of the video."""
 
     video: np.ndarray
-    label: int
+    label: int | np.ndarray
     key: str
 
 
@@ -42,6 +42,10 @@ class ClipSpec:
     @property
     def shape(self) -> tuple[int, ...]:
         return self.num_frames, self.image_size, self.image_size, 3
+
+    @property
+    def label_shape(self) -> tuple[int, ...]:
+        return ()
 
     @property
     def is_random(self) -> bool:

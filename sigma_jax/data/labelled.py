@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sigma_jax.data import pictures, records
+from sigma_jax.data import pictures, records, schema
 from sigma_jax.data.clips import Clip, ClipReader
 from sigma_jax.data.decoders import AUTO, Decoding
 from sigma_jax.data.finetune_augment import TrainAugment, ViewCrop
@@ -30,6 +30,10 @@ class LabelledSpec:
     @property
     def shape(self) -> tuple[int, ...]:
         return self.sampling.num_frames, self.image_size, self.image_size, 3
+
+    @property
+    def label_shape(self) -> tuple[int, ...]:
+        return ()
 
     @property
     def num_test_views(self) -> int:
@@ -68,22 +72,31 @@ class LabelledReader(ClipReader):
         """
         record, num_frames, decoded = self._load(index)
         spec = self.spec
-        if not 0 <= record.label < spec.num_classes:
-            raise records.DataSetError(
-                f"{record.key} has label {record.label}, expected 0..{spec.num_classes - 1}: every video of "
-                f"{self.source.data_dir} needs a class of its label map"
-            )
         if rng is None:
             view, crop = divmod(number, spec.crops.num_crops)
             frames = spec.sampling.view(num_frames, view, spec.num_views)
         else:
             frames = spec.sampling.train(num_frames, rng)
+        label = self.label(record, None if rng is None else frames)
         video = self._frames(index, record, num_frames, decoded, frames)
         if rng is None:
             video = spec.crops(video, spec.image_size, crop)
         else:
             video = spec.augment(video, spec.image_size, np.random.default_rng((int(rng.integers(2**62)), number)))
-        return Clip(np.broadcast_to(video, spec.shape), record.label, record.key)
+        return Clip(np.broadcast_to(video, spec.shape), label, record.key)
+
+    def label(self, record: schema.Record, frames: np.ndarray | None) -> int | np.ndarray:
+        """What is known of the frames of a training clip, or (None) of the video.
+
+        Raises:
+          DataSetError: a label that is no class.
+        """
+        if not 0 <= record.label < self.spec.num_classes:
+            raise records.DataSetError(
+                f"{record.key} has label {record.label}, expected 0..{self.spec.num_classes - 1}: every video of "
+                f"{self.source.data_dir} needs a class of its label map"
+            )
+        return record.label
 
     def _frames(self, index, record, num_frames, decoded, frames) -> np.ndarray:
         if self.source.stills:

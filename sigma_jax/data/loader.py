@@ -39,9 +39,10 @@ KEY_BYTES = 256
 
 
 class Clips(Protocol):
-    """What is cut out of videos: ClipSpec, LabelledSpec."""
+    """What is cut out of videos: ClipSpec, LabelledSpec, MultiLabelSpec, CyclesSpec."""
 
     shape: tuple[int, ...]  # of one clip
+    label_shape: tuple[int, ...]  # of what is known of it; () for one class
     is_random: bool  # whether reading needs a random generator
     num_test_views: int  # of one video
 
@@ -250,7 +251,7 @@ def empty_chunk(layout: Layout, spec: Clips, video: np.ndarray | None = None) ->
     n = layout.chunk_rows
     return {
         "video": np.zeros((n, *spec.shape), np.uint8) if video is None else video,
-        "label": np.full(n, -1, np.int32),
+        "label": np.full((n, *spec.label_shape), -1, np.int32),
         "record": np.full(n, -1, np.int64),
         "weight": np.zeros(n, np.float32),
         "view": np.zeros(n, np.int32),
@@ -261,11 +262,12 @@ def empty_chunk(layout: Layout, spec: Clips, video: np.ndarray | None = None) ->
 
 
 class Loader(Iterator):
-    """Iterator over one host's batches: video uint8 [b F s s 3], label int32 [b], record int64 [b].
+    """Iterator over one host's batches: video uint8 [b F s s 3], label int32 [b ...], record int64 [b].
 
-    `label` is -1 where a record has no class, `record` the number of the record in its split. Evaluations add `weight`
-    float32 [b] (0 for what could not be read, and for padding, whose record is -1), `view` int32 [b] (which view of
-    the video) and `key` uint8 [b KEY_BYTES] (the video's name, UTF-8, cut or filled with zeros).
+    `label` has the clips' `label_shape`; where that is one class, it is -1 where a record has none. `record` is the
+    number of the record in its split. Evaluations add `weight` float32 [b] (0 for what could not be read, and for
+    padding, whose record is -1), `view` int32 [b] (which view of the video) and `key` uint8 [b KEY_BYTES] (the video's
+    name, UTF-8, cut or filled with zeros).
     """
 
     def __init__(self, chunks: ShuffledChunks | EvalChunks, *, num_batches: int, num_workers: int, bad: BadRecords):

@@ -25,7 +25,7 @@ from sigma_jax.runtime import signals
 MOTIONS = ("left", "right", "up", "down", "clockwise", "counterclockwise", "zoom", "spin")
 SHAPES = ("disc", "square", "triangle", "plus", "ring")
 
-_NOISE = 0.008  # standard deviation, of 1; from 0.012 on nothing learns within minutes
+NOISE = 0.008  # standard deviation, of 1; from 0.012 on nothing learns within minutes
 _FPS = 8
 _CHUNK = 64  # clips rendered at once: the arrays stay in cache
 
@@ -56,7 +56,7 @@ def render_masked_clips(
         draws = np.stack([rng.random(32, dtype=np.float32) for rng in rngs])
         video, alpha = _render(motion[rows], shape[rows], draws, num_frames, size)
         for clip, rng in zip(video, rngs, strict=True):
-            clip += _NOISE * rng.standard_normal(clip.shape, dtype=np.float32)
+            clip += NOISE * rng.standard_normal(clip.shape, dtype=np.float32)
         videos[rows] = np.clip(video * 255 + 0.5, 0, 255)
         masks[rows] = alpha > 0.5
     return videos, masks, motion, shape
@@ -133,11 +133,11 @@ def _write_chunk(job: tuple) -> int:
     out_dir, seed, start, count, labelled, num_frames, size = job
     videos, motion, shape = render_clips(seed, start, count, num_frames, size)
     folders = [class_name(m, s) if labelled else "." for m, s in zip(motion, shape, strict=True)]
-    _encode(videos, [Path(out_dir) / folder / f"{start + i:06d}.mp4" for i, folder in enumerate(folders)])
+    encode(videos, [Path(out_dir) / folder / f"{start + i:06d}.mp4" for i, folder in enumerate(folders)])
     return count
 
 
-def _encode(videos: np.ndarray, paths: list[Path]) -> None:
+def encode(videos: np.ndarray, paths: list[Path]) -> None:
     """Writes uint8 [n F s s 3] as n H.264 files.
 
     Opening an encoder costs more than coding 8 tiny frames, so all clips go through one encoder with a key frame at the
@@ -178,7 +178,18 @@ def _render(
     From labels [n] and uniform draws [n 32].
     """
     time = np.linspace(-0.5, 0.5, num_frames, dtype=np.float32)  # of the clip's length
-    cx, cy, angle, radius = _trajectory(motion, draws, time)
+    return paint(_trajectory(motion, draws, time), shape, draws, size)
+
+
+def paint(path: tuple[np.ndarray, ...], shape: np.ndarray, draws: np.ndarray, size: int) -> np.ndarray:
+    """Noise-free clips, float32 [n F s s 3] in 0..1, of shapes [n] along a path.
+
+    Args:
+      path: centre x, y, angle and radius over time, each [n F]; lengths in sides.
+      draws: uniform, [n 32], of which 10.. decide texture and colours.
+    """
+    cx, cy, angle, radius = path
+    time = np.linspace(-0.5, 0.5, cx.shape[1], dtype=np.float32)
     axis = (np.arange(size, dtype=np.float32) + 0.5) / size
     dx = (axis[None, None, None, :] - cx[:, :, None, None]) / radius[:, :, None, None]
     dy = (axis[None, None, :, None] - cy[:, :, None, None]) / radius[:, :, None, None]

@@ -1,4 +1,4 @@
-"""Multi-view testing: softmax per view, mean over the views of a video (temporal views x crops), then the class.
+"""Multi-view testing: scores per view are merged over the views of a video (temporal views x crops).
 
 Exact under padding and any number of devices: every (video, view) counts once, in the order of its number. A video of
 which a view could not be read is left out, named, and makes the result incomplete; nothing replaces it.
@@ -9,7 +9,7 @@ Letters: B views in a batch, C classes, n videos.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +27,6 @@ from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.runtime.sharding import shard_batch, traced_on, whole
 from sigma_jax.runtime.trees import Params
 
-MERGE_RULE = "softmax per view, arithmetic mean over views"
 VIEW_KEYS = ("video", "label", "record", "weight", "key")  # of a batch, what is measured
 Batch = Mapping[str, np.ndarray]
 Forward = Callable[[Params, Batch], Batch]
@@ -38,49 +37,9 @@ class VideoScores(NamedTuple):
 
     records: np.ndarray  # int [n], number in the split
     keys: tuple[str, ...]
-    labels: np.ndarray  # int [n]
+    labels: np.ndarray  # int [n], or 0 and 1 [n C]
     probabilities: np.ndarray  # float64 [n C]
     unreadable: tuple[int, ...]  # records that are left out
-
-
-def score_videos(
-    batches: Iterable[Batch], logits_fn: Callable[[Batch], Mapping[str, np.ndarray]], num_views: int
-) -> VideoScores:
-    """Runs a classifier over all views.
-
-    Args:
-      batches: this process's part of video, label, record, view, weight, key (data/loader.py, OnePass).
-      logits_fn: batch -> the same rows of all processes, with `logits` [B C] for `video`.
-      num_views: views per video.
-
-    Raises:
-      ValueError: no video at all, or a label outside the classes.
-    """
-    total, count, label, key = {}, {}, {}, {}
-    for batch in batches:
-        rows = {name: np.asarray(values) for name, values in logits_fn(batch).items()}
-        probabilities = softmax(rows["logits"])
-        for i, record in enumerate(rows["record"].tolist()):
-            if record < 0:
-                continue  # padding
-            count.setdefault(record, 0)
-            if rows["weight"][i] > 0:
-                total[record] = total.get(record, 0.0) + probabilities[i]
-                label[record], key[record] = int(rows["label"][i]), rows["key"][i]
-                count[record] += 1
-    complete = sorted(record for record, views in count.items() if views == num_views)
-    if not complete:
-        raise InvalidValue(f"nothing to measure: of {len(count)} videos in the split none could be read completely")
-    labels = np.asarray([label[record] for record in complete])
-    probabilities = np.stack([total[record] / num_views for record in complete])
-    num_classes = probabilities.shape[1]
-    if labels.min() < 0 or labels.max() >= num_classes:
-        raise InvalidValue(
-            f"labels span {labels.min()}..{labels.max()}, the head has {num_classes} classes: is this the data set "
-            "(and the label map) it was trained on?"
-        )
-    names = tuple(bytes(key[record]).rstrip(b"\0").decode("utf-8", "backslashreplace") for record in complete)
-    return VideoScores(np.asarray(complete), names, labels, probabilities, tuple(sorted(count.keys() - set(complete))))
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -88,6 +47,72 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     shifted = np.asarray(logits, np.float64)
     shifted = np.exp(shifted - shifted.max(axis=1, keepdims=True))
     return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """[B C] -> probabilities, float64."""
+    return np.exp(-np.logaddexp(0.0, -np.asarray(logits, np.float64)))
+
+
+class Merge(NamedTuple):
+    """How the views of a video become its scores.
+
+    rule: in words. per_view: logits [B C] -> scores [B C]. add: two views -> what is kept of them. divides: by the
+    number of views, in the end.
+    """
+
+    rule: str
+    per_view: Callable[[np.ndarray], np.ndarray]
+    add: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    divides: bool
+
+
+MEAN_OF_SOFTMAX = Merge("softmax per view, arithmetic mean over views", softmax, np.add, True)
+MAXIMUM_OF_SIGMOID = Merge("sigmoid per view and class, maximum over views", sigmoid, np.maximum, False)
+
+
+def score_videos(
+    batches: Iterable[Batch],
+    logits_fn: Callable[[Batch], Mapping[str, np.ndarray]],
+    num_views: int,
+    merge: Merge = MEAN_OF_SOFTMAX,
+) -> VideoScores:
+    """Runs a classifier over all views.
+
+    Args:
+      batches: this process's part of video, label, record, view, weight, key (data/loader.py, OnePass).
+      logits_fn: batch -> the same rows of all processes, with `logits` [B C] for `video`.
+      num_views: views per video.
+      merge: how they become the video's scores.
+
+    Raises:
+      ValueError: no video at all, or a label outside the classes.
+    """
+    total, count, label, key = {}, {}, {}, {}
+    for batch in batches:
+        rows = {name: np.asarray(values) for name, values in logits_fn(batch).items()}
+        scores = merge.per_view(rows["logits"])
+        for i, record in enumerate(rows["record"].tolist()):
+            if record < 0:
+                continue  # padding
+            count.setdefault(record, 0)
+            if rows["weight"][i] > 0:
+                total[record] = merge.add(total[record], scores[i]) if record in total else scores[i]
+                label[record], key[record] = rows["label"][i], rows["key"][i]
+                count[record] += 1
+    complete = sorted(record for record, views in count.items() if views == num_views)
+    if not complete:
+        raise InvalidValue(f"nothing to measure: of {len(count)} videos in the split none could be read completely")
+    labels = np.asarray([label[record] for record in complete])
+    probabilities = np.stack([total[record] for record in complete]) / (num_views if merge.divides else 1)
+    num_classes = probabilities.shape[1]
+    if labels.ndim == 1 and (labels.min() < 0 or labels.max() >= num_classes):
+        raise InvalidValue(
+            f"labels span {labels.min()}..{labels.max()}, the head has {num_classes} classes: is this the data set "
+            "(and the label map) it was trained on?"
+        )
+    names = tuple(bytes(key[record]).rstrip(b"\0").decode("utf-8", "backslashreplace") for record in complete)
+    return VideoScores(np.asarray(complete), names, labels, probabilities, tuple(sorted(count.keys() - set(complete))))
 
 
 def forward_fn(logits: Callable[[Params, jax.Array], jax.Array], mesh: Mesh) -> Forward:
@@ -108,21 +133,40 @@ def forward_fn(logits: Callable[[Params, jax.Array], jax.Array], mesh: Mesh) -> 
 
 @dataclasses.dataclass(frozen=True)
 class ResultFiles:
-    """Where a test leaves its result: folder/result.json and scores.npz, to be merged with others' later.
+    """Where a test leaves its result: folder/result.json, and what else it writes there.
 
-    facts: what was measured how, for the JSON. classes: their names, () where they are numbers only. source: where the
-    weights come from.
+    facts: what was measured how. classes: their names, () where they are numbers only. source: where the weights come
+    from. problems: what keeps the data from being complete, sentences.
     """
 
     folder: Path
     facts: Mapping[str, Any]
     classes: tuple[str, ...]
     source: str
+    problems: tuple[str, ...] = ()
 
-    def write(
-        self, scores: VideoScores, numbers: Mapping[str, float], unreadable: list[dict], weights: Mapping
-    ) -> None:
-        """The files of one test; `unreadable` are the records that are left out, with reasons."""
+    def write(self, numbers: Mapping[str, Any], unreadable: list[dict], weights: Mapping, problems: Sequence[str] = ()):
+        """result.json of one test; `unreadable` are the records that are left out, with reasons.
+
+        The result is complete unless something is left out, or there are problems.
+        """
+        problems = [*self.problems, *problems]
+        if unreadable:
+            problems.append(f"{len(unreadable)} videos could not be read, the first: {unreadable[0]}")
+        result = {
+            **numbers,
+            "complete": not problems,
+            "incomplete": problems,
+            "unreadable": unreadable,
+            **self.facts,
+            "checkpoint": {"source": self.source, **weights},
+        }
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / "result.json", result)
+        logging.info("result: %s", self.folder / "result.json")
+
+    def write_scores(self, scores: VideoScores) -> None:
+        """scores.npz, to be merged with others' later."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / "scores.npz", "wb") as file:
             np.savez(
@@ -133,28 +177,26 @@ class ResultFiles:
                 probabilities=scores.probabilities.astype(np.float32),
                 classes=np.asarray(self.classes, str),
             )
-        result = {
-            **numbers,
-            "complete": not unreadable,
-            "unreadable": unreadable,
-            "num_videos": len(scores.records),
-            "num_videos_in_split": len(scores.records) + len(unreadable),
-            **self.facts,
-            "merge": MERGE_RULE,
-            "checkpoint": {"source": self.source, **weights},
-            "scores_file": "scores.npz",
-            "confusion_matrix": "confusion.png",
-        }
-        write_json(self.folder / "result.json", result)
-        logging.info("result: %s", self.folder / "result.json")
+
+
+class Summary(NamedTuple):
+    """Numbers of a test, and sentences on what makes them incomplete."""
+
+    numbers: Mapping[str, float]
+    problems: Sequence[str] = ()
+
+
+def top_scores(scores: VideoScores) -> Summary:
+    """Top-1, top-5 and mean per class, in per cent."""
+    return Summary(summarize(scores.probabilities, scores.labels))
 
 
 @dataclasses.dataclass(frozen=True)
 class MultiViewTest:
-    """Top-1, top-5 and mean per class, in per cent, of a classifier on all views of a split.
+    """Scores of a classifier on all views of a split.
 
     forward: of `forward_fn`. open_views: one pass over the views (data/loader.py, OnePass). num_views: of a video.
-    files: where the result is kept, None for nowhere.
+    merge: of the views. summarize: what is reported. files: where the result is kept, None for nowhere.
     """
 
     name: str  # also the prefix of the numbers: test/top1
@@ -163,29 +205,39 @@ class MultiViewTest:
     num_views: int
     every: Duration | None = None
     best_by: str | None = None
+    merge: Merge = MEAN_OF_SOFTMAX
+    summarize: Callable[[VideoScores], Summary] = top_scores
     files: ResultFiles | None = None
 
     def run(self, params: Params, step: int) -> Iterator[tuple[str, float]]:
         scores, unreadable = self.score(params)
-        numbers = summarize(scores.probabilities, scores.labels)
+        numbers, problems = self.summarize(scores)
         if unreadable:
             logging.warning("INCOMPLETE: %d videos could not be read: %s", len(unreadable), unreadable)
         if self.files is not None:
             weights = {"step": step, "hash": params_hash(params)}  # all processes hash together
             if jax.process_index() == 0:
-                self.files.write(scores, numbers, unreadable, weights)
+                self.files.write_scores(scores)
+                counts = {"num_videos": len(scores.records), "merge": self.merge.rule, "scores_file": "scores.npz"}
+                counts["num_videos_in_split"] = len(scores.records) + len(unreadable)
+                self.files.write({**numbers, **counts}, unreadable, weights, problems)
         yield from ((f"{self.name}/{name}", value) for name, value in numbers.items())
 
     def score(self, params: Params) -> tuple[VideoScores, list[dict]]:
         """Scores of every video of the split, and the records that could not be read, with reasons."""
         loader = self.open_views()
         try:
-            scores = score_videos(loader, lambda batch: self.forward(params, batch), self.num_views)
-            known = {entry["record"]: entry for entry in loader.bad_records}
+            scores = score_videos(loader, lambda batch: self.forward(params, batch), self.num_views, self.merge)
+            return scores, named(scores.unreadable, loader)
         finally:
             loader.close()
-        elsewhere = {"key": "", "reason": "unreadable; the log of another process says why"}
-        return scores, [{"record": record, **known.get(record, elsewhere)} for record in scores.unreadable]
+
+
+def named(records: Iterable[int], loader: Loader) -> list[dict]:
+    """Records that could not be read, with key and reason."""
+    known = {entry["record"]: entry for entry in loader.bad_records}
+    elsewhere = {"key": "", "reason": "unreadable; the log of another process says why"}
+    return [{"record": record, **known.get(record, elsewhere)} for record in records]
 
 
 def params_hash(params: Params) -> str:

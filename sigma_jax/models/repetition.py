@@ -35,14 +35,13 @@ def split_heads(outputs: Array) -> Heads:
 
 
 def window_pixels(video: jax.Array, frames: jax.Array, length: jax.Array) -> jax.Array:
-    """Pixels of windows, float [B F H W 3] in [0, 1].
+    """Pixels of windows of one clip, float [... F H W 3] in [0, 1].
 
     Args:
-      video: [B T H W 3] uint8.
-      frames: numbers int [B F]; below 0 or from `length` on there is nothing, which is shown as OUTSIDE.
-      length: frames of each clip, int [B].
+      video: [T H W 3] uint8.
+      frames: numbers int [... F]; below 0 or from `length` on there is nothing, which is shown as OUTSIDE.
+      length: frames of the clip.
     """
-    places = jnp.clip(frames, 0, video.shape[1] - 1)[:, :, None, None, None]
-    pixels = unit_pixels(jnp.take_along_axis(video, places, axis=1))
-    inside = (frames >= 0) & (frames < length[:, None])
-    return jnp.where(inside[:, :, None, None, None], pixels, jnp.asarray(OUTSIDE, pixels.dtype))
+    pixels = unit_pixels(jnp.take(video, jnp.clip(frames, 0, len(video) - 1), axis=0))
+    inside = (frames >= 0) & (frames < length)
+    return jnp.where(inside[..., None, None, None], pixels, jnp.asarray(OUTSIDE, pixels.dtype))

@@ -23,6 +23,7 @@ from sigma_jax.report.prototypes import write_prototypes
 from sigma_jax.runtime.trees import Params
 from sigma_jax.tasks.base import Examples, Place, Task
 
+_SHOWN = ("top1", "top5", "mean_per_class", "map", "relative_error", "oboa")
 NUM_CLIPS = 32  # looked at for prototypes
 CURVES = "How loss, prototype use and speed went. At a loss / ln K of 1 assignments carry no information."
 CLIPS = "What the video model is given: frames above, and below them the same with hidden tubes grey."
@@ -94,7 +95,7 @@ def _results(workdir: Path) -> list[dict[str, str | float]]:
     if not test.is_file():
         return []
     result = json.loads(test.read_text())
-    numbers = {name: result[name] for name in ("top1", "top5", "mean_per_class") if name in result}
+    numbers = {name: result[name] for name in _SHOWN if name in result}
     views = f"{result['split']}, {result['num_views']} x {result['num_crops']} views"
     return [{"split": views, "videos": result["num_videos"], **numbers}]
 
@@ -130,5 +131,7 @@ def draw_confusion(workdir: Path) -> Path | None:
     with np.load(scores) as arrays:
         probabilities, labels = arrays["probabilities"], arrays["labels"]
         classes = arrays["classes"].tolist() if "classes" in arrays else ()  # which older runs did not write
+    if labels.ndim > 1:  # several labels a video
+        return None
     matrix = confusion_matrix(probabilities.argmax(axis=1), labels, probabilities.shape[1])
     return write_confusion(scores.with_name("confusion.png"), matrix, classes)

@@ -83,8 +83,8 @@ def _arrange(devices: list, data: int, fsdp: int) -> np.ndarray:
 
 def partition_spec(path: str, shape: tuple[int, ...], fsdp: int) -> P:
     """The partition spec of a parameter (or its moments) by its path and shape."""
-    if re.search(r"(^|/)memory/(pred|proj)$", path):
-        return P(None, BATCH_AXES)  # a queue of batches' tokens, split as the batches are
+    if re.search(r"(^|/)memory/(pred|proj|ring/[^/]+)$", path):
+        return P(None, BATCH_AXES)  # a queue of batches' tokens, a ring of clips: split as the batches are
     dimensions = next(found for pattern, found in RULES if re.search(pattern, path))
     for dimension in dimensions:
         if fsdp > 1 and len(shape) >= -dimension and shape[dimension] % fsdp == 0:

@@ -37,6 +37,8 @@ MODULES = {  # a config's `task`: the file of this folder that has it
     "finetune": "classify",
     "linear_probe": "classify",
     "attentive_probe": "classify",
+    "multi_label": "multi_label",
+    "repetition": "repetition",
 }
 
 

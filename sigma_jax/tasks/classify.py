@@ -17,9 +17,18 @@ from sigma_jax.checkpoints.manager import CheckpointError
 from sigma_jax.data.finetune_augment import RandAugment, TrainAugment, ViewCrop
 from sigma_jax.data.labelled import LabelledSpec
 from sigma_jax.data.loader import Loader, LoaderSpec, OnePass, Shuffled, open_loader
+from sigma_jax.data.metadata import read_problems
 from sigma_jax.data.sampling import FrameSampling
 from sigma_jax.datasets.classes import check_known, read_classes
-from sigma_jax.evals.multi_view import MultiViewTest, ResultFiles, forward_fn
+from sigma_jax.evals.multi_view import (
+    MEAN_OF_SOFTMAX,
+    MultiViewTest,
+    ResultFiles,
+    Summary,
+    VideoScores,
+    forward_fn,
+    top_scores,
+)
 from sigma_jax.evals.protocol import Evaluator
 from sigma_jax.models.classifier import VideoClassifier
 from sigma_jax.models.pretrain import Compute
@@ -88,6 +97,8 @@ class ClassificationTask(Task):
     data: LabelledData | None = None
     tests: EvalSettings | None = None
 
+    merge = MEAN_OF_SOFTMAX  # of the views of a video
+    best_by = "val/top1"
     batch_keys = ("video", "label")
     init_unused = ("encoder/norm", "decoder", "prototypes", "projection")
 
@@ -114,18 +125,9 @@ class ClassificationTask(Task):
             raise InvalidValue("the number of classes is not known without the data: set --config.data.num_classes")
         mixing = MixSettings(objective.mixup_alpha, objective.cutmix_alpha, objective.cutmix_share)
         return cls(
-            mesh=mesh,
-            grid=TubeGrid(model.num_frames, model.image_size, tuple(model.tube_size)),
-            size=lookup(VIDEO_SIZES, model.size, "model size"),
-            positions=model.positions,
-            compute=compute,
+            **model_fields(config, mesh, compute),
             num_classes=config.data.num_classes,
-            title=config.task,
             freezes_encoder=model.freeze_encoder,
-            pooling=model.pooling,
-            drop_path=model.drop_path,
-            dropout=model.dropout,
-            head_init_scale=model.head_init_scale,
             smoothing=objective.smoothing,
             mixing=mixing if objective.mixes else None,
             erase_probability=objective.erase_probability,
@@ -149,9 +151,8 @@ class ClassificationTask(Task):
                 "python -m sigma_jax.main --config=configs/linear_probe.py:... --init=..."
             )
         model, data = recorded.get("model", {}), recorded.get("data", {})
-        size = next((name for name, size in VIDEO_SIZES.items() if size == self.size), None)
         here = {
-            "size": size,
+            "size": self.size_name,
             "num_frames": self.grid.num_frames,
             "tube_size": self.grid.tube_size,
             "pooling": self.pooling,
@@ -168,6 +169,11 @@ class ClassificationTask(Task):
                 f"classes), the data have {self.data.label_hash} ({self.num_classes}): its classes mean something "
                 "else. Use the data set it was trained on, or train a head for this one"
             )
+
+    @property
+    def size_name(self) -> str | None:
+        """The model size as configs write it; None for one that has no name."""
+        return next((name for name, size in VIDEO_SIZES.items() if size == self.size), None)
 
     @property
     def model(self) -> VideoClassifier:
@@ -284,11 +290,22 @@ class ClassificationTask(Task):
         central = partial(self.open_views, place.data_dir, tests.val_split, 1, 1)
         views = partial(self.open_views, place.data_dir, tests.test_split, tests.num_views, tests.num_crops)
         classes = read_classes(place.data_dir, self.data.split).names
-        files = ResultFiles(place.workdir / "eval", self._facts(), classes, place.source or str(place.workdir))
-        return (
-            MultiViewTest("val", forward, central, 1, tests.every, "val/top1"),
-            MultiViewTest("test", forward, views, tests.num_views * tests.num_crops, files=files),
+        files = ResultFiles(
+            place.workdir / "eval",
+            self._facts(),
+            classes,
+            place.source or str(place.workdir),
+            tuple(read_problems(place.data_dir, {self.data.split, tests.test_split})),
         )
+        rules = {"merge": self.merge, "summarize": self.summarize}
+        return (
+            MultiViewTest("val", forward, central, 1, tests.every, self.best_by, **rules),
+            MultiViewTest("test", forward, views, tests.num_views * tests.num_crops, files=files, **rules),
+        )
+
+    def summarize(self, scores: VideoScores) -> Summary:
+        """What is reported of the videos' scores."""
+        return top_scores(scores)
 
     def _facts(self) -> dict[str, Any]:
         """What was measured how, for the result's file."""
@@ -297,6 +314,7 @@ class ClassificationTask(Task):
         return {
             "data_set": self.data.name,
             "split": tests.test_split,
+            "model_size": self.size_name,
             "num_views": tests.num_views,
             "num_crops": tests.num_crops,
             "frames": f"{sampling.kind}, {sampling.num_frames} frames, stride {sampling.stride}",
@@ -307,19 +325,36 @@ class ClassificationTask(Task):
         }
 
 
-def labelled_data(config: ConfigDict) -> LabelledData:
-    """The `data` of a config whose number of classes is known."""
+def model_fields(config: ConfigDict, mesh: Mesh, compute: Compute) -> dict[str, Any]:
+    """What all tasks with a classifier on a video encoder read from a config alike."""
+    model = config.model
+    return {
+        "mesh": mesh,
+        "grid": TubeGrid(model.num_frames, model.image_size, tuple(model.tube_size)),
+        "size": lookup(VIDEO_SIZES, model.size, "model size"),
+        "positions": model.positions,
+        "compute": compute,
+        "title": config.task,
+        "pooling": model.pooling,
+        "drop_path": model.drop_path,
+        "dropout": model.dropout,
+        "head_init_scale": model.head_init_scale,
+    }
+
+
+def labelled_data(config: ConfigDict, kind: type[LabelledSpec] = LabelledSpec) -> LabelledData:
+    """The `data` of a config whose number of classes is known, as clips of that kind."""
     data = config.data
     augment = None
     if data.rand_augment:
         magnitude, num_operations, std = data.rand_augment
         augment = RandAugment(magnitude, int(num_operations), std)
-    clips = LabelledSpec(
+    clips = kind(
         FrameSampling(data.sampling, config.model.num_frames, data.frame_stride),
         config.model.image_size,
         data.num_classes,
         augment=TrainAugment(augment, data.min_area, data.flip, data.interpolation),
-        crops=ViewCrop(1, data.short_side, data.interpolation),
+        crops=ViewCrop(1, data.short_side, data.interpolation, data.get("crops_round_up", False)),
     )
     return read_section(LabelledData, data, clips=clips, reading=reading_of(data))
 

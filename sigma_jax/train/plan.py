@@ -149,7 +149,7 @@ def resolve_plan(settings: TrainSettings, task: Task, num_records: int) -> RunPl
     total_steps = settings.total.in_steps(steps_per_epoch)
     lengths = steps_per_epoch, total_steps
     num_params = num_numbers(jax.eval_shape(task.init, jax.random.key(0)))
-    memory = num_numbers(jax.eval_shape(lambda: task.init_memory(micro * mesh.size)))
+    memory = num_bytes(jax.eval_shape(lambda: task.init_memory(micro * mesh.size)))
     return RunPlan(
         mesh=dict(mesh.shape),
         num_devices=mesh.size,
@@ -176,10 +176,15 @@ def resolve_plan(settings: TrainSettings, task: Task, num_records: int) -> RunPl
         num_prototypes=cost.num_prototypes,
         queue_tokens=cost.queue_batches * micro * mesh.size * cost.tubes_hidden,
         queue_start=cost.queue_start,
-        state_bytes_per_device=16 * num_params // mesh.shape["fsdp"] + 4 * memory // mesh.size,
+        state_bytes_per_device=16 * num_params // mesh.shape["fsdp"] + memory // mesh.size,
         activation_bytes_per_device=micro * cost.activation_bytes,
         memory_bytes_per_device=memory_of(mesh.local_devices[0]) if mesh.local_devices else None,
     )
+
+
+def num_bytes(shapes: Params) -> int:
+    """How many bytes a tree of shapes takes."""
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
 
 
 def num_numbers(shapes: Params) -> int:

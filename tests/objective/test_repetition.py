@@ -38,8 +38,8 @@ def test_device_and_host_agree_on_windows():
 
 
 def test_frames_outside_the_clip_are_the_mean_colour_after_normalising():
-    video = jnp.full((1, 5, 2, 2, 3), 255, jnp.uint8)
-    pixels = window_pixels(video, jnp.array([[-1, 0, 2, 3, 4]]), jnp.array([3]))
+    video = jnp.full((5, 2, 2, 3), 255, jnp.uint8)
+    pixels = window_pixels(video, jnp.array([[-1, 0, 2, 3, 4]]), jnp.array(3))
     normalised = (np.asarray(pixels[0, :, 0, 0]) - PIXEL_MEAN) / np.asarray(PIXEL_STD)
     np.testing.assert_allclose(normalised[[0, 3, 4]], np.broadcast_to(PIXEL_MEAN, (3, 3)), atol=1e-6)
     assert (np.asarray(pixels[0, 1:3]) == 1.0).all() and OUTSIDE[0] > PIXEL_MEAN[0]

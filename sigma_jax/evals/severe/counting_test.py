@@ -1,0 +1,110 @@
+"""Counts every clip of a split and compares with the annotation: the score UCF-RC.
+
+Letters: T frames that a clip has room for, n windows, F frames that the network sees of each.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+from absl import logging
+from jax.sharding import Mesh
+
+from sigma_jax.data.cycle_clips import CyclesSpec
+from sigma_jax.data.loader import Loader
+from sigma_jax.evals.multi_view import ResultFiles, named, params_hash
+from sigma_jax.evals.protocol import Params
+from sigma_jax.evals.severe.counting import Network, count_cycles
+from sigma_jax.evals.severe.counting_scores import count_scores
+from sigma_jax.models.repetition import Heads, split_heads, window_pixels
+from sigma_jax.runtime.durations import Duration
+from sigma_jax.runtime.errors import InvalidValue
+from sigma_jax.runtime.sharding import batch_sharding, traced_on, whole
+
+Look = Callable[[Params, np.ndarray, int], Network]
+
+
+def look_fn(outputs: Callable[[Params, jax.Array], jax.Array], mesh: Mesh, windows_at_once: int) -> Look:
+    """(params, clip uint8 [T H W 3], its length) -> what the network says about windows of it.
+
+    Every device holds the clip and looks at its share of the windows; every process gets all answers.
+
+    Args:
+      outputs: (params, pixels [n F H W 3]) -> [n 6*A].
+      windows_at_once: over all devices.
+    """
+
+    def forward(params, video, frames, length):
+        return outputs(params, window_pixels(video, frames, length))
+
+    compiled = jax.jit(traced_on(mesh, forward), out_shardings=whole(mesh))
+    most = max(windows_at_once // mesh.size, 1) * mesh.size
+
+    def look(params: Params, video: np.ndarray, length: int) -> Network:
+        on_devices = jax.make_array_from_process_local_data(whole(mesh), video)
+
+        def network(frames: np.ndarray) -> Heads:
+            padded = np.pad(frames, ((0, -len(frames) % mesh.size), (0, 0)), mode="edge").astype(np.int32)
+            parts = []
+            for first in range(0, len(padded), most):
+                rows = padded[first : first + most]
+                spread = jax.make_array_from_callback(rows.shape, batch_sharding(mesh), lambda at, rows=rows: rows[at])
+                parts.append(jax.device_get(compiled(params, on_devices, spread, np.int32(length))))
+            return split_heads(np.concatenate(parts)[: len(frames)].astype(np.float64))
+
+        return network
+
+    return look
+
+
+@dataclasses.dataclass(frozen=True)
+class CountingTest:
+    """Relative counting error and its relatives over a split, each clip once.
+
+    look: of `look_fn`. open_clips: one pass, one clip a batch, the same on all processes. clips: what they are.
+    num_frames: F. files: where the result is kept, None for nowhere.
+    """
+
+    name: str  # also the prefix of the numbers: test/relative_error
+    look: Look
+    open_clips: Callable[[], Loader]
+    clips: CyclesSpec
+    num_frames: int
+    every: Duration | None = None
+    best_by: str | None = None
+    files: ResultFiles | None = None
+
+    def run(self, params: Params, step: int) -> Iterator[tuple[str, float]]:
+        """Also yields `points`, 100 (1 - relative error): higher is better, for keeping the best weights."""
+        videos, unreadable = self.count(params)
+        if not videos:
+            raise InvalidValue(f"nothing to measure: none of {len(unreadable)} clips could be read: {unreadable[:1]}")
+        numbers = count_scores(*(np.array([video[name] for video in videos]) for name in ("predicted", "true")))
+        if unreadable:
+            logging.warning("INCOMPLETE: %d clips could not be read: %s", len(unreadable), unreadable)
+        if self.files is not None:
+            weights = {"step": step, "hash": params_hash(params)}  # all processes hash together
+            if jax.process_index() == 0:
+                counts = {"num_videos": len(videos), "num_videos_in_split": len(videos) + len(unreadable)}
+                self.files.write({**numbers, **counts, "videos": videos}, unreadable, weights)
+        numbers = numbers | {"points": 100.0 * (1.0 - numbers["relative_error"])}
+        yield from ((f"{self.name}/{name}", value) for name, value in numbers.items())
+
+    def count(self, params: Params) -> tuple[list[dict], list[dict]]:
+        """({key, predicted, true} of every clip, those that could not be read with reasons)."""
+        videos, unreadable, loader = [], [], self.open_clips()
+        try:
+            for batch in loader:
+                record, key = int(batch["record"][0]), bytes(batch["key"][0]).rstrip(b"\0")
+                if not batch["weight"][0]:
+                    unreadable.append(record)
+                    continue
+                labels = self.clips.unpack(batch["label"])
+                length = int(labels.length[0])
+                found = count_cycles(self.look(params, batch["video"][0], length), length, self.num_frames)
+                name = key.decode("utf-8", "backslashreplace")
+                videos.append({"key": name, "predicted": found.count, "true": int(labels.count[0])})
+            return videos, named(unreadable, loader)
+        finally:
+            loader.close()
