@@ -23,6 +23,7 @@ from sigma_jax.evals.severe.multi_label_scores import mean_average_precision
 from sigma_jax.models.repetition import Heads
 from sigma_jax.objective.repetition import repetition_loss, window_targets
 from sigma_jax.ops.repetition_windows import anchor_targets, move, window_frames
+from sigma_jax.train.schedule import steps_with_warmup
 from tests.parity import Row, compare
 
 LISTS = {"ucf1": "ucf101/trainlist01.txt", "gym": "gym99/gym99_val_head300.txt"}  # below data/annotations
@@ -198,7 +199,15 @@ def frame_list_labels(text: str) -> list:
         return [decode(entry.annotation) for entry in found.entries]
 
 
+def charades_lr(arrays: dict, path: Path) -> list[Row]:
+    per_epoch = 100
+    rate = steps_with_warmup(0.0375, (41 * per_epoch, 49 * per_epoch), 0.1, 4 * per_epoch, 1e-4)
+    ours = [float(rate(step)) for step in np.rint(arrays["epoch"] * per_epoch).astype(int)]
+    return [compare("learning rate", ours, arrays["lr"], 1e-9)]
+
+
 KINDS = {
+    "charades_lr": charades_lr,
     "severe_subsets": severe_subsets,
     "severe_action": severe_action,
     "rc_windows": rc_windows,

@@ -45,6 +45,8 @@ class RunPlan:
     num_prototypes: int
     state_bytes_per_device: int
     activation_bytes_per_device: int
+    milestones: tuple[int, ...] = ()  # steps from which the rate is multiplied by milestone_factor; (): a cosine
+    milestone_factor: float = 1.0
     queue_tokens: int = 0  # past tokens that join Sinkhorn
     queue_start: int = 0  # micro-batches before they do
     memory_bytes_per_device: int | None = None  # None: unknown
@@ -60,7 +62,7 @@ class RunPlan:
             f"{self.accumulation} micro-batch(es)",
             f"{self.num_records} records, {self.steps_per_epoch} steps per epoch, {self.total_steps} steps = "
             f"{self.total_steps / self.steps_per_epoch:.1f} epochs = {clips:,} clips",
-            f"learning rate: {self.warmup_steps} steps up to {self.peak_lr:.3g}, then a cosine to {self.final_lr:.3g}",
+            f"learning rate: {self.warmup_steps} steps up to {self.peak_lr:.3g}, then {self._decline()}",
             f"{self.num_params / 1e6:.1f} M parameters; per clip {self.tubes_visible} tubes visible, "
             f"{self.tubes_hidden} hidden",
             f"memory per device, estimated: {self.state_bytes_per_device / 2**30:.2f} GiB parameters, moments and "
@@ -95,6 +97,11 @@ class RunPlan:
                     "start later or keep fewer"
                 )
         return lines
+
+    def _decline(self) -> str:
+        if not self.milestones:
+            return f"a cosine to {self.final_lr:.3g}"
+        return f"times {self.milestone_factor:g} at steps {', '.join(map(str, self.milestones))}"
 
     def _does_not_fit(self, needed: int) -> str:
         text = (
@@ -169,6 +176,8 @@ def resolve_plan(settings: TrainSettings, task: Task, num_records: int) -> RunPl
         start_lr=scaled_lr(optim.warmup_lr, batch_size),
         peak_lr=scaled_lr(optim.base_lr, batch_size),
         final_lr=scaled_lr(optim.min_lr, batch_size),
+        milestones=tuple(round(epoch * steps_per_epoch) for epoch in optim.milestones),
+        milestone_factor=optim.milestone_factor if optim.milestones else 1.0,
         num_params=num_params,
         tubes_visible=cost.tubes_visible,
         tubes_hidden=cost.tubes_hidden,

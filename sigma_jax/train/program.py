@@ -21,7 +21,7 @@ from sigma_jax.tasks.base import Batch, Task
 from sigma_jax.train.initial_weights import cast_frozen
 from sigma_jax.train.optimizer import adamw, with_average
 from sigma_jax.train.plan import RunPlan
-from sigma_jax.train.schedule import cosine_with_warmup
+from sigma_jax.train.schedule import cosine_with_warmup, steps_with_warmup
 from sigma_jax.train.settings import OptimizerSettings, TrainSettings
 from sigma_jax.train.state import TrainState, new_state
 from sigma_jax.train.step import train_step
@@ -47,8 +47,7 @@ class Program:
 
 def build_program(settings: TrainSettings, task: Task, plan: RunPlan) -> Program:
     """Optimizer, sharded state and jitted update of a plan."""
-    mesh, lengths = task.mesh, (plan.total_steps, plan.warmup_steps)
-    learning_rate = cosine_with_warmup(plan.peak_lr, plan.final_lr, *lengths, plan.start_lr)
+    mesh, learning_rate = task.mesh, schedule_of(plan)
     optimizer = build_optimizer(settings.optim, learning_rate, task.trainable)
     clips = plan.micro_batch_per_device * plan.num_devices
     init = traced_on(mesh, functools.partial(fresh_state, task, optimizer, settings.seed, clips))
@@ -70,6 +69,13 @@ def build_program(settings: TrainSettings, task: Task, plan: RunPlan) -> Program
         init_frozen=jax.jit(frozen),
         step=CompiledOnce(jax.jit(traced_on(mesh, step), donate_argnums=0, out_shardings=(shardings, None))),
     )
+
+
+def schedule_of(plan: RunPlan) -> Callable[[jax.Array], jax.Array]:
+    """The learning rate of every step."""
+    if plan.milestones:
+        return steps_with_warmup(plan.peak_lr, plan.milestones, plan.milestone_factor, plan.warmup_steps, plan.start_lr)
+    return cosine_with_warmup(plan.peak_lr, plan.final_lr, plan.total_steps, plan.warmup_steps, plan.start_lr)
 
 
 def build_optimizer(

@@ -7,7 +7,10 @@ from sigma_jax.runtime.durations import Duration
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSettings:
-    """AdamW and its schedule; the three learning rates are for 256 videos and are scaled by the batch."""
+    """AdamW and its schedule; the three learning rates are for 256 videos and are scaled by the batch.
+
+    milestones: epochs from which the rate is multiplied by milestone_factor, in place of the cosine; () for the cosine.
+    """
 
     base_lr: float
     min_lr: float
@@ -18,6 +21,8 @@ class OptimizerSettings:
     layer_decay: float = 1.0
     clip_norm: float | None = None
     ema_decay: float | None = None
+    milestones: tuple[float, ...] = ()
+    milestone_factor: float = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
