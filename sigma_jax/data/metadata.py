@@ -180,7 +180,7 @@ def problems_of(split: str, report: dict) -> list[str]:
     return problems
 
 
-def read_problems(data_dir: str | os.PathLike, splits: Iterable[str]) -> list[str]:
+def read_problems(data_dir: str | Path, splits: Iterable[str]) -> list[str]:
     """problems_of for these splits of a data set that `tools.prepare` wrote; [] for those of others."""
     reports = read_reports(Path(data_dir))
     return [problem for split in splits for problem in problems_of(split, reports.get(split, {}))]

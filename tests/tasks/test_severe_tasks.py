@@ -98,7 +98,8 @@ def test_one_device_and_eight_measure_and_learn_alike(toys, tmp_path, score, kin
         found.append(numbers | {"loss": float(loss)})
         result = json.loads((tmp_path / str(devices) / "eval/result.json").read_text())
         assert result["model_size"] is None and result["num_videos"] == 3
-        assert result["decisions"] and result["data_set"] == f"toy_{score}" and result["complete"]
+        assert result["decisions"] and result["data_set"] == f"toy_{score}"
+        assert result["complete"] == (score == "ucf_rc")  # three clips do not have all labels
         for video in result.get("videos", ()):
             number = int(video["key"].rsplit("c", 1)[1])
             assert video["true"] == len(render_cycles(0, number)[1]) - 1

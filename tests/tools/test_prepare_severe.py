@@ -47,7 +47,7 @@ def test_cycles_beyond_the_end_of_a_video_are_refused(videos, tmp_path):
         (videos / f"v{name}.mp4").write_bytes((videos / f"{name}.mp4").read_bytes())
     (tmp_path / "Shapes.txt").write_text(text)
     command = [f"--videos={videos}", f"--csv={tmp_path / 'Shapes.txt'}", "--format=ucfrep", f"--out={tmp_path / 'out'}"]
-    assert prepare.main([*command, "--workers=0"]) == 0
+    assert prepare.main([*command, "--workers=0", "--max_refused=1"]) == 0
     source = open_source(tmp_path / "out", "train")
     assert len(source) == 1 and decode(source[0].annotation) == Cycles((0, 3, 7), "line 1 of Shapes.txt")
     refused = json.loads((tmp_path / "out/prepare_report.json").read_text())["train"]["refused"]
