@@ -180,10 +180,15 @@ def problems_of(split: str, report: dict) -> list[str]:
     return problems
 
 
-def read_problems(data_dir: str | Path, splits: Iterable[str]) -> list[str]:
-    """problems_of for these splits of a data set that `tools.prepare` wrote; [] for those of others."""
-    reports = read_reports(Path(data_dir))
-    return [problem for split in splits for problem in problems_of(split, reports.get(split, {}))]
+def read_problems(data_dir: str | Path, splits: Iterable[str], about: tuple[str, ...] = ()) -> list[str]:
+    """problems_of for these splits of a data set that `tools.prepare` wrote; [] for those of others.
+
+    about: only splits whose report has one of these (subset, expected_videos); (): all.
+    """
+    reports = {split: report for split, report in read_reports(Path(data_dir)).items() if split in splits}
+    if about:
+        reports = {split: report for split, report in reports.items() if any(report.get(name) for name in about)}
+    return [problem for split, report in reports.items() for problem in problems_of(split, report)]
 
 
 def read_label_map(data_dir: Path) -> list[str]:

@@ -295,13 +295,19 @@ class ClassificationTask(Task):
             self._facts(),
             classes,
             place.source or str(place.workdir),
-            tuple(read_problems(place.data_dir, {self.data.split, tests.test_split})),
+            self._problems(place.data_dir),
         )
         rules = {"merge": self.merge, "summarize": self.summarize}
         return (
             MultiViewTest("val", forward, central, 1, tests.every, self.best_by, **rules),
             MultiViewTest("test", forward, views, tests.num_views * tests.num_crops, files=files, **rules),
         )
+
+    def _problems(self, data_dir: str) -> tuple[str, ...]:
+        """What keeps a result from being complete: missing test videos of a known set, anything a subset lacks."""
+        train, test = self.data.split, self.tests.test_split
+        missing = read_problems(data_dir, {test} - {train}, ("subset", "expected_videos"))
+        return *read_problems(data_dir, {train}, ("subset",)), *missing
 
     def summarize(self, scores: VideoScores) -> Summary:
         """What is reported of the videos' scores."""
