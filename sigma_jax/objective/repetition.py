@@ -93,13 +93,14 @@ def empty_ring(lifetime: int, clips: int, num_frames: int, size: int, num_window
     }
 
 
-def replace_group(ring: Ring, clips: dict[str, jax.Array], step: jax.Array) -> Ring:
-    """The ring with the group whose turn it is at `step` replaced by new clips, at their first windows.
+def replace_group(ring: Ring, clips: dict[str, jax.Array], turn: jax.Array) -> Ring:
+    """The ring with the group whose turn it is replaced by new clips, at their first windows.
 
     Args:
+      turn: how often groups were replaced before.
       clips: 'video' [b T s s 3], 'offsets' [b 2 T], 'windows' [b n 3], 'length' [b].
     """
-    group = step % ring["length"].shape[0]
+    group = turn % ring["length"].shape[0]
     fresh = clips | {"state": clips["windows"][:, 0], "drawn": jnp.ones_like(clips["length"])}
     return {name: rows.at[group].set(fresh[name].astype(rows.dtype)) for name, rows in ring.items()}
 

@@ -17,11 +17,11 @@ from sigma_jax.data.metadata import read_label_map
 from sigma_jax.data.multi_label import MultiLabelSpec
 from sigma_jax.datasets.specs import SPECS
 from sigma_jax.evals.multi_view import MAXIMUM_OF_SIGMOID, Summary, VideoScores
-from sigma_jax.evals.protocol import Params
 from sigma_jax.evals.severe.multi_label_scores import RANKINGS, mean_average_precision
 from sigma_jax.models.pretrain import Compute
 from sigma_jax.runtime.errors import InvalidValue
-from sigma_jax.runtime.random import stream
+from sigma_jax.runtime.random import Moment, stream
+from sigma_jax.runtime.trees import Params
 from sigma_jax.tasks.base import Batch, Loss
 from sigma_jax.tasks.classify import ClassificationTask, eval_settings, labelled_data, model_fields
 
@@ -70,7 +70,7 @@ class MultiLabelTask(ClassificationTask):
         labels = jax.ShapeDtypeStruct((clips, self.num_classes), jnp.int32)
         return super().abstract_batch(clips) | {"label": labels}
 
-    def loss(self, params: Params, frozen: Params, batch: Batch, seed: int, step: jax.Array) -> Loss:
+    def loss(self, params: Params, frozen: Params, batch: Batch, seed: int, step: Moment) -> Loss:
         """Classify every label for itself.
 
         Args:

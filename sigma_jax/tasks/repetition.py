@@ -23,7 +23,7 @@ from sigma_jax.data.loader import Loader, LoaderSpec, OnePass, Shuffled, Workers
 from sigma_jax.data.metadata import read_problems
 from sigma_jax.data.source import open_source
 from sigma_jax.evals.multi_view import ResultFiles
-from sigma_jax.evals.protocol import Evaluator, Params
+from sigma_jax.evals.protocol import Evaluator
 from sigma_jax.evals.severe.counting_test import CountingTest, look_fn
 from sigma_jax.models.pretrain import Compute
 from sigma_jax.models.repetition import NUM_OUTPUTS, split_heads, window_pixels
@@ -39,7 +39,8 @@ from sigma_jax.objective.repetition import (
 from sigma_jax.ops.repetition_windows import window_frames
 from sigma_jax.runtime.durations import Duration, read_duration
 from sigma_jax.runtime.errors import InvalidValue
-from sigma_jax.runtime.random import stream
+from sigma_jax.runtime.random import Moment, stream
+from sigma_jax.runtime.trees import Params
 from sigma_jax.tasks.base import Batch, Loss, Place, Reading, TaskCost, reading_of
 from sigma_jax.tasks.classify import ClassificationTask, model_fields
 
@@ -121,18 +122,20 @@ class RepetitionTask(ClassificationTask):
         }
 
     def init_memory(self, clips: int) -> Params:
-        return {"ring": empty_ring(self.lifetime, clips, self.clips.max_frames, self.clips.image_size, self.lifetime)}
+        ring = empty_ring(self.lifetime, clips, self.clips.max_frames, self.clips.image_size, self.lifetime)
+        return {"ring": ring, "turn": jnp.zeros((), jnp.int32)}
 
-    def loss(self, params: Params, frozen: Params, batch: Batch, seed: int, step: jax.Array) -> Loss:
+    def loss(self, params: Params, frozen: Params, batch: Batch, seed: int, step: Moment) -> Loss:
         """Takes in new clips, looks through one window of every clip, and moves the windows on.
 
         Args:
-          batch: 'video' [b T H W 3] uint8, 'label' int [b ...] (data/cycle_clips.py), 'memory' (the ring).
+          batch: 'video' [b T H W 3] uint8, 'label' int [b ...] (data/cycle_clips.py), 'memory' (the ring, and how
+            often it took in clips).
         """
-        ring = (batch.get("memory") or self.init_memory(len(batch["video"])))["ring"]
+        memory = batch.get("memory") or self.init_memory(len(batch["video"]))
         labels = self.clips.unpack(batch["label"])
         fresh = {"video": batch["video"]} | {name: getattr(labels, name) for name in ("offsets", "windows", "length")}
-        ring = replace_group(ring, fresh, step)
+        ring = replace_group(memory["ring"], fresh, memory["turn"])
 
         pixels = self.pixels(ring)
         rngs = {name: stream(seed, name, step) for name in ("drop_path", "dropout")}
@@ -145,7 +148,7 @@ class RepetitionTask(ClassificationTask):
         length = rearrange(ring["length"], "G b -> (G b)")
         moved, is_over = next_windows(state, jax.lax.stop_gradient(heads), length, stream(seed, "windows", step))
         ring = advance(ring, moved.reshape(ring["state"].shape), is_over.reshape(ring["length"].shape))
-        return loss, metrics | {"memory": {"ring": ring}}
+        return loss, metrics | {"memory": {"ring": ring, "turn": memory["turn"] + 1}}
 
     def pixels(self, ring: Ring) -> jax.Array:
         """What the network sees of the ring, [b*G F H W 3]: clips of one group are apart, as devices hold them."""

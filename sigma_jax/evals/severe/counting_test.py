@@ -14,13 +14,13 @@ from jax.sharding import Mesh
 from sigma_jax.data.cycle_clips import CyclesSpec
 from sigma_jax.data.loader import Loader
 from sigma_jax.evals.multi_view import ResultFiles, named, params_hash
-from sigma_jax.evals.protocol import Params
 from sigma_jax.evals.severe.counting import Network, count_cycles
 from sigma_jax.evals.severe.counting_scores import count_scores
 from sigma_jax.models.repetition import Heads, split_heads, window_pixels
 from sigma_jax.runtime.durations import Duration
 from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.runtime.sharding import batch_sharding, traced_on, whole
+from sigma_jax.runtime.trees import Params
 
 Look = Callable[[Params, np.ndarray, int], Network]
 
