@@ -3,13 +3,14 @@
 import contextlib
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
+
+from sigma_jax.runtime.files import replacing
 
 
 class MetricWriter:
@@ -78,9 +79,8 @@ def _open_after(path: Path, last_step: int) -> TextIO:
             continue  # cut short when the process was killed
         if step <= last_step:
             kept.append(line + "\n")
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept))
-    os.replace(temporary, path)
+    with replacing(path) as partial:
+        partial.write_text("".join(kept))
     return path.open("a")
 
 

@@ -7,7 +7,6 @@ has no bias for a VideoMAE key. Files carry `q_bias`/`v_bias` (what transformers
 
 import contextlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from sigma_jax.ops.tubes import PIXEL_MEAN, PIXEL_STD
+from sigma_jax.runtime.files import replacing
 from sigma_jax.weights.huggingface_names import DINOV2, VIDEOMAE, from_authors, to_authors
 from sigma_jax.weights.pth import read_pth
 from sigma_jax.weights.published import V_JEPA, check_names, foreign, published_arrays, state_dict_of, weights_of
@@ -263,12 +263,10 @@ def _write_file(path: Path, arrays: dict[str, np.ndarray]) -> None:
         position = offsets[1]
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "wb") as file:
+    with replacing(path) as partial, open(partial, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for array in arrays.values():
             file.write(np.ascontiguousarray(array, "<f4").view(np.uint8).reshape(-1).data)
-    os.replace(partial, path)
 
 
 def _predicts_pixels(weights: Weights) -> bool:

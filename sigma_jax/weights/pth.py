@@ -8,7 +8,6 @@ file, and the bytes of each are checked when it is first used.
 
 import math
 import mmap
-import os
 import pickle
 import struct
 import zipfile
@@ -20,6 +19,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from sigma_jax.runtime.files import replacing
 from sigma_jax.weights.pickles import Pickles, Unknown
 from sigma_jax.weights.weights_file import UnreadableWeights
 
@@ -240,15 +240,13 @@ def write_pth(
     """Writes {key: {name: float32 tensor}, **texts}, which torch.load(weights_only=True) reads, opcode by opcode:
     Python's pickler cannot name classes that are not installed. The file appears under its name only when complete."""
     path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+    with replacing(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr("archive/data.pkl", _pickled(arrays, key, texts or {}))
         archive.writestr("archive/byteorder", "little")
         for i, array in enumerate(arrays.values()):
             with archive.open(f"archive/data/{i}", "w", force_zip64=array.nbytes >= 2**31) as entry:
                 entry.write(np.ascontiguousarray(array, "<f4").view(np.uint8).reshape(-1).data)
         archive.writestr("archive/version", "3\n")
-    os.replace(partial, path)
 
 
 def _pickled(arrays: dict[str, np.ndarray], key: str, texts: Mapping[str, str]) -> bytes:

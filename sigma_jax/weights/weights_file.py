@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 import zipfile
 import zlib
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from sigma_jax.runtime.errors import UserError
+from sigma_jax.runtime.files import replacing
 
 METADATA = "__metadata__"
 FORMAT = "sigma_jax weights 1"
@@ -78,10 +78,8 @@ def write_npz(path: str | Path, weights: Weights) -> None:
         "source": weights.source,
         "digest": weights.digest(),
     }
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "wb") as file:
+    with replacing(path) as partial, open(partial, "wb") as file:
         np.savez(file, **{METADATA: np.asarray(json.dumps(metadata))}, **flat)
-    os.replace(partial, path)
 
 
 def read_npz(path: str | Path) -> Weights:
