@@ -149,10 +149,7 @@ def _csv(spec: ListSpec) -> tuple[Found, list[str]]:
     A path may be a folder of pictures. A column of splits puts each video into its own.
     """
 
-    @functools.cache
-    def find(name: str) -> Path | None:
-        return next(filter(is_video, places(spec.folder, name)), None) if name else None
-
+    find = functools.cache(functools.partial(_find, spec.folder))
     table = read_table(spec.path, lambda name: find(name) is not None)
     found, names = Found(spec.path.name), _distinct(read_names(spec.labels))
     found.notes = table.notes
@@ -170,6 +167,11 @@ def _csv(spec: ListSpec) -> tuple[Found, list[str]]:
     return _with_names(found, names, spec.labels_are), names
 
 
+def _find(folder: Path, name: str) -> Path | None:
+    """The video, or the folder of pictures, that a list calls `name`."""
+    return next(filter(is_video, places(folder, name)), None) if name else None
+
+
 def _with_names(found: Found, names: list[str], labels_are: str) -> Found:
     """Numbers become the names that they stand for, where these are given."""
     if labels_are == "auto" and not {entry.label for entry in found.entries} <= {"", *names}:
@@ -182,38 +184,48 @@ def _with_names(found: Found, names: list[str], labels_are: str) -> Found:
 
 def _videomae_v2(spec: ListSpec) -> tuple[Found, list[str]]:
     """Pre-training lists: `video 0 -1` or `folder_of_pictures first count`; no labels."""
-    found, lines = Found(spec.path.name), []
+    found = Found(spec.path.name)
     for number, line in read_lines(spec.path):
         match = re.fullmatch(r"(.+?)[\s,]+(\d+)[\s,]+(-?\d+)", line)
         if not match or match[3] == "0":
             found.refuse(number, line, "expected `path first count`, and a count that is not 0")
             continue
         first, count = int(match[2]), int(match[3])
-        lines.append((spec.folder / match[1], first, count))
-        found.add(number, [spec.folder / match[1]], match[1], "", (first, count) if count >= 0 else None)
-    _check_counts(spec, [(folder, first, count) for folder, first, count in lines if count >= 0], "rawframes")
+        found.add(number, places(spec.folder, match[1]), match[1], "", (first, count) if count >= 0 else None)
+    folders = [(entry.path, *entry.images) for entry in found.entries if entry.images[1] >= 0]
+    _check_counts(spec, folders, "rawframes")
     return found, []
 
 
 def _rawframes(spec: ListSpec) -> tuple[Found, list[str]]:
     """`folder total label` or `folder offset total label`, and videos in place of folders; numbers from 0 or names."""
-    found, names, lines = Found(spec.path.name), _distinct(read_names(spec.labels)), []
+    found, names = Found(spec.path.name), _distinct(read_names(spec.labels))
     for number, line in read_lines(spec.path):
-        cells = re.fullmatch(r"(.+?)[\s,;]+(\d+)[\s,;]+(\S+)", line)
+        cells = re.fullmatch(r"(.+?)[\s,;]+(\d+)[\s,;]+([^\s,;]+)", line)
         offset = cells and re.fullmatch(r"(.+?)[\s,;]+(\d+)", cells[1])
         if not cells:
             found.refuse(number, line, "expected `folder total label` or `folder offset total label`")
             continue
-        name, start, total, label = cells[1], 0, int(cells[2]), cells[3]
-        if offset and not is_video(spec.folder / name) and is_video(spec.folder / offset[1]):
-            name, start = offset[1], int(offset[2])
-        path = spec.folder / name
-        images = None if path.is_file() else (start, total)
-        if images and not start and label.isdecimal():
-            lines.append((path, int(label), total))
-        found.add(number, _places(spec.folder, name) if path.suffix and not images else [path], name, label, images)
-    _check_counts(spec, lines, "videomae_v2")
+        name, skipped, total, label = cells[1], 0, int(cells[2]), cells[3]
+        if offset and not _find(spec.folder, name) and _find(spec.folder, offset[1]):
+            name, skipped = offset[1], int(offset[2])
+        path = _find(spec.folder, name) or spec.folder / name
+        if path.is_file():
+            found.add(number, [path], name, label)
+            continue
+        first = _first_number(path) + skipped if skipped else 0
+        found.add(number, [path], name, label, (first, total))
+    numbered = [entry for entry in found.entries if entry.images[1] >= 0 and entry.label.isdecimal()]
+    _check_counts(spec, [(entry.path, int(entry.label), entry.images[1]) for entry in numbered], "videomae_v2")
     return _with_names(found, names, spec.labels_are), names
+
+
+def _first_number(folder: Path) -> int:
+    """Of the pictures in a folder; 0 where preparing it will say what is wrong."""
+    try:
+        return min(list_frames(folder), default=0)
+    except (OSError, BadVideo):
+        return 0
 
 
 def _check_counts(spec: ListSpec, lines: list[tuple[Path, int, int]], other: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from sigma_jax.data import metadata, records
 from sigma_jax.data.class_names import comparable, spelling
 from sigma_jax.datasets.classes import check_names, shipped_names
-from sigma_jax.datasets.listing import Entry, Listing, Refusal
+from sigma_jax.datasets.listing import Entry, Listing, Refusal, some
 from sigma_jax.datasets.specs import SPECS
 from sigma_jax.runtime.errors import InvalidValue
 
@@ -96,9 +96,7 @@ def number_classes(source: LabelSource, listing: Listing, class_names: list[str]
     refused = [
         Refusal(e.key, f"label {e.label!r} is no line") for e in listing.entries if len(e.label.splitlines()) > 1
     ]
-    numbers = {"names": False, "numbers": not class_names}.get(source.labels_are)
-    if numbers is None:
-        numbers = source.is_list and are_numbers(entries)
+    numbers = _labels_are_numbers(source, entries, known, class_names)
     entries, known = _match_known(source, entries, known or class_names, numbers)
     num_classes = SPECS[source.name].num_classes if source.name in SPECS else 0
     labels, names = number_labels(entries, known, num_classes, numbers)
@@ -112,7 +110,26 @@ def number_classes(source: LabelSource, listing: Listing, class_names: list[str]
     good = [entry for entry in entries if entry.label in labels]
     if not numbers:  # in one spelling
         good = [replace(entry, label=names[labels[entry.label]]) if entry.label else entry for entry in good]
-    return Numbered(good, labels | {name: number for number, name in enumerate(names)}, names, refused)
+        labels |= {name: number for number, name in enumerate(names)}
+    return Numbered(good, labels, names, refused)
+
+
+def _labels_are_numbers(source: LabelSource, entries: list[Entry], known: list[str], class_names: list[str]) -> bool:
+    """Whether labels are numbers of classes; where `class_names` are stated, list_formats made names of them.
+
+    Raises InvalidValue where they could be the names of `known`, which are numbers too, in another order.
+    """
+    if class_names or source.labels_are == "names":
+        return False
+    if source.labels_are == "numbers":
+        return True
+    numbers = source.is_list and are_numbers(entries)
+    if numbers and {entry.label for entry in entries} <= {"", *known} and known != [str(i) for i in range(len(known))]:
+        raise InvalidValue(
+            f"the classes in {source.out / metadata.LABEL_MAP} are called by numbers ({some(known)}), and so are those "
+            f"of {source.origin}: say --labels_are=names, or --labels_are=numbers where they count lines of that file"
+        )
+    return numbers
 
 
 def splits_there(out: Path) -> dict[str, dict]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from sigma_jax.datasets.frame_folders import choose_frames
 from sigma_jax.datasets.list_formats import FORMATS, ListSpec, read_list
 from sigma_jax.datasets.numbering import number_labels
 
@@ -49,6 +50,19 @@ def test_videomae_v2(tmp_path):
     assert [reason.split(": ")[0] for reason in refused] == [f"line {n} of list" for n in (3, 4, 5)]
     entries = read_list("videomae_v2", ListSpec(tmp_path / "list", tmp_path / "videos"))[0].entries
     assert [entry.images for entry in entries] == [(0, -1), (1, 32)]
+
+
+def test_rawframes(tmp_path):
+    pictures = [f"{key}/img_{n:05d}.jpg" for key in ("run/a", "jump 1/b", "c 2") for n in range(1, 13)]
+    listed = "run/a 12 0\njump 1\\b 12 1\nc 2,4,8,1\nfilm.avi 90 0\nlost 3 1\nrun/a\n"
+    found, refused = _read("rawframes", tmp_path, [*pictures, "film.avi"], listed)
+    assert found == {"run/a": 0, "jump 1\\b": 1, "c 2": 1, "film.avi": 0}
+    assert [reason.split(": ")[0] for reason in refused] == ["line 5 of list", "line 6 of list"]
+    spec = ListSpec(tmp_path / "list", tmp_path / "videos")
+    entries = read_list("rawframes", spec)[0].entries
+    assert [entry.images for entry in entries] == [(0, 12), (0, 12), (5, 8), (0, -1)]  # four pictures are skipped
+    _, warning = choose_frames(entries[2].path, *entries[2].images)
+    assert not warning
 
 
 def test_kinetics(tmp_path):

@@ -449,6 +449,23 @@ def test_folders_called_by_numbers_are_names_unless_said(tmp_path, capsys):
     assert _prepare(tmp_path / "no", format="ucf101", **flags) == 2
 
 
+def test_numbers_that_may_be_names_of_the_label_map_are_asked_about(tmp_path, capsys):
+    folder, out = _class_folders(tmp_path / "videos", ["1", "2"]), tmp_path / "out"
+    assert _prepare(out, videos=folder) == 0
+    (tmp_path / "list.csv").write_text("1/v.webm 1\n2/v.webm 1\n")
+    flags = {"videos": folder, "csv": tmp_path / "list.csv"}
+    assert _prepare(out, split="val", **flags) == 2
+    assert "are called by numbers (1, 2)" in capsys.readouterr().err
+    assert _prepare(out, split="val", labels_are="names", **flags) == 0
+    assert _prepare(out, split="test", labels_are="numbers", **flags) == 0
+    labels = {split: [r.label for r in _read(out, split)] for split in ("val", "test")}
+    assert labels == {"val": [0, 0], "test": [1, 1]}
+    (tmp_path / "years.txt").write_text("2019\n2020\n")  # numbers stand for names that are numbers
+    (tmp_path / "list.csv").write_text("1/v.webm 1\n2/v.webm 0\n")
+    assert _prepare(tmp_path / "years", labels=tmp_path / "years.txt", **flags) == 0
+    assert [(r.label, r.label_name) for r in _read(tmp_path / "years")] == [(1, "2020"), (0, "2019")]
+
+
 def test_class_names_in_order_hold_for_folders_too(tmp_path):
     folder = _class_folders(tmp_path / "videos", ["ant", "zebra", "cat"])
     (tmp_path / "names.txt").write_text("zebra\nant\n")
