@@ -225,7 +225,7 @@ def _terminate(number: int) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _check_room(folder: epath.Path, state: Any) -> None:
+def _check_room(folder: epath.Path, state: Tree) -> None:
     """Raises NotWritable where this process is about to write more than the disk holds.
 
     Arrays are stored compressed, so the disk must be clearly too small; what fits or not by a little, the save shows.

@@ -65,15 +65,7 @@ def write_prototypes(
         ValueError: clips that are no whole number of tubes, or scores that are not about these clips' tubes.
     """
     grid = style.grid_shape(video, tube_size)
-    if tube_idx is None:
-        tube_idx = np.tile(np.arange(np.prod(grid)), (len(video), 1))
-    if scores.ndim != 3 or scores.shape[:2] != tube_idx.shape or len(scores) != len(video):
-        raise ValueError(
-            f"scores {scores.shape} for {len(video)} clips and tube_idx {tube_idx.shape}; expected "
-            f"[B M K] and [B M]; without tube_idx M is all {np.prod(grid)} tubes"
-        )
-    if tube_idx.min() < 0 or tube_idx.max() >= np.prod(grid):
-        raise ValueError(f"tube_idx spans {tube_idx.min()}..{tube_idx.max()}; expected 0..{np.prod(grid) - 1}")
+    tube_idx = _checked_tubes(tube_idx, video, scores, np.prod(grid))
     ids, shares = most_used(scores, max_prototypes)
     columns = min(max_tubes, tube_idx.size)
     width, height = _draw_tube(video[0], 0, grid, tube_size).size
@@ -95,6 +87,20 @@ def write_prototypes(
             )
     picture.save(path)
     return path
+
+
+def _checked_tubes(tube_idx: np.ndarray | None, video: np.ndarray, scores: np.ndarray, num_tubes: int) -> np.ndarray:
+    """Which tube each score is about, int [B M]."""
+    if tube_idx is None:
+        tube_idx = np.tile(np.arange(num_tubes), (len(video), 1))
+    if scores.ndim != 3 or scores.shape[:2] != tube_idx.shape or len(scores) != len(video):
+        raise ValueError(
+            f"scores {scores.shape} for {len(video)} clips and tube_idx {tube_idx.shape}; expected "
+            f"[B M K] and [B M]; without tube_idx M is all {num_tubes} tubes"
+        )
+    if tube_idx.min() < 0 or tube_idx.max() >= num_tubes:
+        raise ValueError(f"tube_idx spans {tube_idx.min()}..{tube_idx.max()}; expected 0..{num_tubes - 1}")
+    return tube_idx
 
 
 def _draw_tube(clip: np.ndarray, tube: int, grid: tuple[int, int, int], tube_size: tuple[int, int, int]):

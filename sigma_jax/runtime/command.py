@@ -105,7 +105,7 @@ class Command:
         self.tell(str(error))
         return next((status for kind, status in self.statuses.items() if isinstance(error, kind)), 1)
 
-    def _fail(self, error: Exception, workdir: Any) -> int:
+    def _fail(self, error: Exception, workdir: str | Path | None) -> int:
         """Shows and keeps the traceback; of a file system's refusal the console sees one sentence."""
         refused = isinstance(error, OSError) and error.errno in REFUSALS
         kept = keep_traceback(error, workdir)

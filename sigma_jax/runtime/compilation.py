@@ -5,11 +5,11 @@ import ctypes
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import jax
 
 from sigma_jax.runtime.logs import telling
+from sigma_jax.runtime.trees import Tree
 
 
 class CompiledOnce:
@@ -19,11 +19,11 @@ class CompiledOnce:
     for the life of the process; it is handed back before the first execution allocates its buffers.
     """
 
-    def __init__(self, jitted: Any):
+    def __init__(self, jitted: jax.stages.Wrapped):
         self.lower, self.trace = jitted.lower, jitted.trace
-        self._program: Any = None
+        self._program: jax.stages.Compiled | None = None
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: Tree) -> Tree:
         if self._program is None:
             with telling("compiling the training step, once: the result is kept for later starts"):
                 self._program = self.lower(*args).compile()

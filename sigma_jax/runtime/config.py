@@ -24,6 +24,7 @@ Settings = TypeVar("Settings")
 PACKAGE = Path(__file__).resolve().parents[1]
 REPOSITORY = PACKAGE.parent
 LITERALS = (int, float, bool, str, type(None))
+Value = int | float | bool | str | None | tuple
 
 
 def load_config(spec: str) -> ConfigDict:
@@ -76,7 +77,7 @@ def _nearest(name: str, valid: list[str]) -> str:
     return f"did you mean {found[0]!r}?" if found else "there is nothing to choose from"
 
 
-def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
+def parse_arg(arg: str | None, **defaults: Value) -> ConfigDict:
     """Turn `size=S,remat=true` into values with the types of `defaults`; for use inside config files.
 
     A tuple as default lists the allowed choices, the first being the default. Booleans are written true or false.
@@ -131,7 +132,7 @@ def apply_overrides(config: ConfigDict, overrides: Mapping[str, str]) -> ConfigD
     return result.lock()
 
 
-def _assign(config: ConfigDict, name: str, value: Any) -> None:
+def _assign(config: ConfigDict, name: str, value: Value) -> None:
     *parents, leaf = name.split(".")
     for parent in parents:
         config = config[parent]
@@ -139,7 +140,7 @@ def _assign(config: ConfigDict, name: str, value: Any) -> None:
         config[leaf] = value
 
 
-def _parse(text: str, current: Any, where: str) -> Any:
+def _parse(text: str, current: Value, where: str) -> Value:
     """`text` as a value of the type of `current`; raises TypeError with what was got and expected."""
     if current is None:
         return None if text.lower() == "none" else _literal(text)
@@ -159,7 +160,7 @@ def _parse(text: str, current: Any, where: str) -> Any:
     return value
 
 
-def _literal(text: str) -> Any:
+def _literal(text: str) -> Value:
     """The Python literal in `text`, or the text itself."""
     try:
         value = ast.literal_eval(text)
@@ -243,7 +244,7 @@ def diff_configs(old: Mapping[str, Any] | ConfigDict, new: Mapping[str, Any] | C
     return lines
 
 
-def _tupled(value: Any) -> Any:
+def _tupled(value: Value) -> Value:
     return tuple(_tupled(item) for item in value) if isinstance(value, (list, tuple)) else value
 
 

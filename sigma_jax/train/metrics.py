@@ -6,9 +6,10 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import numpy as np
+from jax.typing import ArrayLike
 
 from sigma_jax.runtime.files import replacing
 
@@ -35,7 +36,7 @@ class MetricWriter:
         )
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1)
 
-    def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+    def write(self, step: int, metrics: Mapping[str, ArrayLike]) -> None:
         """One line for `step`; values are scalars (Python, numpy or jax). Raises ValueError for an array."""
         if not self._active:
             return
@@ -61,7 +62,7 @@ class MetricWriter:
             self._active = False
 
 
-def _scalar(name: str, value: Any) -> int | float:
+def _scalar(name: str, value: ArrayLike) -> int | float:
     array = np.asarray(value)
     if array.size != 1:
         raise ValueError(f"metric {name!r} has shape {array.shape}, expected a scalar: reduce it in the step")

@@ -41,7 +41,6 @@ def train_step(
     Returns:
       step(state, frozen, batch) -> (state, metrics of scalars).
     """
-
     optimizer = optax.with_extra_args_support(optimizer)
 
     def step(state: TrainState, frozen: Tree, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -55,23 +54,19 @@ def train_step(
         updated = optax.apply_updates(params, updates)
 
         skipped = 1 - finite.astype(jnp.int32)
+        counts = {
+            "nonfinite_steps": state.nonfinite_steps + skipped,
+            "nonfinite_run": (state.nonfinite_run + 1) * skipped,
+        }
+        rate = {} if learning_rate is None else {"lr": learning_rate(state.step)}
         new_state = TrainState(
             step=state.step + 1,
             params=_chosen(finite, updated, params),
             opt_state=_chosen(finite, opt_state, state.opt_state),
-            nonfinite_steps=state.nonfinite_steps + skipped,
-            nonfinite_run=(state.nonfinite_run + 1) * skipped,
             memory=_chosen(finite, memory, state.memory),
+            **counts,
         )
-        metrics = metrics | {
-            "loss": loss,
-            "grad_norm": grad_norm,
-            "nonfinite_steps": new_state.nonfinite_steps,
-            "nonfinite_run": new_state.nonfinite_run,
-        }
-        if learning_rate is not None:
-            metrics["lr"] = learning_rate(state.step)
-        return new_state, metrics
+        return new_state, metrics | {"loss": loss, "grad_norm": grad_norm} | counts | rate
 
     return step
 

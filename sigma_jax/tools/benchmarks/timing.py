@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.typing import DTypeLike
 
 from sigma_jax.tools.benchmarks.options import OPTIONS
 
@@ -66,7 +67,7 @@ def memory() -> dict[str, float | None]:
     }
 
 
-def copy_rate(shape: tuple[int, ...], dtype: Any) -> float:
+def copy_rate(shape: tuple[int, ...], dtype: DTypeLike) -> float:
     """Bytes per second, read and written, of copying an array of that shape: the memory's practical speed."""
     source = jax.block_until_ready(jax.jit(lambda: jax.numpy.ones(shape, dtype))())
     copy = jax.jit(jax.numpy.copy)

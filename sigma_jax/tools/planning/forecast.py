@@ -15,6 +15,7 @@ from sigma_jax.runtime.errors import UserError
 from sigma_jax.runtime.sharding import bytes_per_device
 from sigma_jax.tools.planning.chips import Chip, collective_seconds
 from sigma_jax.tools.planning.hlo import Collective, Module
+from sigma_jax.train.plan import RunPlan
 from sigma_jax.train.program import Program
 
 UTILISATION = 0.6
@@ -83,7 +84,7 @@ def executed_flops(program: Program) -> float:
     return count_flops(traced.jaxpr.jaxpr, program.task.mesh.size) / program.task.mesh.size
 
 
-def count_flops(jaxpr: Any, mesh_size: int) -> float:
+def count_flops(jaxpr: jex_core.Jaxpr, mesh_size: int) -> float:
     """Global FLOPs of a jaxpr: per-device code counts once per device, loop bodies once per round."""
     total = 0.0
     for equation in jaxpr.eqns:
@@ -132,7 +133,7 @@ def forecast(program: Program, compiled: Compiled, chip: Chip | None) -> dict[st
     return result
 
 
-def _timing(plan: Any, compiled: Compiled, chip: Chip, flops: float, model: float) -> dict[str, Any]:
+def _timing(plan: RunPlan, compiled: Compiled, chip: Chip, flops: float, model: float) -> dict[str, Any]:
     compute, memory = flops / chip.flops, compiled.memory_traffic / chip.bandwidth
     work = max(compute, memory) / UTILISATION
 
