@@ -105,16 +105,22 @@ def test_damage_is_left_to_the_decoder(frames):
         pictures.decode_images([images[0][:100]], lambda h, w: box)
 
 
+class Records(list):
+    """A source of a few records without class names."""
+
+    classes = ()
+
+
 def test_training_from_prepared_jpegs_decodes_only_the_crop(monkeypatch):
     record, _ = payload.store(CLIP.read_bytes(), payload.Payload("jpeg"))
     spec, taken, cut = clips.ClipSpec(4, 2, 64, "multi_scale"), [], jpeg_crop.cut
-    reader = clips.ClipReader([record], spec, cache_decoded=False)
+    reader = clips.ClipReader(Records([record]), spec, cache_decoded=False)
     monkeypatch.setattr(jpeg_crop, "cut", lambda *args: taken.append(cut(*args)) or taken[-1])
     here = reader.read(0, np.random.default_rng(3)).video
     assert taken[0] is not None
     monkeypatch.setattr(jpeg_crop, "cut", lambda *args: None)
     np.testing.assert_array_equal(here, reader.read(0, np.random.default_rng(3)).video)
-    cached = clips.ClipReader([record], spec, cache_decoded=True)
+    cached = clips.ClipReader(Records([record]), spec, cache_decoded=True)
     np.testing.assert_array_equal(here, cached.read(0, np.random.default_rng(3)).video)
     choose_box = partial(augment.multi_scale_crop_box, size=64, rng=np.random.default_rng(0))
     assert clips.decode_record(record, np.array([7, 7]), choose_box=choose_box).shape[0] == 2

@@ -34,5 +34,5 @@ def test_in_the_classifier():
         for pooling in ("mean", "attentive")
     }
     assert shapes["attentive"]["params"].keys() - shapes["mean"]["params"].keys() == {"pool"}
-    with pytest.raises(ValueError, match="choose mean or attentive"):
+    with pytest.raises(ValueError, match="pooling 'max' is unknown: choose mean"):
         VideoClassifier(grid, size, 5, pooling="max").init(jax.random.key(0), video)

@@ -37,6 +37,7 @@ MISSING = {
     ],
     "tools.severe": ["--runs={absent}"],
     "tools.synthetic": ["--out={file}/x"],
+    "tools.synthetic_severe": ["--out={file}/x"],
     "tools.verify": ["--data_dir={absent}"],
 }
 WITH_PROGRAM_NAME = ("main", "tools.bench", "tools.doctor", "tools.plan")  # absl's convention
