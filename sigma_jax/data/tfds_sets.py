@@ -167,8 +167,10 @@ def find_reader(data_dir: Path) -> FeatureReader | None:
     labels = [name for name, leaf in leaves.items() if leaf.kind == "ClassLabel" and not leaf.steps]
     label = "label" if "label" in leaves else next(iter(labels), "")
     key = next((name for name in _KEYS if name in leaves and name != video), "")
-    num_classes = leaves[label].num_classes if label else 0
-    return FeatureReader(video, leaves[video], label, key, tuple(_class_names(data_dir, label)), num_classes)
+    num_classes, names = leaves[label].num_classes if label else 0, _class_names(data_dir, label)
+    if num_classes and names and len(names) != num_classes:
+        raise damaged(_labels_path(data_dir, label), f"{len(names)} lines, {FEATURES} states {num_classes} classes")
+    return FeatureReader(video, leaves[video], label, key, tuple(names), num_classes)
 
 
 def _read_features(data_dir: Path) -> dict[str, _Leaf]:
@@ -195,9 +197,14 @@ def _is_pixels(leaf: _Leaf) -> bool:
     return len(leaf.shape) == 4 and leaf.shape[-1] in (1, 3) and not leaf.steps
 
 
+def _labels_path(data_dir: Path, label: str) -> Path:
+    return data_dir / f"{label.replace('/', '-')}.labels.txt"
+
+
 def _class_names(data_dir: Path, label: str) -> list[str]:
-    path = data_dir / f"{label.replace('/', '-')}.labels.txt"
-    return path.read_text("utf-8", "surrogateescape").splitlines() if label and path.exists() else []
+    path = _labels_path(data_dir, label)
+    text = path.read_text("utf-8", "surrogateescape") if label and path.exists() else ""
+    return text.removesuffix("\n").split("\n") if text else []
 
 
 def class_names(data_dir: Path) -> tuple[str, ...]:

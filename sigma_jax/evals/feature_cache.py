@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from sigma_jax.data.records import RecordSource
 from sigma_jax.evals.features import Batch, FeatureFn, extract
 from sigma_jax.runtime.files import replacing
 
@@ -27,7 +26,7 @@ def cached_features(
 
     Args:
       folder: of the files `<hash>.npz`, with `<hash>.json` beside them saying what they were made of.
-      made_of: JSON: the hash of the weights, the view, the data (`split_identity`).
+      made_of: JSON: the hash of the weights, the view, the data (data/identity.py).
       feature_fn, batches: as in `extract`; not called when the file is there.
 
     Returns:
@@ -48,8 +47,3 @@ def cached_features(
         np.savez(file, features=features, labels=labels)
     path.with_suffix(".json").write_text(json.dumps(made_of, indent=2, sort_keys=True) + "\n")
     return features, labels
-
-
-def split_identity(source: RecordSource) -> dict[str, Any]:
-    """What tells one split from another without reading it: names and sizes of its shards, number of records."""
-    return {"shards": [[path.name, path.stat().st_size] for path in source.shards], "records": len(source)}

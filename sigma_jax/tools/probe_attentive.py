@@ -21,13 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from sigma_jax.data.finetune_augment import ViewCrop
+from sigma_jax.data.identity import identify
 from sigma_jax.data.labelled import LabelledSpec
 from sigma_jax.data.loader import LoaderSpec, OnePass, open_loader
 from sigma_jax.data.sampling import FrameSampling
 from sigma_jax.data.source import open_source
 from sigma_jax.datasets.classes import read_classes
 from sigma_jax.evals.attentive_grid import GridSettings, TokenSet, attentive_grid, few_shot
-from sigma_jax.evals.feature_cache import split_identity
 from sigma_jax.evals.token_cache import CachedTokens, Views, cached_tokens
 from sigma_jax.models.pretrain import Compute
 from sigma_jax.runtime.command import Command, WrongUsage, leave
@@ -161,7 +161,7 @@ def split_tokens(args: argparse.Namespace, model: Pretrained, num_classes: int, 
     crops = ViewCrop(args.num_crops)
     spec = LabelledSpec(sampling, view["image_size"], num_classes, crops=crops, num_views=args.num_segments)
     source = open_source(args.data_dir, split)
-    made_of = {"weights": model.weights.digest(), "view": view, "split": split, "data": split_identity(source)}
+    made_of = {"weights": model.weights.digest(), "view": view, "split": split, "data": identify(source)}
 
     def batches():
         return open_loader(LoaderSpec(args.data_dir, split, spec, OnePass(True), args.clips_per_pass))

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import jax.numpy as jnp
 
+from sigma_jax.data.identity import identify
 from sigma_jax.data.labelled import LabelledSpec
 from sigma_jax.data.loader import LoaderSpec, OnePass, open_loader
 from sigma_jax.data.sampling import FrameSampling
 from sigma_jax.data.source import open_source
 from sigma_jax.datasets.classes import read_classes
-from sigma_jax.evals.feature_cache import cached_features, split_identity
+from sigma_jax.evals.feature_cache import cached_features
 from sigma_jax.evals.knn import accuracy, knn_scores
 from sigma_jax.evals.linear import linear_probe
 from sigma_jax.models.pretrain import Compute
@@ -54,7 +55,7 @@ def probe(args: argparse.Namespace) -> int:
 
     def features(split: str):
         view = {"spec": repr(spec), "dtype": str(jnp.dtype(dtype))}
-        source = split_identity(open_source(args.data_dir, split))
+        source = identify(open_source(args.data_dir, split))
         made_of = {"weights": model.weights.digest(), "view": view, "split": split, "data": source}
 
         def batches():

@@ -215,6 +215,18 @@ def test_mutated_features_of_others_are_read_or_named(tmp_path):
     assert outcomes["named"] and outcomes["FeatureReader"]
 
 
+def test_lost_lines_of_class_names_are_named(tmp_path):
+    label = {"pythonClassName": "x.ClassLabel", "classLabel": {"numClasses": "3"}}
+    video = {"pythonClassName": "x.Video", "sequence": {"feature": {"pythonClassName": "x.Image"}}}
+    metadata.write_json(tmp_path / metadata.FEATURES, {"featuresDict": {"features": {"clip": video, "label": label}}})
+    for lines in ("a\nb\nc\n", "a\nb\u2028\nc"):
+        (tmp_path / "label.labels.txt").write_text(lines, "utf-8")
+        assert len(tfds_sets.class_names(tmp_path)) == 3
+    (tmp_path / "label.labels.txt").write_text("a\nb\n")
+    with pytest.raises(records.DataSetError, match="label.labels.txt is damaged .2 lines, features.json states 3"):
+        tfds_sets.class_names(tmp_path)
+
+
 def _middle(height: int, width: int) -> tuple[int, int, int, int]:
     return height // 4, width // 4, max(height // 2, 1), max(width // 2, 1)
 
