@@ -2,6 +2,7 @@
 
 import functools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -179,3 +180,13 @@ def test_flags_that_do_not_go_together(davis, tmp_path, capsys, flags, said):  #
 def test_values_that_cannot_be(davis, weights, tmp_path, capsys):  # noqa: F811
     assert cluster(davis, tmp_path / "out", weights, "--draw=first") == 1
     assert "expected one of random, linspace" in capsys.readouterr().err
+
+
+def test_the_bundled_sequences_run(weights, tmp_path):
+    bundled = Path(__file__).resolve().parents[1] / "data/vos"
+    assert cluster(bundled, tmp_path / "out", weights, "--seeds=0") == 0
+    found = result(tmp_path / "out")
+    assert found["complete"] and sorted(found["clips"]) == ["blackswan", "car-shadow"]
+    same = ("--protocol=propagation", f"--predictions={bundled / 'Annotations/480p'}")
+    assert run(bundled, tmp_path / "same", *same) == 0
+    assert result(tmp_path / "same")["scores"]["J&F-Mean"] == 1
