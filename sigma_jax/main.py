@@ -11,6 +11,7 @@ meet; 1 anything else, 2 wrong flags. launch/keep_running.sh does the starting.
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +26,7 @@ from absl import flags, logging
 from sigma_jax.checkpoints import storage
 from sigma_jax.report.run import write_report
 from sigma_jax.runtime import config as configs
-from sigma_jax.runtime import distributed
+from sigma_jax.runtime import distributed, signals
 from sigma_jax.runtime.command import Command, keep_traceback, leave, parse_flags
 from sigma_jax.runtime.compilation import use_compilation_cache
 from sigma_jax.runtime.errors import Failed, InvalidValue
@@ -108,6 +109,7 @@ def run(config: configs.ConfigDict, command: list[str]) -> None:
     if FLAGS.mode == "eval":
         if not FLAGS.init:
             raise InvalidValue("--mode=eval measures a checkpoint: give --init=RUN_FOLDER, its best, or a step folder")
+        signals.take_back(signal.SIGTERM)  # of several processes JAX's service has it, for what must be saved
         task = setup.build_task(setup.resolve(config, FLAGS.data_dir))
         evaluate(task, Place(FLAGS.data_dir, workdir), FLAGS.init)
         return

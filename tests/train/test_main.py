@@ -1,6 +1,7 @@
 """The main command: a run from shards to report, every config, mistakes as sentences, resuming after kill -9."""
 
 import dataclasses
+import importlib.util
 import json
 import logging
 import os
@@ -157,6 +158,14 @@ def test_a_workdir_belongs_to_one_run(shapes_dir, tmp_path, said, flags_restored
             assert cli(*words, *(f"--{flag}={place}" for flag, place in given.items())) == 1
         assert f"{busy} is in use by process {os.getpid()}" in said.pop()
         assert not list(tmp_path.rglob("config.json"))
+
+
+def test_versions_of_what_is_there(monkeypatch):
+    """Shards of pictures are trained on without a library for videos."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "av" else find(name))
+    found = loop.versions()
+    assert "av" not in found and {"jax", "numpy", "sigma_jax"} <= found.keys()
 
 
 def refuse(*args, **kwargs):
