@@ -13,6 +13,8 @@ Where each term of the paper lives:
   targets                         objective/targets.py
   symmetric cross-prediction      objective/sigma.py
   VideoMAE control (L2)           objective/reconstruction.py
+  a training step's loss          tasks/pretrain.py, tasks/classify.py; one file per task, base.py is the protocol
+  what is measured, and when      evals/, one file per evaluator; tasks list theirs, train/loop.py runs them
 """
 
 import sys
