@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from sigma_jax.data.decoders import Decoding
-from sigma_jax.data.loader import Loader, Workers
+from sigma_jax.data.loader import Clips, Loader, LoaderSpec, Shuffled, Workers, open_loader
 from sigma_jax.evals.protocol import Evaluator
 from sigma_jax.models.pretrain import Compute
 from sigma_jax.models.sizes import TeacherSize, VideoSize, lookup
@@ -87,6 +87,23 @@ class Reading:
     def workers(self) -> Workers:
         """This process among all."""
         return Workers(self.num_workers, jax.process_index(), jax.process_count())
+
+    def open_training(
+        self, place: Place, split: str, clips: Clips, batch_size: int, seed: int, repeats: int = 1
+    ) -> Loader:
+        """This process's part of endless shuffled batches of `batch_size` videos, `repeats` clips of each."""
+        return open_loader(
+            LoaderSpec(
+                place.data_dir,
+                split,
+                clips,
+                Shuffled(seed, repeats, self.max_bad_fraction, place.workdir),
+                batch_size * repeats,
+                self.workers,
+                self.decoding,
+                self.cache_decoded,
+            )
+        )
 
 
 def reading_of(data: ConfigDict) -> Reading:

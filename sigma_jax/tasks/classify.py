@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from sigma_jax.checkpoints.manager import CheckpointError
 from sigma_jax.data.finetune_augment import RandAugment, TrainAugment, ViewCrop
 from sigma_jax.data.labelled import LabelledSpec
-from sigma_jax.data.loader import Loader, LoaderSpec, OnePass, Shuffled, open_loader
+from sigma_jax.data.loader import Loader, LoaderSpec, OnePass, open_loader
 from sigma_jax.data.metadata import read_problems
 from sigma_jax.data.sampling import FrameSampling
 from sigma_jax.datasets.classes import check_known, read_classes
@@ -264,19 +264,8 @@ class ClassificationTask(Task):
         return self.data.repeats if self.data else 1
 
     def open_data(self, place: Place, batch_size: int, seed: int) -> Loader:
-        data, reading = self.data, self.data.reading
-        return open_loader(
-            LoaderSpec(
-                place.data_dir,
-                data.split,
-                data.clips,
-                Shuffled(seed, data.repeats, reading.max_bad_fraction, place.workdir),
-                batch_size * data.repeats,
-                reading.workers,
-                reading.decoding,
-                reading.cache_decoded,
-            )
-        )
+        data = self.data
+        return data.reading.open_training(place, data.split, data.clips, batch_size, seed, data.repeats)
 
     def open_views(self, data_dir: str, split: str, num_views: int, num_crops: int) -> Loader:
         """One pass over the temporal views and crops of a split; the batch is rounded up to fill the devices."""

@@ -344,20 +344,8 @@ class PretrainTask(Task):
     # Data, what is measured and what is shown.
 
     def open_data(self, place: Place, batch_size: int, seed: int) -> Loader:
-        reading = self.data.reading
-        order = Shuffled(seed, max_bad_fraction=reading.max_bad_fraction, bad_records_dir=place.workdir)
-        return open_loader(
-            LoaderSpec(
-                place.data_dir,
-                self.data.split,
-                self.clips(self.data.crop),
-                order,
-                batch_size,
-                reading.workers,
-                reading.decoding,
-                reading.cache_decoded,
-            )
-        )
+        clips = self.clips(self.data.crop)
+        return self.data.reading.open_training(place, self.data.split, clips, batch_size, seed)
 
     def clips(self, crop: str) -> ClipSpec:
         """What is cut out of a video; `crop` is one of data.clips.CROPS."""

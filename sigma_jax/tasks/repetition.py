@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from sigma_jax.data.cycle_clips import CyclesSpec, longest_clip
 from sigma_jax.data.cycles import MAX_FRAMES
-from sigma_jax.data.loader import Loader, LoaderSpec, OnePass, Shuffled, Workers, open_loader
+from sigma_jax.data.loader import Loader, LoaderSpec, OnePass, Workers, open_loader
 from sigma_jax.data.metadata import read_problems
 from sigma_jax.data.source import open_source
 from sigma_jax.evals.multi_view import ResultFiles
@@ -178,20 +178,7 @@ class RepetitionTask(ClassificationTask):
         return 1
 
     def open_data(self, place: Place, batch_size: int, seed: int) -> Loader:
-        data, reading = self.data, self.data.reading
-        order = Shuffled(seed, max_bad_fraction=reading.max_bad_fraction, bad_records_dir=place.workdir)
-        return open_loader(
-            LoaderSpec(
-                place.data_dir,
-                data.split,
-                data.clips,
-                order,
-                batch_size,
-                reading.workers,
-                reading.decoding,
-                reading.cache_decoded,
-            )
-        )
+        return self.data.reading.open_training(place, self.data.split, self.data.clips, batch_size, seed)
 
     def evaluators(self, place: Place) -> tuple[Evaluator, ...]:
         """Counting of the validation clips, which decides what the best weights are, and of the test clips."""
