@@ -173,16 +173,16 @@ def encode(videos: np.ndarray, paths: list[Path]) -> None:
 def _render(
     motion: np.ndarray, shape: np.ndarray, draws: np.ndarray, num_frames: int, size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Noise-free clips [n F s s 3] and the share of each pixel that the shape covers [n F s s], float32 in 0..1.
-
-    From labels [n] and uniform draws [n 32].
-    """
+    """As paint, from labels [n] and uniform draws [n 32]."""
     time = np.linspace(-0.5, 0.5, num_frames, dtype=np.float32)  # of the clip's length
     return paint(_trajectory(motion, draws, time), shape, draws, size)
 
 
-def paint(path: tuple[np.ndarray, ...], shape: np.ndarray, draws: np.ndarray, size: int) -> np.ndarray:
-    """Noise-free clips, float32 [n F s s 3] in 0..1, of shapes [n] along a path.
+def paint(
+    path: tuple[np.ndarray, ...], shape: np.ndarray, draws: np.ndarray, size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Noise-free clips [n F s s 3] of shapes [n] along a path, and the share of each pixel that the shape covers
+    [n F s s]; float32 in 0..1.
 
     Args:
       path: centre x, y, angle and radius over time, each [n F]; lengths in sides.

@@ -32,7 +32,8 @@ def render_cycles(seed: int, number: int, size: int = 32) -> tuple[np.ndarray, n
     phase = np.interp(frames, bounds, np.arange(count + 1))  # stands still outside
     motion = int(rng.integers(len(REPEATED)))
     draws = rng.random((1, 32), dtype=np.float32)
-    video = paint(_repeated_path(REPEATED[motion], phase, rng), np.array([rng.integers(len(SHAPES))]), draws, size)[0]
+    path, shape = _repeated_path(REPEATED[motion], phase, rng), np.array([rng.integers(len(SHAPES))])
+    (video,), _ = paint(path, shape, draws, size)
     video = video + NOISE * rng.standard_normal(video.shape, dtype=np.float32)
     return np.clip(video * 255 + 0.5, 0, 255).astype(np.uint8), bounds, REPEATED[motion]
 
