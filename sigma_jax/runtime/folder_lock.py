@@ -39,7 +39,8 @@ class Owner:
     """Who owns a folder.
 
     token: names the run; all its processes share it. machine: boot and process table in which `pid` means something.
-    started: when the process began, in clock ticks after boot, since numbers of processes come again.
+    started: when the process began, in clock ticks after boot, since numbers of processes come again. folder: as the
+    owner calls it; a copy of the folder has another name.
     """
 
     token: str
@@ -49,21 +50,29 @@ class Owner:
     started: str
     since: str
     command: str
+    folder: str
 
     @classmethod
-    def here(cls) -> "Owner":
-        """This process."""
+    def here(cls, folder: str | os.PathLike) -> "Owner":
+        """This process, as the owner of a folder."""
         command = shlex.join(["python", *sys.orig_argv[1:]])[:500]
         now = time.strftime("%Y-%m-%d %H:%M:%S")
         return cls(
-            secrets.token_hex(8), socket.gethostname(), _machine(), os.getpid(), _started(os.getpid()), now, command
+            token=secrets.token_hex(8),
+            host=socket.gethostname(),
+            machine=_machine(),
+            pid=os.getpid(),
+            started=_started(os.getpid()),
+            since=now,
+            command=command,
+            folder=os.path.realpath(folder),
         )
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}, since {self.since} ({self.command})"
 
-    def is_dead(self) -> bool | None:
-        """Whether the process has ended; None where this machine cannot know."""
+    def is_dead(self, folder: str | os.PathLike) -> bool | None:
+        """Whether it owns this folder no more; None where this machine cannot know, or the folder may be a copy."""
         if self.machine != _machine() or self.host != socket.gethostname():
             return None
         try:
@@ -72,7 +81,9 @@ class Owner:
             return True
         except PermissionError:  # another user's, whose details may be hidden: alive
             return _started(self.pid) not in ("", self.started)
-        return _started(self.pid) != self.started
+        if _started(self.pid) != self.started:
+            return True
+        return False if self.folder == os.path.realpath(folder) else None
 
 
 def _machine() -> str:
@@ -102,7 +113,7 @@ def _read(path: Path) -> tuple[Owner, int] | None:
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, KeyError, AttributeError):  # half-written, on a file system that cannot do better
-        return Owner("", "an unknown host", "", 0, "", "an unknown time", "unreadable lock"), -1
+        return Owner("", "an unknown host", "", 0, "", "an unknown time", "unreadable lock", ""), -1
 
 
 class FolderLock:
@@ -116,7 +127,7 @@ class FolderLock:
 
     def __init__(self, folder: str | os.PathLike, on_lost: Callable[[str], None]):
         self.path = Path(folder) / NAME
-        self.owner = Owner.here()
+        self.owner = Owner.here(folder)
         self._beats, self._on_lost = 0, on_lost
         self._ended = threading.Event()
         self._keeper = threading.Thread(target=self._keep, daemon=True, name=f"owner of {folder}")
@@ -136,7 +147,7 @@ class FolderLock:
             owner = found[0]
             if owner.token == friend:
                 return False
-            dead = owner.is_dead()
+            dead = owner.is_dead(self.path.parent)
             if dead is None:
                 logging.warning("%s belongs to %s: watching whether it is alive", self.path.parent, owner)
                 dead = self._is_silent(owner)
@@ -231,7 +242,7 @@ class FolderLock:
 def owner_of(folder: str | os.PathLike) -> Owner | None:
     """Who owns a folder; None for nobody, or one that is known to be dead."""
     found = _read(Path(folder) / NAME)
-    return found[0] if found is not None and not found[0].is_dead() else None
+    return found[0] if found is not None and not found[0].is_dead(folder) else None
 
 
 @contextlib.contextmanager

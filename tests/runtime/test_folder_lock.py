@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -22,7 +23,7 @@ def quick(monkeypatch):
 
 def left_behind(folder, **changes) -> None:
     """The lock of an owner that ended without giving it back."""
-    owner = dataclasses.asdict(Owner.here()) | changes
+    owner = dataclasses.asdict(Owner.here(folder)) | changes
     (folder / NAME).write_text(json.dumps(owner | {"beats": 3}))
 
 
@@ -77,6 +78,18 @@ def test_a_killed_process_leaves_nothing_that_stops_the_next(tmp_path):
         pass
     process.wait()
     process.stdout.close()
+
+
+def test_a_copy_of_a_folder_in_use_is_free_and_the_folder_by_another_name_is_not(tmp_path, monkeypatch):
+    with owned(tmp_path / "run", print):
+        shutil.copytree(tmp_path / "run", tmp_path / "copy")
+        with owned(tmp_path / "copy", print):
+            pass
+        (tmp_path / "link").symlink_to(tmp_path / "run")
+        monkeypatch.setattr(os.path, "realpath", str)  # as with a folder that is mounted twice
+        monkeypatch.setattr(folder_lock, "SILENT_SECONDS", 60)
+        with pytest.raises(FolderInUse), owned(tmp_path / "link", print):
+            pass
 
 
 def test_an_owner_elsewhere_that_counts_is_alive(tmp_path, monkeypatch):
