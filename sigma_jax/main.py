@@ -36,6 +36,7 @@ from sigma_jax.train import loop, setup
 from sigma_jax.train.evaluate import evaluate
 from sigma_jax.train.initial_weights import StartFrom, init_from
 from sigma_jax.train.resuming import Allowed
+from sigma_jax.weights.formats import WHICH
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("config", None, "Config file, with structure after ':', e.g. configs/k400.py:size=S", required=True)
@@ -44,6 +45,7 @@ flags.DEFINE_string("data_dir", None, "Folder of record shards, made by sigma_ja
 flags.DEFINE_string("teacher", None, "Weights of the frozen teacher, any format, for target=dino or feature.")
 flags.DEFINE_bool("random_teacher", False, "Use a random teacher: smoke tests only.")
 flags.DEFINE_string("init", None, "Start from these weights: a run folder or any format of tools.convert.")
+flags.DEFINE_enum("weights", "model", WHICH, "Which weights of --init; ema: the averaged ones beside the model's.")
 flags.DEFINE_string("allow_missing", "", "Parts that --init may lack, e.g. head,decoder/head: they start fresh.")
 flags.DEFINE_string("allow_unexpected", "", "Parts of --init that need not be used, e.g. decoder,prototypes.")
 flags.DEFINE_enum("mode", "train", ["train", "eval"], "eval: only test the weights of --init.")
@@ -111,9 +113,9 @@ def run(config: configs.ConfigDict, command: list[str]) -> None:
             raise InvalidValue("--mode=eval measures a checkpoint: give --init=RUN_FOLDER, its best, or a step folder")
         signals.take_back(signal.SIGTERM)  # of several processes JAX's service has it, for what must be saved
         task = setup.build_task(setup.resolve(config, FLAGS.data_dir))
-        evaluate(task, Place(FLAGS.data_dir, workdir), FLAGS.init)
+        evaluate(task, Place(FLAGS.data_dir, workdir), FLAGS.init, FLAGS.weights)
         return
-    init = init_from(FLAGS.init, FLAGS.allow_missing, FLAGS.allow_unexpected)
+    init = init_from(FLAGS.init, FLAGS.allow_missing, FLAGS.allow_unexpected, FLAGS.weights)
     start = StartFrom(init, FLAGS.teacher, FLAGS.random_teacher)
     job = setup.build(config, workdir, FLAGS.data_dir, start=start, checkpoint_dir=FLAGS.checkpoint_dir)
     distributed.check_agreement({**job.recorded, "data set": job.data})

@@ -7,8 +7,6 @@ Letters: B views in a batch, C classes, n videos.
 """
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,9 +14,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from absl import logging
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from sigma_jax.checkpoints.content_hash import content_hash
 from sigma_jax.data.loader import Loader
 from sigma_jax.data.metadata import write_json
 from sigma_jax.evals.classification_scores import summarize
@@ -26,6 +24,7 @@ from sigma_jax.runtime.durations import Duration
 from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.runtime.sharding import shard_batch, traced_on, whole
 from sigma_jax.runtime.trees import Params
+from sigma_jax.weights.weights_file import content_digest, flatten
 
 VIEW_KEYS = ("video", "label", "record", "weight", "key")  # of a batch, what is measured
 Batch = Mapping[str, np.ndarray]
@@ -136,7 +135,7 @@ class ResultFiles:
     """Where a test leaves its result: folder/result.json, and what else it writes there.
 
     facts: what was measured how. classes: their names, () where they are numbers only. source: where the weights come
-    from. problems: what keeps the data from being complete, sentences.
+    from. problems: what keeps the data from being complete, sentences. origin: what is known about the weights.
     """
 
     folder: Path
@@ -144,6 +143,7 @@ class ResultFiles:
     classes: tuple[str, ...]
     source: str
     problems: tuple[str, ...] = ()
+    origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def write(self, numbers: Mapping[str, Any], unreadable: list[dict], weights: Mapping, problems: Sequence[str] = ()):
         """result.json of one test; `unreadable` are the records that are left out, with reasons.
@@ -159,7 +159,7 @@ class ResultFiles:
             "incomplete": problems,
             "unreadable": unreadable,
             **self.facts,
-            "checkpoint": {"source": self.source, **weights},
+            "checkpoint": {"source": self.source, **weights, **self.origin},
         }
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / "result.json", result)
@@ -241,5 +241,11 @@ def named(records: Iterable[int], loader: Loader) -> list[dict]:
 
 
 def params_hash(params: Params) -> str:
-    """One hash of all parameters, the same on any mesh: 16 hexadecimal digits."""
-    return hashlib.sha256(json.dumps(content_hash(params), sort_keys=True).encode()).hexdigest()[:16]
+    """The digest that the log and `tools.convert` give for these weights, the same on any mesh and in every format."""
+
+    def whole_array(leaf: jax.Array) -> np.ndarray:
+        if leaf.is_fully_addressable or leaf.is_fully_replicated:
+            return np.asarray(leaf)
+        return multihost_utils.process_allgather(leaf, tiled=True)
+
+    return content_digest({name: whole_array(leaf) for name, leaf in flatten(params).items()})

@@ -11,7 +11,7 @@ import dataclasses
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -59,11 +59,15 @@ class TaskCost(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a run finds its data and leaves its files. source: of the weights that are measured, "" for the run's."""
+    """Where a run finds its data and leaves its files.
+
+    source: of the weights that are measured, "" for the run's. origin: what results say about them beside their source.
+    """
 
     data_dir: str
     workdir: Path
     source: str = ""
+    origin: Mapping[str, Any] = {}
 
 
 class Examples(NamedTuple):
@@ -184,9 +188,12 @@ class Task(abc.ABC):
         """Whether the parameter at 'a/b/c' is updated."""
         return True
 
-    def check_origin(self, recorded: Mapping, place: str) -> None:
-        """Raises CheckpointError where a checkpoint whose run had the config `recorded` is no result of this task."""
-        return
+    def facts(self, data_dir: str) -> dict[str, Any]:
+        """What no array tells, and what weights must have been made for to mean the same here (weights/facts.py)."""
+        grid = self.grid
+        clip = {"num_frames": grid.num_frames, "image_size": grid.image_size, "tube_size": grid.tube_size}
+        encoder = {"width": self.size.width, "depth": self.size.depth, "num_heads": self.size.num_heads}
+        return encoder | clip | {"positions": self.positions}
 
     # Learning.
 

@@ -4,7 +4,6 @@ Letters: B clips, F frames, N tubes, D width, C classes.
 """
 
 import dataclasses
-from collections.abc import Mapping
 from functools import partial
 from typing import Any, Self
 
@@ -13,7 +12,6 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from sigma_jax.checkpoints.manager import CheckpointError
 from sigma_jax.data.finetune_augment import RandAugment, TrainAugment, ViewCrop
 from sigma_jax.data.labelled import LabelledSpec
 from sigma_jax.data.loader import Loader, LoaderSpec, OnePass, open_loader
@@ -144,31 +142,17 @@ class ClassificationTask(Task):
     def init_missing(self) -> tuple[str, ...]:
         return ("head", "norm", "pool") if self.pooling == "attentive" else ("head", "norm")
 
-    def check_origin(self, recorded: Mapping, place: str) -> None:
-        if recorded.get("task") == "pretrain":
-            raise CheckpointError(
-                f"{place} is a pre-training checkpoint without a classifier: train one first, "
-                "python -m sigma_jax.main --config=configs/linear_probe.py:... --init=..."
-            )
-        model, data = recorded.get("model", {}), recorded.get("data", {})
-        here = {
-            "size": self.size_name,
-            "num_frames": self.grid.num_frames,
-            "tube_size": self.grid.tube_size,
+    def facts(self, data_dir: str) -> dict[str, Any]:
+        classes = read_classes(data_dir, self.data.split)
+        sampling = self.data.clips.sampling
+        return super().facts(data_dir) | {
             "pooling": self.pooling,
+            "num_classes": classes.num_classes,
+            "class_names": classes.names,
+            "label_hash": self.data.label_hash,
+            "sampling": sampling.kind,
+            "frame_stride": sampling.stride,
         }
-        for name, mine in here.items():
-            there = tuple(model[name]) if isinstance(model.get(name), list) else model.get(name)
-            if there not in (None, mine):
-                raise CheckpointError(
-                    f"{place} has model.{name}={there}, this config {mine}: use the config it came from"
-                )
-        if data.get("label_hash") not in (None, self.data.label_hash):
-            raise CheckpointError(
-                f"the head of {place} knows the classes of label map {data['label_hash']} ({data.get('num_classes')} "
-                f"classes), the data have {self.data.label_hash} ({self.num_classes}): its classes mean something "
-                "else. Use the data set it was trained on, or train a head for this one"
-            )
 
     @property
     def size_name(self) -> str | None:
@@ -279,12 +263,14 @@ class ClassificationTask(Task):
         central = partial(self.open_views, place.data_dir, tests.val_split, 1, 1)
         views = partial(self.open_views, place.data_dir, tests.test_split, tests.num_views, tests.num_crops)
         classes = read_classes(place.data_dir, self.data.split).names
+        head = {"head": {"label_map_hash": self.data.label_hash, "class_order": "same"}}  # of a model trained on them
         files = ResultFiles(
             place.workdir / "eval",
             self._facts(),
             classes,
             place.source or str(place.workdir),
             self._problems(place.data_dir),
+            place.origin or head,
         )
         rules = {"merge": self.merge, "summarize": self.summarize}
         return (

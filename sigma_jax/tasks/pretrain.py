@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -274,6 +274,12 @@ class PretrainTask(Task):
             maps = tube_features(tokens, self.teacher, self.grid.shape[1:])
             features = rearrange(maps, "(B t) n E -> B (t n) E", B=len(video))
         return feature_targets(jax.lax.stop_gradient(features), masked_idx)
+
+    def facts(self, data_dir: str) -> dict[str, Any]:
+        found = super().facts(data_dir) | dataclasses.asdict(self.size)
+        found |= {"final_norm": True, "frame_stride": self.data.frame_stride}
+        predicts_pixels = self.source == "pixels" and self.objective == "l2"
+        return found | ({"normalize_targets": self.normalize_targets} if predicts_pixels else {})
 
     # What it costs.
 

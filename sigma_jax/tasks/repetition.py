@@ -41,7 +41,7 @@ from sigma_jax.runtime.durations import Duration, read_duration
 from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.runtime.random import Moment, stream
 from sigma_jax.runtime.trees import Params
-from sigma_jax.tasks.base import Batch, Loss, Place, Reading, TaskCost, reading_of
+from sigma_jax.tasks.base import Batch, Loss, Place, Reading, Task, TaskCost, reading_of
 from sigma_jax.tasks.classify import ClassificationTask, model_fields
 
 
@@ -180,13 +180,16 @@ class RepetitionTask(ClassificationTask):
     def open_data(self, place: Place, batch_size: int, seed: int) -> Loader:
         return self.data.reading.open_training(place, self.data.split, self.data.clips, batch_size, seed)
 
+    def facts(self, data_dir: str) -> dict[str, Any]:
+        return Task.facts(self, data_dir) | {"pooling": self.pooling}
+
     def evaluators(self, place: Place) -> tuple[Evaluator, ...]:
         """Counting of the validation clips, which decides what the best weights are, and of the test clips."""
         tests = self.tests
         look = look_fn(self.logits, self.mesh, tests.batch_size)
         problems = read_problems(place.data_dir, {self.data.split, tests.test_split})
         source = place.source or str(place.workdir)
-        files = ResultFiles(place.workdir / "eval", self._facts(), (), source, tuple(problems))
+        files = ResultFiles(place.workdir / "eval", self._facts(), (), source, tuple(problems), place.origin)
         found = []
         for name, split, every, kept in (
             ("val", tests.val_split, tests.every, None),

@@ -1,7 +1,8 @@
 """What training starts from besides random numbers: `--init` and `--teacher`, in any format, loaded strictly."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from sigma_jax.runtime.random import stream
 from sigma_jax.runtime.trees import Params
 from sigma_jax.tasks.base import Task
 from sigma_jax.train.state import TrainState
+from sigma_jax.weights.facts import matched
 from sigma_jax.weights.formats import read_weights
 from sigma_jax.weights.frozen import teacher_size
 from sigma_jax.weights.loading import load_into, names_in, say
@@ -36,6 +38,7 @@ class InitFrom:
     path: str
     allow_missing: tuple[str, ...] = ()
     allow_unexpected: tuple[str, ...] = ()
+    which: str = "model"  # or ema
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +53,17 @@ class StartFrom:
 FROM_SCRATCH = StartFrom()
 
 
-def initialised(init_state: Callable[[], TrainState], task: Task, source: InitFrom) -> Callable[[], TrainState]:
+ADVICE = (
+    "Name what may be absent with --allow_missing=PART,... and what need not be used with --allow_unexpected=PART,..."
+)
+
+
+def initialised(
+    init_state: Callable[[], TrainState], task: Task, source: InitFrom, facts: Mapping[str, Any]
+) -> Callable[[], TrainState]:
     """`init_state` with parameters from a file; optimizer and step are fresh.
+
+    Facts that no array tells must be those of the task (weights/facts.py); a head's rows are moved to its classes.
 
     What a task makes anew on a pre-trained model (`Task.init_missing`, e.g. a classifier's head) or never uses
     (`Task.init_unused`) need not be named by the user.
@@ -59,22 +71,16 @@ def initialised(init_state: Callable[[], TrainState], task: Task, source: InitFr
     """
 
     def start() -> TrainState:
-        weights = read_weights(source.path, **heads_of(task.size))
+        weights = read_weights(source.path, which=source.which)
         if weights.kind == "teacher":
             raise WeightsMismatch(f"--init={source.path} is an image teacher: give it as --teacher")
-        fresh = init_state()
         new = task.init_missing if weights.kind != "classifier" else ()  # which has its head
-        params, report = load_into(
-            weights,
-            fresh.params,
-            allow_missing=(*new, *source.allow_missing),
-            allow_unexpected=(*task.init_unused, *source.allow_unexpected),
-        )
+        missing = (*new, *source.allow_missing)
+        weights = matched(weights, facts, fresh=missing, advice="--allow_missing=head trains a new head")
+        fresh = init_state()
+        unused = (*task.init_unused, *source.allow_unexpected)
+        params, report = load_into(weights, fresh.params, allow_missing=missing, allow_unexpected=unused, advice=ADVICE)
         say(report)
-        trained = (weights.sizes["num_frames"], weights.sizes["image_size"], weights.sizes["positions"])
-        here = (task.grid.num_frames, task.grid.image_size, task.positions)
-        if trained != here:
-            logging.info("positions: frames, size and kind are %s here, %s in the file: computed anew", here, trained)
         return fresh._replace(params=params)
 
     return start
@@ -85,14 +91,16 @@ def heads_of(size: VideoSize) -> dict[str, int | None]:
     return {"num_heads": size.num_heads, "decoder_num_heads": size.decoder_num_heads}
 
 
-def init_from(path: str | None, allow_missing: str = "", allow_unexpected: str = "") -> InitFrom | None:
+def init_from(
+    path: str | None, allow_missing: str = "", allow_unexpected: str = "", which: str = "model"
+) -> InitFrom | None:
     """The flags of main: names are separated by commas.
 
     Raises:
       ValueError: parts are named without a path.
     """
     if path:
-        return InitFrom(path, names_in(allow_missing), names_in(allow_unexpected))
+        return InitFrom(path, names_in(allow_missing), names_in(allow_unexpected), which)
     if allow_missing or allow_unexpected:
         raise InvalidValue("--allow_missing and --allow_unexpected say what --init may lack or waste: give --init=PATH")
     return None

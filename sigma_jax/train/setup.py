@@ -41,12 +41,13 @@ class NoAccelerator(UserError, RuntimeError):
 class Run:
     """What the loop works with.
 
-    recorded: the resolved config as it is written down, lists for tuples. data: which data they are
-    (data/identity.py), of the training split. init_state: makes the first state, from
-    `--init` where it is given.
+    recorded: the resolved config as it is written down, lists for tuples. facts: of the task on its data, which weights
+    must agree with. data: which data they are (data/identity.py), of the training split. init_state: makes the first
+    state, from `--init` where it is given.
     """
 
     recorded: Mapping[str, Any]
+    facts: Mapping[str, Any]
     data: Mapping[str, Any]
     settings: TrainSettings
     place: Place
@@ -76,7 +77,9 @@ class Run:
     def meta(self) -> dict:
         """What a checkpoint says about its run."""
         plan = dataclasses.asdict(self.plan)
-        return {"config": self.recorded, "plan": plan, "heads": heads_of(self.task.size), "data": self.data}
+        names = list(self.facts.get("class_names", ()))
+        said = {"heads": heads_of(self.task.size), "class_names": names, "data": self.data}
+        return {"config": self.recorded, "plan": plan} | said
 
 
 def build(
@@ -103,6 +106,7 @@ def build(
         )
     loader = task.open_data(place, settings.batch_size, settings.seed)
     program = build_program(settings, task, resolve_plan(settings, task, loader.num_records))
+    facts = task.facts(data_dir)
     return Run(
         recorded=recorded(config),
         data=identify(loader.source),
@@ -112,7 +116,8 @@ def build(
         program=program,
         loader=loader,
         frozen=jax.tree.map(lambda x: jax.device_put(x, whole(task.mesh)), frozen),
-        init_state=initialised(program.init_state, task, start.init) if start.init else program.init_state,
+        init_state=initialised(program.init_state, task, start.init, facts) if start.init else program.init_state,
+        facts=facts,
         evaluators=task.evaluators(place),
     )
 

@@ -181,13 +181,16 @@ def require_heads(weights: Weights) -> None:
             )
 
 
-def matched(weights: Weights, model: Mapping[str, Any], *, fresh: Iterable[str] = (), same: Iterable[str] = ()):
+def matched(
+    weights: Weights, model: Mapping[str, Any], *, fresh: Iterable[str] = (), same: Iterable[str] = (), advice: str = ""
+) -> Weights:
     """`weights` for a video model of which `model` says the same facts, with the classes in its order.
 
     Args:
       model: facts by the names of `Weights.sizes`; a classifier's `class_names` are () where classes are numbers.
       fresh: parts ('head', 'decoder') that need not come from the weights; their facts may differ.
       same: facts that must agree too; others, such as `num_frames`, are only noted.
+      advice: what a user of the running command can do about other classes.
 
     Returns:
       Weights with notes on what differs. A head whose classes stand in another order has its rows moved, and
@@ -216,7 +219,8 @@ def matched(weights: Weights, model: Mapping[str, Any], *, fresh: Iterable[str] 
     if wrong:
         raise WeightsMismatch(f"{weights.source} belongs to another model than this config's:\n  " + "\n  ".join(wrong))
     weights = dataclasses.replace(weights, notes=(*weights.notes, *notes))
-    return _with_classes(weights, model, fresh) if weights.kind == "classifier" else weights
+    knows_classes = weights.kind == "classifier" and "class_names" in model
+    return _with_classes(weights, model, fresh, advice) if knows_classes else weights
 
 
 NOTED = {
@@ -245,7 +249,7 @@ def _check_size(weights: Weights, model: Mapping[str, Any], fresh: set[str]) -> 
     )
 
 
-def _with_classes(weights: Weights, model: Mapping[str, Any], fresh: set[str]) -> Weights:
+def _with_classes(weights: Weights, model: Mapping[str, Any], fresh: set[str], advice: str) -> Weights:
     """The classifier's head in the order of the model's classes."""
     theirs, ours = tuple(weights.sizes.get("class_names") or ()), tuple(model.get("class_names") or ())
     place = {spelling(name): i for i, name in enumerate(theirs)}
@@ -257,7 +261,7 @@ def _with_classes(weights: Weights, model: Mapping[str, Any], fresh: set[str]) -
             note = "the head knows other classes and is not used"
             return _noted(weights, "fresh", note, params)
         if not same_names:
-            raise WeightsMismatch(_other_classes(weights.source, theirs, ours))
+            raise WeightsMismatch(_other_classes(weights.source, theirs, ours, advice))
         order = list(range(len(ours)))
     if theirs and ours:
         if order == list(range(len(ours))):
@@ -284,14 +288,14 @@ def _noted(weights: Weights, order: str, note: str | None, params: dict, names: 
     return dataclasses.replace(weights, params=params, sizes=sizes, notes=notes, content=weights.digest())
 
 
-def _other_classes(source: str, theirs: tuple[str, ...], ours: tuple[str, ...]) -> str:
+def _other_classes(source: str, theirs: tuple[str, ...], ours: tuple[str, ...], advice: str) -> str:
     known, asked = {spelling(name) for name in theirs}, {spelling(name) for name in ours}
     lines = [f"the head of {source} knows other classes than the data:"]
     lines.append(f"  its {len(theirs)}: {_short(theirs)}")
     lines.append(f"  the data's {len(ours)}: {_short(ours)}")
     only = [name for name in ours if spelling(name) not in known], [n for n in theirs if spelling(n) not in asked]
     lines.append(f"  only in the data: {_short(only[0]) or 'none'}; only in the head: {_short(only[1]) or 'none'}")
-    lines.append("  Use the data set it was trained on, or train a head for this one")
+    lines.append(f"  Use the data set it was trained on, or train a head for this one{advice and f' ({advice})'}")
     return "\n".join(lines)
 
 

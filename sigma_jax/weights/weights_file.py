@@ -89,7 +89,7 @@ def read_npz(path: str | Path) -> Weights:
       UnreadableWeights: no such format, no metadata, or other arrays than were written.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(Path(path).expanduser(), allow_pickle=False) as file:
             flat = dict(file)
     except (ValueError, OSError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise UnreadableWeights(

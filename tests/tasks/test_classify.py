@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from sigma_jax import main as command
-from sigma_jax.checkpoints.manager import CheckpointError, find_checkpoint, read_meta
+from sigma_jax.checkpoints.manager import find_checkpoint, read_meta
 from sigma_jax.data.records import DataSetError, RecordSource, find_shards
 from sigma_jax.evals.multi_view import MultiViewTest
 from sigma_jax.models.sizes import VideoSize
@@ -29,8 +29,10 @@ from sigma_jax.train.initial_weights import InitFrom, initialised
 from sigma_jax.train.optimizer import evaluated_params, layer_scales, with_average
 from sigma_jax.train.plan import resolve_plan
 from sigma_jax.train.program import build_program
+from sigma_jax.weights.formats import read_weights, write_weights
 from sigma_jax.weights.torch_weights import from_torch
 from sigma_jax.weights.weights_file import WeightsMismatch
+from tests.weights.weights_samples import sample
 
 GOLDEN = Path(__file__).parents[1] / "goldens" / "finetune_cls.npz"
 SMALL = {
@@ -177,22 +179,67 @@ def test_an_unreadable_video_makes_the_result_incomplete(probe, shapes_dir, tmp_
     assert result["unreadable"][0]["record"] == 0 and "checksum" in result["unreadable"][0]["reason"]
 
 
-def test_another_label_map_stops(probe, shapes_dir, tmp_path):
-    run, _, _ = probe
+@pytest.fixture
+def relabelled(shapes_dir, tmp_path):
+    """(a copy of the data with these class names, written by the function that comes second)."""
     data = tmp_path / "data"
     shutil.copytree(shapes_dir, data)
     names = (data / "label_map.txt").read_text().splitlines()
-    (data / "label_map.txt").write_text("\n".join(reversed(names)) + "\n")
-    with pytest.raises(CheckpointError, match="knows the classes of label map .* mean something else"):
+    return data, names, lambda new: (data / "label_map.txt").write_text("\n".join(new) + "\n")
+
+
+def test_classes_in_another_order_are_matched_by_name(probe, relabelled, tmp_path):
+    run, _, _ = probe
+    data, names, relabel = relabelled
+    relabel(reversed(names))
+    again(small(), tmp_path, data, run.workdir)
+    result = json.loads((tmp_path / "eval" / "result.json").read_text())
+    trained = json.loads((run.workdir / "eval" / "result.json").read_text())
+    assert result["checkpoint"]["head"] == {"label_map_hash": trained["label_map_hash"], "class_order": "moved"}
+    assert result["label_map_hash"] != trained["label_map_hash"]
+    assert result["checkpoint"]["hash"] == trained["checkpoint"]["hash"] == read_weights(run.workdir).digest()
+    assert "another order" in result["checkpoint"]["notes"][-1]
+    scores = [np.load(folder / "eval" / "scores.npz")["probabilities"] for folder in (tmp_path, run.workdir)]
+    np.testing.assert_allclose(scores[0][:, ::-1], scores[1], atol=1e-6)
+
+
+def test_other_classes_stop(probe, relabelled, tmp_path):
+    run, _, _ = probe
+    data, names, relabel = relabelled
+    relabel(["another", *names[1:]])
+    with pytest.raises(WeightsMismatch, match=f"only in the data: another; only in the head: {names[0]}"):
         again(small(), tmp_path, data, run.workdir)
+    other = setup.build_task(setup.resolve(small(), str(data)))
+    start = InitFrom(str(run.workdir))
+    with pytest.raises(WeightsMismatch, match=r"train a head for this one \(--allow_missing=head"):
+        initialised(lambda: None, other, start, other.facts(str(data)))()
+
+
+@pytest.mark.parametrize("form", ["npz", "pth", "hf"])
+def test_classes_are_known_after_conversion(probe, relabelled, tmp_path, form):
+    """Also a Hugging Face folder, written for positions that it has, is the --init of --mode=eval."""
+    run, _, _ = probe
+    data, names, relabel = relabelled
+    weights = read_weights(run.workdir)
+    assert weights.sizes["class_names"] == tuple(names)
+    weights.sizes["positions"] = "sincos_1d"
+    write_weights(tmp_path / "w", weights, form)
+    relabel(["another", *names[1:]])
+    with pytest.raises(WeightsMismatch, match="only in the data: another"):
+        again(small(**{"model.positions": "sincos_1d"}), tmp_path / "run", data, tmp_path / "w")
 
 
 def test_checkpoints_that_do_not_fit(probe, shapes_dir, tmp_path):
     run, _, _ = probe
-    with pytest.raises(CheckpointError, match="model.size=tiny, this config S"):
+    with pytest.raises(WeightsMismatch, match="choose size=tiny"):
         again(small(**{"model.size": "S"}), tmp_path, shapes_dir, run.workdir)
-    with pytest.raises(CheckpointError, match="without a classifier"):
-        run.task.check_origin({"task": "pretrain"}, "runs/k400")
+    with pytest.raises(WeightsMismatch, match=r"positions is sincos_3d in .*--config\.model\.positions=sincos_3d"):
+        again(small(**{"model.positions": "sincos_1d"}), tmp_path, shapes_dir, run.workdir)
+    with pytest.raises(WeightsMismatch, match=r"num_frames is 4 in .*--config\.model\.num_frames=4"):
+        again(small(**{"model.num_frames": "8"}), tmp_path, shapes_dir, run.workdir)
+    write_weights(tmp_path / "w.npz", sample("pretrain_mlp_swav"), "npz")
+    with pytest.raises(WeightsMismatch, match=r"w\.npz.* \(pretrain\) is a model without a classifier"):
+        again(small(), tmp_path, shapes_dir, tmp_path / "w.npz")
     with pytest.raises(ValueError, match="which is only read"):
         inside = run.workdir / "checkpoints" / "2" / "state"
         again(small(), inside, shapes_dir, run.workdir)
@@ -202,10 +249,10 @@ def test_a_head_of_other_classes_needs_permission(probe, shapes_dir, tmp_path):
     run, _, state = probe
     other = dataclasses.replace(run.task, num_classes=7)
     compiled = build_program(run.settings, other, run.plan)
-    start = initialised(compiled.init_state, other, InitFrom(str(run.workdir)))
+    start = initialised(compiled.init_state, other, InitFrom(str(run.workdir)), run.facts)
     with pytest.raises(WeightsMismatch, match=r"(?s)head/kernel.*--allow_missing"):
         start()
-    params = initialised(compiled.init_state, other, InitFrom(str(run.workdir), ("head",)))().params
+    params = initialised(compiled.init_state, other, InitFrom(str(run.workdir), ("head",)), run.facts)().params
     assert params["head"]["kernel"].shape[1] == 7
     np.testing.assert_array_equal(params["norm"]["scale"], state.params["norm"]["scale"])
 

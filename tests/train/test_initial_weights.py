@@ -84,6 +84,7 @@ def pixel_run(tmp_path_factory):
         lambda leaf: np.full(leaf.shape, 0.25, np.float32), jax.eval_shape(task.init, jax.random.key(0))
     )
     sizes = {"num_heads": 3, "decoder_num_heads": 2, "num_frames": 8, "image_size": 32, "positions": "sincos_3d"}
+    sizes |= {"tube_size": (2, 8, 8), "width": 96, "depth": 4, "decoder_width": 64, "decoder_depth": 2}
     path = tmp_path_factory.mktemp("init") / "pixel.npz"
     write_weights(path, Weights("pretrain", params, sizes, "test"), "npz")
     return str(path)
@@ -92,10 +93,10 @@ def pixel_run(tmp_path_factory):
 def test_init_is_strict_and_keeps_what_was_named(pixel_run):
     task = task_of("size=tiny,target=mlp")
     with pytest.raises(WeightsMismatch, match=r"(?s)pixel\.npz.*missing: projection/fc1/bias.*prototypes"):
-        initialised(task_shapes(task), task, InitFrom(pixel_run))()
+        initialised(task_shapes(task), task, InitFrom(pixel_run), task.facts(""))()
     init_state = state_of(task)
     fresh = init_state()
-    state = initialised(init_state, task, init_from(pixel_run, "decoder/head,prototypes,projection"))()
+    state = initialised(init_state, task, init_from(pixel_run, "decoder/head,prototypes,projection"), task.facts(""))()
     assert float(state.params["encoder"]["norm"]["bias"][0]) == 0.25 and int(state.step) == 0
     np.testing.assert_array_equal(state.params["prototypes"], fresh.params["prototypes"])
 
@@ -103,7 +104,7 @@ def test_init_is_strict_and_keeps_what_was_named(pixel_run):
 def test_a_teacher_is_no_start_and_names_need_a_path(tmp_path):
     task = task_of("size=tiny,target=mlp")
     with pytest.raises(WeightsMismatch, match="give it as --teacher"):
-        initialised(state_of(task), task, InitFrom(teacher_file(tmp_path / "t.pth")))()
+        initialised(state_of(task), task, InitFrom(teacher_file(tmp_path / "t.pth")), task.facts(""))()
     with pytest.raises(ValueError, match="give --init=PATH"):
         init_from(None, "head")
 
@@ -111,5 +112,18 @@ def test_a_teacher_is_no_start_and_names_need_a_path(tmp_path):
 def test_other_heads_are_refused(pixel_run):
     task = task_of("size=tiny,target=pixel")
     task = dataclasses.replace(task, size=dataclasses.replace(task.size, num_heads=6))
-    with pytest.raises(WeightsMismatch, match="made with num_heads=3, not 6"):
-        initialised(state_of(task), task, InitFrom(pixel_run))()
+    with pytest.raises(WeightsMismatch, match="num_heads is 3 in the weights, 6 here"):
+        initialised(state_of(task), task, InitFrom(pixel_run), task.facts(""))()
+
+
+@pytest.mark.parametrize("name,value", [("positions", "sincos_1d"), ("tube_size", (4, 4, 8)), ("decoder_num_heads", 1)])
+def test_facts_that_no_array_tells_are_compared(pixel_run, name, value):
+    task = task_of("size=tiny,target=pixel")
+    with pytest.raises(WeightsMismatch, match=f"pixel.npz.* belongs to another model than .*\n  {name} is"):
+        initialised(task_shapes(task), task, InitFrom(pixel_run), task.facts("") | {name: value})()
+
+
+def test_averaged_weights_are_named_where_they_are_not(pixel_run):
+    task = task_of("size=tiny,target=pixel")
+    with pytest.raises(ValueError, match="holds one set of weights"):
+        initialised(task_shapes(task), task, init_from(pixel_run, which="ema"), {})()
