@@ -46,14 +46,27 @@ class FrozenFeatures:
         features = partial(self.features, params)
         train_features, train_stored = extract(features, self.train_batches())
         test_features, test_stored = extract(features, self.test_batches())
-        found = neighbours(train_features, test_features, k=self.k)
-        most_classes = max(num_classes for _, num_classes in self.labellings.values())
-        for name, (labels, num_classes) in self.labellings.items():
-            train_labels, test_labels = labels(train_stored), labels(test_stored)
-            scores = votes(found, train_labels, num_classes=num_classes)
-            yield f"knn/{name}", accuracy(scores, test_labels)
-            if not self.linear:
-                continue
+        splits = (train_features, train_stored), (test_features, test_stored)
+        yield from frozen_scores(*splits, self.labellings, k=self.k, linear=self.linear)
+
+
+def frozen_scores(
+    train: tuple[np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray],
+    labellings: Mapping[str, Labelling],
+    *,
+    k: int,
+    linear: bool = True,
+) -> Iterator[tuple[str, float]]:
+    """What FrozenFeatures yields, of features [n D] and stored labels [n] of both splits."""
+    (train_features, train_stored), (test_features, test_stored) = train, test
+    found = neighbours(train_features, test_features, k=k)
+    most_classes = max(num_classes for _, num_classes in labellings.values())
+    for name, (labels, num_classes) in labellings.items():
+        train_labels, test_labels = labels(train_stored), labels(test_stored)
+        scores = votes(found, train_labels, num_classes=num_classes)
+        yield f"knn/{name}", accuracy(scores, test_labels)
+        if linear:
             splits = (train_features, train_labels), (test_features, test_labels)
             probe = linear_probe(*splits, num_classes=num_classes, filled_classes=most_classes)
             yield f"linear/{name}", probe["top1"]

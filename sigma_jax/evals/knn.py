@@ -18,6 +18,7 @@ import numpy as np
 from sigma_jax.evals.features import check_finite, check_labels
 from sigma_jax.runtime.errors import InvalidValue
 
+TEMPERATURE = 0.07  # of Wu et al.
 MAX_SIMILARITIES = 2**24  # similarities held at once: 64 MiB of float32
 
 
@@ -35,7 +36,7 @@ def knn_scores(
     queries,
     *,
     k: int = 200,
-    temperature: float = 0.07,
+    temperature: float = TEMPERATURE,
     num_classes: int,
 ) -> np.ndarray:
     """Class scores of every query from the votes of its k nearest bank clips.
@@ -81,7 +82,7 @@ def _search(bank, queries, k):
     return jax.lax.map(one_query, _to_unit_rows(queries), batch_size=max(1, MAX_SIMILARITIES // len(bank)))
 
 
-def votes(found: Neighbours, bank_labels, *, temperature: float = 0.07, num_classes: int) -> np.ndarray:
+def votes(found: Neighbours, bank_labels, *, temperature: float = TEMPERATURE, num_classes: int) -> np.ndarray:
     """Class scores [m C] from the neighbours' labels. Args and errors as in knn_scores."""
     if temperature <= 0:
         raise InvalidValue(f"temperature={temperature}; it must be positive")

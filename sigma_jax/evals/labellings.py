@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from sigma_jax.data.metadata import read_label_map
+from sigma_jax.datasets.classes import read_classes
 from sigma_jax.datasets.synthetic import MOTIONS, SHAPES
-from sigma_jax.runtime.errors import InvalidValue
 
 
 class Labelling(NamedTuple):
@@ -19,17 +19,17 @@ class Labelling(NamedTuple):
 
 
 def labellings(data_dir: str | Path) -> dict[str, Labelling]:
-    """Name -> question, from the label map: `class`, or for `<motion>-<shape>` classes `motion`, `shape` and `joint`.
+    """Name -> question, from the label map or the labels that occur.
+
+    The question is `class`, or for `<motion>-<shape>` classes `motion`, `shape` and `joint`.
 
     Raises:
-        ValueError: the data set has no label map.
+        DataSetError: the data set has no classes.
     """
     names = read_label_map(Path(data_dir))
-    if not names:
-        raise InvalidValue(f"{data_dir} has no label_map.txt: a probe needs labelled splits (class folders, or a csv)")
-    whole = Labelling(lambda labels: labels, len(names))
+    whole = Labelling(lambda labels: labels, len(names) or read_classes(data_dir).num_classes)
     parts = [name.split("-") for name in names]
-    if not all(len(part) == 2 and part[0] in MOTIONS and part[1] in SHAPES for part in parts):
+    if not names or not all(len(part) == 2 and part[0] in MOTIONS and part[1] in SHAPES for part in parts):
         return {"class": whole}
     motion = np.array([MOTIONS.index(part[0]) for part in parts])
     shape = np.array([SHAPES.index(part[1]) for part in parts])

@@ -30,6 +30,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, NamedTuple
 
+import jax
 import numpy as np
 
 from sigma_jax import __version__
@@ -44,11 +45,13 @@ from sigma_jax.report.curves import read_metrics
 from sigma_jax.report.page import Picture, RunPage, write_page
 from sigma_jax.runtime.checkout import commit
 from sigma_jax.runtime.command import Command, leave
+from sigma_jax.runtime.compilation import quick_compilation
 from sigma_jax.runtime.config import load_config, load_json
 from sigma_jax.runtime.errors import Failed, InvalidValue
+from sigma_jax.runtime.random import stream
 from sigma_jax.tasks.pretrain import BATCH_PER_DEVICE, PretrainTask, central_clips, frozen_features
-from sigma_jax.tools.probe import random_encoder, trained_encoder
 from sigma_jax.train.setup import build_task
+from sigma_jax.weights.frozen import load
 
 Numbers = dict[str, float]
 CHOICE_SEED = 100  # of the runs that choose the learning rate
@@ -203,7 +206,7 @@ class FinishedRun(NamedTuple):
     def load(self, step: int) -> tuple[PretrainTask, dict]:
         """The task, and the encoder as it was after a step."""
         task = build_task(load_json(self.folder / "config.json"))
-        return task, trained_encoder(task, self.folder / "checkpoints" / str(step))
+        return task, load(self.folder / "checkpoints" / str(step)).params
 
     def health(self) -> Numbers:
         """How prototypes were used at the end: shares of K and of ln K, in per cent."""
@@ -272,7 +275,8 @@ def arm_numbers(experiment: Experiment, name: str, seed: int, rate: float) -> di
 def untrained_numbers(experiment: Experiment, seed: int) -> Numbers:
     """Random weights, as a run of this seed starts."""
     task = build_task(load_config(f"configs/evidence.py:{experiment.questions.config}"))
-    return experiment.measure(task, random_encoder(task, seed), "test")
+    params = jax.jit(task.init, compiler_options=quick_compilation())(stream(seed, "init"))
+    return experiment.measure(task, params, "test")
 
 
 def pixel_numbers(experiment: Experiment) -> Numbers:

@@ -1,120 +1,174 @@
-"""What a run has learned: k-NN and linear top-1 on frozen features, beside random weights and raw pixels.
+"""What weights have learned: k-NN and linear top-1 on frozen features, beside random weights and raw pixels.
 
-    python -m sigma_jax.tools.probe --workdir=runs/demo --data_dir=DATA/shapes [--bank_split=bank] [--test_split=val]
+    python -m sigma_jax.tools.probe --workdir=runs/demo --data_dir=DATA/shapes
+    python -m sigma_jax.tools.probe --init=WEIGHTS --data_dir=DATA/ucf101 --bank_split=train --cache=features
 
-Restores the newest checkpoint of the workdir, reads two labelled splits, prints a table and writes it to
-workdir/probe.json. A feature is the mean of the encoder's latents over all tubes of the central clip; nothing is
-trained but the linear probe (multinomial logistic regression, not the paper's probe recipe).
+--workdir takes the newest checkpoint of a run and keeps the table in workdir/probe.json, which its report shows; --init
+takes weights in any format, and --out keeps the table. Clips of one labelled split are looked up, those of another are
+measured, one central view of each video, as the weights were trained (--sampling, --frame_stride: otherwise). A feature
+is the mean of the encoder's latents (of a classifier: what its head sees; of an image teacher: the mean cls token).
+Nothing is trained but the linear probe, a multinomial logistic regression: it is not the paper's probe, which
+configs/linear_probe.py trains. The table says k and the view.
 """
 
 import argparse
 import json
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
+from typing import Any
 
-import jax
+import jax.numpy as jnp
+import numpy as np
 
-from sigma_jax.checkpoints.manager import find_checkpoint, restore_subtree
-from sigma_jax.evals.features import FeatureFn, raw_pixel_features
-from sigma_jax.evals.frozen_features import FrozenFeatures
+from sigma_jax.data.identity import identify
+from sigma_jax.data.labelled import LabelledSpec
+from sigma_jax.data.loader import LoaderSpec, OnePass, open_loader
+from sigma_jax.data.sampling import FrameSampling
+from sigma_jax.data.source import open_source
+from sigma_jax.evals.feature_cache import cached_features
+from sigma_jax.evals.features import FeatureFn, extract, raw_pixel_features
+from sigma_jax.evals.frozen_features import frozen_scores
+from sigma_jax.evals.knn import TEMPERATURE
 from sigma_jax.evals.labellings import labellings
+from sigma_jax.models.pretrain import Compute
 from sigma_jax.runtime.command import Command, leave
-from sigma_jax.runtime.compilation import quick_compilation
-from sigma_jax.runtime.config import load_json
-from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.runtime.logs import start_logging, telling
-from sigma_jax.runtime.random import stream
-from sigma_jax.runtime.sharding import state_shardings, with_shardings
-from sigma_jax.tasks.pretrain import PretrainTask, central_clips, frozen_features
-from sigma_jax.train.setup import build_task
+from sigma_jax.weights.formats import WHICH
+from sigma_jax.weights.frozen import Pretrained, load, untrained
+
+Features = tuple[np.ndarray, np.ndarray]  # [n D], stored labels [n]
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workdir", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--checkpoint_dir", help="its checkpoints, where training had this flag too")
-    parser.add_argument("--data_dir", type=Path, required=True, help="folder of record shards with labels")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--workdir", type=Path, help="folder of a run")
+    which.add_argument("--init", help="run folder, checkpoint or file of weights, in any format")
+    parser.add_argument("--checkpoint_dir", help="of --workdir: its checkpoints, where training had this flag too")
+    parser.add_argument("--weights", choices=WHICH, default="model", help="ema: averaged weights")
+    parser.add_argument("--data_dir", type=Path, required=True, help="labelled shards or images")
     parser.add_argument("--bank_split", default="bank", help="labelled split that k-NN and the linear probe learn from")
     parser.add_argument("--test_split", default="val", help="labelled split that is measured")
+    parser.add_argument("--sampling", choices=("dense", "uniform"), help="of frames (default: that of training)")
+    parser.add_argument("--frame_stride", type=int, help="of dense sampling (default: that of training)")
     parser.add_argument("--batch_size", type=int, default=64, help="clips per forward pass")
-    parser.add_argument("--k", type=int, default=20, help="neighbours of k-NN")
+    parser.add_argument("--k", type=int, default=20, help="neighbours of k-NN (default 20)")
+    parser.add_argument("--cache", type=Path, help="folder of features, which are computed once")
+    parser.add_argument("--out", type=Path, help="of --init: where the table is kept, as JSON")
+    parser.add_argument("--num_heads", type=int, help="where the weights do not say and width / 64 is wrong")
+    parser.add_argument("--bfloat16", action="store_true", help="compute in bfloat16")
     return parser.parse_args(argv)
 
 
-def random_encoder(task: PretrainTask, seed: int) -> dict:
-    """The encoder as a run of this seed starts with it."""
-    init = jax.jit(partial(_init_encoder, task), compiler_options=quick_compilation())
-    return init(stream(seed, "init"))
+def view_of(model: Pretrained, sampling: str | None = None, frame_stride: int | None = None) -> LabelledSpec:
+    """One central view of a video as the model's weights were trained, or with another way to choose its frames."""
+    sizes = model.weights.sizes
+    kind, stride = sampling or sizes.get("sampling") or "dense", frame_stride or model.frame_stride
+    side = sizes.get("image_size", 224)
+    side = side if isinstance(side, int) else min(side)
+    return LabelledSpec(FrameSampling(kind, sizes.get("num_frames", 16), stride), side, num_classes=1)
 
 
-def _init_encoder(task: PretrainTask, key: jax.Array) -> dict:
-    return {"encoder": task.init(key)["encoder"]}
+class Clips:
+    """The clips of two labelled splits, in one central view, and their features."""
 
+    def __init__(self, data_dir: str | Path, view: LabelledSpec, splits: tuple[str, str], batch_size: int):
+        self.data_dir, self.splits, self.batch_size = str(data_dir), splits, batch_size
+        self.asked = labellings(data_dir)
+        num_classes = max(asked.num_classes for asked in self.asked.values())
+        self.view = LabelledSpec(view.sampling, view.image_size, num_classes)
 
-def trained_encoder(task: PretrainTask, checkpoints: str | Path) -> dict:
-    """The encoder of the newest checkpoint of a run."""
-    shapes = jax.eval_shape(partial(_init_encoder, task), stream(0, "init"))
-    wanted = with_shardings(shapes, state_shardings(task.mesh, shapes))
-    return restore_subtree(find_checkpoint(checkpoints), {"params": wanted})["params"]
+    def batches(self, split: str):
+        """One pass over a split; videos that cannot be read are left out."""
+        return open_loader(LoaderSpec(self.data_dir, split, self.view, OnePass(True), self.batch_size))
+
+    def features(self, network: FeatureFn, cache: Path | None = None, identity: Mapping[str, Any] | None = None):
+        """(features, labels) of both splits; kept in `cache` for a network of this `identity`."""
+        if cache is None or identity is None:
+            return [extract(network, self.batches(split)) for split in self.splits]
+        found = []
+        for split in self.splits:
+            data = identify(open_source(self.data_dir, split))
+            made_of = {**identity, "view": repr(self.view), "split": split, "data": data}
+            found.append(cached_features(cache, made_of, network, lambda split=split: self.batches(split)))
+        return found
+
+    def describe(self, features: list[Features], k: int) -> dict[str, Any]:
+        """What decides the numbers."""
+        bank, test = (len(labels) for _, labels in features)
+        sampling = self.view.sampling
+        return {
+            "data_dir": self.data_dir,
+            "bank": {"split": self.splits[0], "clips": bank},
+            "test": {"split": self.splits[1], "clips": test},
+            "view": {
+                "frames": sampling.num_frames,
+                "sampling": sampling.kind,
+                "frame_stride": sampling.stride,
+                "image_size": self.view.image_size,
+                "crop": "one central clip, centre crop",
+            },
+            "k": min(k, bank),
+            "temperature": TEMPERATURE,
+        }
 
 
 def measure(
-    features: Mapping[str, FeatureFn],
-    task: PretrainTask,
-    data_dir: Path,
-    *,
-    splits=("bank", "val"),
-    batch_size=64,
-    k=20,
-) -> list[dict]:
-    """Rows of the table, one per network; `splits`: what is looked up, and what is measured."""
-    with telling(f"reading the splits {' and '.join(splits)}"):
-        bank, test = (list(central_clips(task, str(data_dir), split, batch_size)) for split in splits)
-    asked = labellings(data_dir)
-
-    def row(network: FeatureFn) -> dict[str, float]:
-        evaluator = FrozenFeatures(lambda _, video: network(video), lambda: bank, lambda: test, asked, k=k)
-        return dict(evaluator.run({}))
-
-    rows = []
-    for name, network in features.items():
+    networks: Mapping[str, FeatureFn], clips: Clips, k: int, cache: Path | None = None, identity: Mapping | None = None
+) -> dict[str, Any]:
+    """What decides the numbers, and a row for each network; features of the first one are kept in `cache`."""
+    rows, description = [], {}
+    for i, (name, network) in enumerate(networks.items()):
         with telling(f"features, k-NN and linear probe of: {name}"):
-            rows.append({"features": name, **row(network)})
-    return rows
+            features = clips.features(network, cache, None if i else identity)
+            description = clips.describe(features, k)
+            rows.append({"features": name, **dict(frozen_scores(*features, clips.asked, k=k))})
+    return description | {"rows": rows}
 
 
-def table(rows: list[dict]) -> str:
-    """The rows in columns, per cent."""
+def table(result: Mapping[str, Any]) -> str:
+    """How it was measured, and the rows in columns, per cent."""
+    rows, view = result["rows"], result["view"]
     columns = list(rows[0])
     lines = [columns] + [[row[columns[0]], *(f"{row[name]:.1f}" for name in columns[1:])] for row in rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     aligned = [[line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in lines]
-    return "\n".join("  ".join(cells) for cells in aligned)
+    bank, test = result["bank"], result["test"]
+    stride = f", stride {view['frame_stride']}" if view["sampling"] == "dense" else ""
+    head = [
+        f"Top-1 in per cent on {test['clips']} clips of split {test['split']!r} of {result['data_dir']}, from "
+        f"{bank['clips']} of {bank['split']!r}",
+        f"(k-NN with k={result['k']}; {view['crop']}, {view['frames']} frames ({view['sampling']}{stride}), "
+        f"{view['image_size']} pixels):",
+    ]
+    return "\n".join([*head, *("  ".join(cells) for cells in aligned)])
 
 
 def probe(args: argparse.Namespace) -> int:
-    """Measures the run's encoder and its controls; prints and keeps the table."""
+    """Measures the weights and their controls; prints and keeps the table."""
     start_logging()
-    config = load_json(args.workdir / "config.json")
-    task = build_task(config)
-    if config.task != "pretrain":
-        raise InvalidValue(
-            f"{args.workdir} is a run of {task.summary}: this probe measures pre-training runs, "
-            "tools.probe_frozen any weights"
-        )
-    latents = frozen_features(task)
-    features = {
-        "trained": partial(latents, trained_encoder(task, args.checkpoint_dir or args.workdir)),
-        "random weights": partial(latents, random_encoder(task, config.seed)),
+    compute = Compute(dtype=jnp.bfloat16 if args.bfloat16 else jnp.float32)
+    source = args.init or args.checkpoint_dir or args.workdir
+    model = load(source, num_heads=args.num_heads, weights=args.weights, compute=compute)
+    view = view_of(model, args.sampling, args.frame_stride)
+    clips = Clips(args.data_dir, view, (args.bank_split, args.test_split), args.batch_size)
+    identity = {"weights": model.weights.digest(), "dtype": str(jnp.dtype(compute.dtype))}
+    result = measure(networks_of(model), clips, args.k, args.cache, identity)
+    result = {"weights": {"source": str(source), "hash": model.weights.digest()}} | result
+    print(table(result))
+    out = args.out if args.init else args.workdir / "probe.json"
+    if out:
+        out.write_text(json.dumps(result, indent=2) + "\n")
+    return 0
+
+
+def networks_of(model: Pretrained) -> dict[str, FeatureFn]:
+    """The rows of the table: a model, itself with random weights, and what needs no network."""
+    return {
+        "trained": model.features,
+        "random weights": untrained(model).features,
         "raw 8x8x8 pixels": raw_pixel_features,
     }
-    splits = args.bank_split, args.test_split
-    rows = measure(features, task, args.data_dir, splits=splits, batch_size=args.batch_size, k=args.k)
-    print(f"Top-1 in per cent on split {args.test_split!r} of {args.data_dir} (k-NN with k={args.k}):")
-    print(table(rows))
-    (args.workdir / "probe.json").write_text(json.dumps({"rows": rows}, indent=2) + "\n")
-    return 0
 
 
 main = Command("probe", parse_arguments, probe)

@@ -7,7 +7,7 @@ import jax
 from absl import logging
 
 from sigma_jax.checkpoints.manager import find_checkpoint
-from sigma_jax.datasets.classes import label_hash
+from sigma_jax.data.metadata import label_hash
 from sigma_jax.report.run import draw_confusion
 from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.runtime.sharding import state_shardings

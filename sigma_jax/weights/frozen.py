@@ -24,7 +24,9 @@ from sigma_jax.models.pretrain import Compute, PretrainModel
 from sigma_jax.models.sizes import TeacherSize, VideoSize
 from sigma_jax.models.transformer import LayerNorm
 from sigma_jax.ops.tubes import TubeGrid
+from sigma_jax.runtime.compilation import quick_compilation
 from sigma_jax.runtime.errors import InvalidValue
+from sigma_jax.runtime.random import stream
 from sigma_jax.weights.facts import require_heads
 from sigma_jax.weights.formats import read_weights
 from sigma_jax.weights.loading import LoadReport, fit, say
@@ -115,6 +117,10 @@ def grid_of(sizes: dict[str, Any], num_frames: int, image_size: int | tuple[int,
 
 def abstract_params(module: nn.Module, weights: Weights) -> dict:
     """Shapes of the module's parameters; nothing is allocated."""
+    return jax.eval_shape(module.init, jax.random.key(0), *_inputs(module, weights))["params"]
+
+
+def _inputs(module: nn.Module, weights: Weights) -> tuple[jax.ShapeDtypeStruct, ...]:
     if weights.kind == "teacher":
         side = weights.sizes["patch_size"]
         inputs = (jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32),)
@@ -124,7 +130,7 @@ def abstract_params(module: nn.Module, weights: Weights) -> dict:
         if weights.kind == "pretrain":
             counts = (grid.num_visible, grid.num_masked)
             inputs += tuple(jax.ShapeDtypeStruct((1, count), jnp.int32) for count in counts)
-    return jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
+    return inputs
 
 
 def check(weights: Weights) -> LoadReport:
@@ -325,3 +331,14 @@ def load(
     loaded, report = fit(found, abstract_params(module, found))
     say(report)
     return Pretrained(module, jax.tree.map(jnp.asarray, unflatten(loaded)), found, report, compute)
+
+
+def untrained(model: Pretrained, seed: int = 0) -> Pretrained:
+    """The model with random weights, those that a pre-training run of this seed starts with."""
+
+    def init(key: jax.Array) -> dict:
+        inputs = [jnp.zeros(leaf.shape, leaf.dtype) for leaf in _inputs(model.module, model.weights)]
+        return model.module.init(key, *inputs)["params"]
+
+    params = jax.jit(init, compiler_options=quick_compilation())(stream(seed, "init"))
+    return dataclasses.replace(model, params=params)

@@ -26,7 +26,6 @@ MISSING = {
     "tools.prepare": ["--videos={absent}", "--out={tmp}/out"],
     "tools.probe": ["--workdir={absent}", "--data_dir={absent}"],
     "tools.probe_attentive": ["--init={absent}", "--data_dir={absent}", "--out={tmp}/out"],
-    "tools.probe_frozen": ["--init={absent}", "--data_dir={absent}"],
     "tools.report": ["--workdir={absent}", "--data_dir={absent}"],
     "tools.segment": [
         "--data_dir={absent}",

@@ -4,10 +4,15 @@ import json
 import shutil
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
+from sigma_jax.data.records import RecordSource
 from sigma_jax.tools import probe, report
 from sigma_jax.train import loop, setup
+from sigma_jax.weights.formats import read_weights, write_weights
+from sigma_jax.weights.frozen import Pretrained, load, untrained
 from tests.train.test_main import shrunk
 
 CLIPS = Path(__file__).resolve().parents[1] / "data" / "clips"
@@ -28,6 +33,10 @@ def test_probe_prints_three_rows_and_report_shows_them(workdir, shapes_dir, caps
     for row in rows:
         assert row["features"] in printed and 0 <= row["knn/motion"] <= 100
         assert set(row) == {"features"} | {f"{m}/{f}" for m in ("knn", "linear") for f in ("motion", "shape", "joint")}
+    kept = json.loads((workdir / "probe.json").read_text())
+    assert "k=20; one central clip, centre crop, 8 frames (dense, stride 1), 32 pixels" in printed
+    assert kept["k"] == 20 and kept["bank"] == {"split": "bank", "clips": 120} and kept["test"]["clips"] == len(RecordSource(shapes_dir, "val"))
+    assert kept["weights"]["hash"] == read_weights(workdir).digest()
     assert report.main([f"--workdir={workdir}", f"--data_dir={shapes_dir}", f"--videos={CLIPS}"]) == 0
     page = (workdir / "report.html").read_text()
     assert "random weights" in page and "the 'command line'" in page.replace("&#x27;", "'")
@@ -47,3 +56,25 @@ def test_report_without_a_checkpoint_says_so(shapes_dir, tmp_path, workdir, caps
     (tmp_path / "config.json").write_text((workdir / "config.json").read_text())
     assert report.main([f"--workdir={tmp_path}", f"--data_dir={shapes_dir}"]) == 1
     assert "train first" in capsys.readouterr().err
+
+
+def test_any_weights_are_probed_and_their_features_kept(workdir, shapes_dir, tmp_path, monkeypatch, capsys):
+    write_weights(tmp_path / "w.npz", read_weights(workdir), "npz")
+    words = [f"--data_dir={shapes_dir}", "--batch_size=40", f"--cache={tmp_path / 'features'}"]
+    assert probe.main([*words, f"--init={tmp_path / 'w.npz'}", f"--out={tmp_path / 'out.json'}"]) == 0
+    assert probe.main([*words, f"--workdir={workdir}"]) == 0
+    rows = [json.loads(path.read_text())["rows"] for path in (tmp_path / "out.json", workdir / "probe.json")]
+    assert rows[0] == rows[1]
+    monkeypatch.setattr(Pretrained, "features", None)  # nothing is computed again
+    monkeypatch.setattr(probe, "networks_of", lambda model: {"trained": model.features})
+    assert probe.main([*words, f"--init={tmp_path / 'w.npz'}", "--k=500"]) == 0
+    assert "k=120;" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        probe.main([f"--data_dir={shapes_dir}"])
+
+
+def test_random_weights_are_those_that_the_run_started_with(workdir, shapes_dir):
+    run = setup.build(shrunk("configs/demo.py"), workdir, str(shapes_dir))
+    first = run.program.init_state().params["encoder"]
+    random = untrained(load(workdir), run.settings.seed).params["encoder"]
+    assert jax.tree.all(jax.tree.map(np.array_equal, random, jax.device_get(first)))
