@@ -34,8 +34,12 @@ def test_probe_prints_three_rows_and_report_shows_them(workdir, shapes_dir, caps
         assert row["features"] in printed and 0 <= row["knn/motion"] <= 100
         assert set(row) == {"features"} | {f"{m}/{f}" for m in ("knn", "linear") for f in ("motion", "shape", "joint")}
     kept = json.loads((workdir / "probe.json").read_text())
-    assert "k=20; one central clip, centre crop, 8 frames (dense, stride 1), 32 pixels" in printed
-    assert kept["k"] == 20 and kept["bank"] == {"split": "bank", "clips": 120} and kept["test"]["clips"] == len(RecordSource(shapes_dir, "val"))
+    assert "k=20; one central clip, centre crop, 4 frames (dense, stride 1), 32 pixels" in printed
+    assert (
+        kept["k"] == 20
+        and kept["bank"] == {"split": "bank", "clips": 120}
+        and kept["test"]["clips"] == len(RecordSource(shapes_dir, "val"))
+    )
     assert kept["weights"]["hash"] == read_weights(workdir).digest()
     assert report.main([f"--workdir={workdir}", f"--data_dir={shapes_dir}", f"--videos={CLIPS}"]) == 0
     page = (workdir / "report.html").read_text()
