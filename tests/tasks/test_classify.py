@@ -13,6 +13,7 @@ import pytest
 
 from sigma_jax import main as command
 from sigma_jax.checkpoints.manager import find_checkpoint, read_meta
+from sigma_jax.data.metadata import label_hash
 from sigma_jax.data.records import DataSetError, RecordSource, find_shards
 from sigma_jax.evals.multi_view import MultiViewTest
 from sigma_jax.models.sizes import VideoSize
@@ -179,54 +180,50 @@ def test_an_unreadable_video_makes_the_result_incomplete(probe, shapes_dir, tmp_
     assert result["unreadable"][0]["record"] == 0 and "checksum" in result["unreadable"][0]["reason"]
 
 
-@pytest.fixture
-def relabelled(shapes_dir, tmp_path):
-    """(a copy of the data with these class names, written by the function that comes second)."""
-    data = tmp_path / "data"
-    shutil.copytree(shapes_dir, data)
-    names = (data / "label_map.txt").read_text().splitlines()
-    return data, names, lambda new: (data / "label_map.txt").write_text("\n".join(new) + "\n")
+def with_names(run, path: Path, names, order=slice(None), form: str = "npz") -> Path:
+    """The run's weights whose head has other names for its rows, which `order` moves."""
+    weights = read_weights(run.workdir)
+    head = {name: array[..., order] for name, array in weights.params["head"].items()}
+    sizes = (
+        weights.sizes | {"class_names": tuple(names)} | ({"positions": "sincos_1d"} if form in ("pth", "hf") else {})
+    )
+    write_weights(path, dataclasses.replace(weights, params=weights.params | {"head": head}, sizes=sizes), form)
+    return path
 
 
-def test_classes_in_another_order_are_matched_by_name(probe, relabelled, tmp_path):
+def test_classes_in_another_order_are_matched_by_name(probe, shapes_dir, tmp_path):
     run, _, _ = probe
-    data, names, relabel = relabelled
-    relabel(reversed(names))
-    again(small(), tmp_path, data, run.workdir)
+    names = run.facts["class_names"]
+    path = with_names(run, tmp_path / "w.npz", reversed(names), slice(None, None, -1))
+    again(small(), tmp_path, shapes_dir, path)
     result = json.loads((tmp_path / "eval" / "result.json").read_text())
-    trained = json.loads((run.workdir / "eval" / "result.json").read_text())
-    assert result["checkpoint"]["head"] == {"label_map_hash": trained["label_map_hash"], "class_order": "moved"}
-    assert result["label_map_hash"] != trained["label_map_hash"]
-    assert result["checkpoint"]["hash"] == trained["checkpoint"]["hash"] == read_weights(run.workdir).digest()
+    head = {"label_map_hash": label_hash(list(reversed(names))), "class_order": "moved"}
+    assert result["checkpoint"]["head"] == head and result["label_map_hash"] == label_hash(names)
+    assert result["checkpoint"]["hash"] == read_weights(path).digest()
     assert "another order" in result["checkpoint"]["notes"][-1]
     scores = [np.load(folder / "eval" / "scores.npz")["probabilities"] for folder in (tmp_path, run.workdir)]
-    np.testing.assert_allclose(scores[0][:, ::-1], scores[1], atol=1e-6)
+    np.testing.assert_allclose(*scores, atol=1e-6)
 
 
-def test_other_classes_stop(probe, relabelled, tmp_path):
+def test_results_and_files_have_one_hash(probe):
+    run, _, state = probe
+    trained = json.loads((run.workdir / "eval" / "result.json").read_text())["checkpoint"]
+    assert trained["hash"] == read_weights(run.workdir).digest()
+    assert trained["head"] == {"label_map_hash": label_hash(run.facts["class_names"]), "class_order": "same"}
+
+
+@pytest.mark.parametrize("form", ["npz", "pth", "hf", "orbax"])
+def test_other_classes_stop_in_every_format(probe, shapes_dir, tmp_path, form):
+    """Also a Hugging Face folder is the --init of --mode=eval."""
     run, _, _ = probe
-    data, names, relabel = relabelled
-    relabel(["another", *names[1:]])
-    with pytest.raises(WeightsMismatch, match=f"only in the data: another; only in the head: {names[0]}"):
-        again(small(), tmp_path, data, run.workdir)
-    other = setup.build_task(setup.resolve(small(), str(data)))
-    start = InitFrom(str(run.workdir))
-    with pytest.raises(WeightsMismatch, match=r"train a head for this one \(--allow_missing=head"):
-        initialised(lambda: None, other, start, other.facts(str(data)))()
-
-
-@pytest.mark.parametrize("form", ["npz", "pth", "hf"])
-def test_classes_are_known_after_conversion(probe, relabelled, tmp_path, form):
-    """Also a Hugging Face folder, written for positions that it has, is the --init of --mode=eval."""
-    run, _, _ = probe
-    data, names, relabel = relabelled
-    weights = read_weights(run.workdir)
-    assert weights.sizes["class_names"] == tuple(names)
-    weights.sizes["positions"] = "sincos_1d"
-    write_weights(tmp_path / "w", weights, form)
-    relabel(["another", *names[1:]])
-    with pytest.raises(WeightsMismatch, match="only in the data: another"):
-        again(small(**{"model.positions": "sincos_1d"}), tmp_path / "run", data, tmp_path / "w")
+    names = run.facts["class_names"]
+    path = with_names(run, tmp_path / "w", ["another", *names[1:]], form=form)
+    changes = {"model.positions": "sincos_1d"} if form in ("pth", "hf") else {}
+    with pytest.raises(WeightsMismatch, match=f"only in the data: {names[0]}; only in the head: another"):
+        again(small(**changes), tmp_path / "run", shapes_dir, path)
+    if form == "npz":
+        with pytest.raises(WeightsMismatch, match=r"train a head for this one \(--allow_missing=head"):
+            initialised(lambda: None, run.task, InitFrom(str(path)), run.facts)()
 
 
 def test_checkpoints_that_do_not_fit(probe, shapes_dir, tmp_path):
