@@ -3,6 +3,7 @@
     python -m sigma_jax.tools.bench step --config=configs/k400.py:size=S --batch=2 [--config.compute.dtype=float32]
     python -m sigma_jax.tools.bench objective [--tokens=8192 --prototypes=3000 --iterations=10]
     python -m sigma_jax.tools.bench attention [--shape=2,1568,6,64]
+    python -m sigma_jax.tools.bench segmentation [--clips=16 --clusters=10]
     python -m sigma_jax.tools.bench compile --config=configs/k400.py:size=S --batch=2
     python -m sigma_jax.tools.bench data --data_dir=DIR [--workers=0,1,2]     (its own flags: data --help)
 
@@ -29,6 +30,7 @@ MODES = {
     "step": "sigma_jax.tools.benchmarks.step",
     "objective": "sigma_jax.tools.benchmarks.objective",
     "attention": "sigma_jax.tools.benchmarks.attention",
+    "segmentation": "sigma_jax.tools.benchmarks.segmentation",
     "compile": "sigma_jax.tools.benchmarks.compile",
 }
 

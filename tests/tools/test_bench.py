@@ -68,6 +68,7 @@ def unoptimised():
     "words",
     [
         ("objective", "--tokens=64", "--prototypes=16", "--iterations=2"),
+        ("segmentation", "--clips=2", "--clusters=3", "--side=32", "--width=8"),
         ("attention", "--shape=1,16,2,8"),
         ("step", "--config=configs/k400.py:size=tiny", "--batch=8", *(f"--config.{k}={v}" for k, v in TINY.items())),
     ],
