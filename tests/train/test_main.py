@@ -6,10 +6,6 @@ import json
 import logging
 import os
 import re
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import jax
@@ -202,44 +198,3 @@ def test_a_run_that_is_never_finite_stops_with_evidence(shapes_dir, tmp_path, mo
     source = run.loader._chunks.reader.source
     assert evidence["record_keys"] and set(evidence["record_keys"]) <= {source[i].key for i in range(len(source))}
     assert evidence["first_nonfinite_module"].startswith("encoder")
-
-
-def start(workdir: Path, data: Path, cache: Path, *flags: str) -> subprocess.Popen:
-    """The command in a process of its own, with a worker process for data."""
-    overrides = SHRINK | {"total_steps": "20", "checkpoint.save_every_steps": "5", "data.num_workers": "1"}
-    words = [f"--config.{name}={value}" for name, value in overrides.items()] + ["--config.optim.warmup_steps=2"]
-    environment = os.environ | {"XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PLATFORMS": "cpu"}
-    argv = ["--config=configs/demo.py", f"--workdir={workdir}", f"--data_dir={data}", *flags, *words]
-    return subprocess.Popen(
-        [sys.executable, "-m", "sigma_jax.main", *argv],
-        cwd=ROOT,
-        env=environment,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-
-
-def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(shapes_dir, tmp_path):
-    straight, broken, cache = tmp_path / "straight", tmp_path / "broken", tmp_path / "cache"
-    assert start(straight, shapes_dir, cache).wait(250) == 0
-    process = start(broken, shapes_dir, cache, "--noreport")
-    deadline = time.monotonic() + 250
-    while not (broken / "checkpoints" / "10").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL and (broken / "checkpoints" / "10").exists()
-    assert start(broken, shapes_dir, cache, "--noreport").wait(250) == 0
-
-    def outcome(workdir):
-        folder = workdir / "checkpoints" / "20" / "content_hash"
-        hashes = next(path for path in folder.rglob("*") if path.is_file() and path.read_text().startswith("{"))
-        return [(line["step"], line.get("loss"), line.get("knn/joint")) for line in metrics(workdir)], json.loads(
-            hashes.read_text()
-        )
-
-    assert outcome(straight) == outcome(broken)
-    assert sorted({line[0] for line in outcome(straight)[0]}) == list(range(1, 21))
-    for name in ("report.html", "config.json", "plan.txt", "versions.json", "command.txt", "tensorboard"):
-        assert (straight / name).exists(), name
-    for picture in ("curves.png", "clips.png", "prototypes.png"):
-        assert (straight / "pictures" / picture).stat().st_size > 1000

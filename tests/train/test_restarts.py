@@ -15,15 +15,16 @@ import pytest
 from sigma_jax.checkpoints.manager import find_checkpoint
 from tests.train import runs
 
-STEPS = 60
-CONFIG = (f"total_steps={STEPS}", "checkpoint.save_every_steps=2")
+STEPS = 24
+CONFIG = (f"total_steps={STEPS}", "checkpoint.save_every_steps=2", "data.num_workers=1")
+NO_REPORT = ("--noreport",)
 KILLS = int(os.environ.get("SIGMA_KILLS", "3"))
 MOMENTS = ("step", "save", "start")  # in turn: between two steps, with a half-written checkpoint, while starting
 
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    """(shards, workdir) of the run that nobody disturbs."""
+    """(shards, workdir) of the run that nobody disturbs; the only one that draws its report."""
     folder = tmp_path_factory.mktemp("straight")
     data = runs.make_data(folder)
     code, log = runs.finish(runs.start(folder / "run", data, *CONFIG))
@@ -45,17 +46,26 @@ def wait_until(process, condition) -> None:
         time.sleep(0.002)
 
 
+def test_an_undisturbed_run_leaves_its_files(straight):
+    _, workdir = straight
+    assert sorted(runs.losses(workdir)) == list(range(1, STEPS + 1))
+    for name in ("report.html", "config.json", "plan.txt", "versions.json", "command.txt", "tensorboard"):
+        assert (workdir / name).exists(), name
+    for picture in ("curves.png", "clips.png", "prototypes.png"):
+        assert (workdir / "pictures" / picture).stat().st_size > 1000
+
+
 def test_sigterm_saves_this_step_and_the_restart_is_bit_equal(straight, tmp_path):
     data, reference = straight
-    workdir, config = tmp_path / "run", (CONFIG[0], "checkpoint.save_every_steps=1000")
-    process = runs.start(workdir, data, *config)
+    workdir, config = tmp_path / "run", (CONFIG[0], "checkpoint.save_every_steps=1000", CONFIG[2])
+    process = runs.start(workdir, data, *config, flags=NO_REPORT)
     wait_until(process, lambda: steps_done(workdir) >= 3)
     process.send_signal(signal.SIGTERM)
     code, log = runs.finish(process)
     assert code == 75 and "the same command goes on from there" in log, log[-3000:]
     stopped = int(find_checkpoint(workdir).name)
     assert 3 <= stopped < STEPS and steps_done(workdir) == stopped
-    code, log = runs.finish(runs.start(workdir, data, *config))
+    code, log = runs.finish(runs.start(workdir, data, *config, flags=NO_REPORT))
     assert code == 0 and f"resumed from step {stopped}" in log, log[-3000:]
     assert runs.outcome(workdir) == runs.outcome(reference)
 
@@ -64,7 +74,7 @@ def die(process, workdir: Path, moment: str, rng: random.Random) -> bool:
     """Kills the process at the moment; False where it came too late. A save that was hit leaves its traces."""
     half_written = workdir / "checkpoints"
     if moment == "start":
-        time.sleep(rng.uniform(0, 10))
+        time.sleep(rng.uniform(0, 4))
     else:
         seen = steps_done(workdir)
         target = seen + rng.randint(1, max(1, STEPS // (2 * KILLS)))
@@ -82,7 +92,7 @@ def test_killed_at_any_moment_ends_bit_equal(straight, tmp_path):
     workdir, rng, log = tmp_path / "run", random.Random(int(os.environ.get("SIGMA_KILL_SEED", "0"))), ""
     kills, saves_hit, begun = 0, 0, time.monotonic()
     while kills < KILLS:
-        process = runs.start(workdir, data, *CONFIG)
+        process = runs.start(workdir, data, *CONFIG, flags=NO_REPORT)
         moment = MOMENTS[kills % len(MOMENTS)]
         killed = die(process, workdir, moment, rng)
         code, log = runs.finish(process)
@@ -94,7 +104,7 @@ def test_killed_at_any_moment_ends_bit_equal(straight, tmp_path):
         if not killed:  # it was faster, and did it right: another one
             assert runs.outcome(workdir) == runs.outcome(reference)
             shutil.rmtree(workdir)
-    code, log = runs.finish(runs.start(workdir, data, *CONFIG))
+    code, log = runs.finish(runs.start(workdir, data, *CONFIG, flags=NO_REPORT))
     assert code == 0, log[-3000:]
     assert runs.outcome(workdir) == runs.outcome(reference)
     print(f"{kills} kills, {saves_hit} of them inside a save, {time.monotonic() - begun:.0f} s")
