@@ -189,20 +189,31 @@ class FolderLock:
     def _draft(self) -> Path:
         """A whole file beside the lock."""
         draft = self.path.with_name(f"{NAME}.{self.owner.token}")
-        draft.write_text(json.dumps(dataclasses.asdict(self.owner) | {"beats": self._beats}, indent=1) + "\n")
+        try:
+            draft.write_text(json.dumps(dataclasses.asdict(self.owner) | {"beats": self._beats}, indent=1) + "\n")
+        except OSError:  # a full disk takes the name and not the content
+            draft.unlink(missing_ok=True)
+            raise
         return draft
 
     def _is_silent(self, owner: Owner) -> bool:
         """Watches an owner elsewhere; True when it gave no sign for SILENT_SECONDS, or gave the folder back."""
-        first, deadline = _read(self.path), time.monotonic() + SILENT_SECONDS
+        first, deadline = self._sign(), time.monotonic() + SILENT_SECONDS
         while time.monotonic() < deadline:
             time.sleep(min(1.0, SILENT_SECONDS / 10))
             now = _read(self.path)
             if now is None or now[0].token != owner.token:
                 return now is None
-            if first is None or now[1] != first[1]:
+            if self._sign() != first:
                 return False
         return True
+
+    def _sign(self) -> tuple[int, int]:
+        """What an owner that is alive changes: its count, or where a full disk does not take that the time."""
+        with contextlib.suppress(OSError):
+            found = _read(self.path)
+            return (found[1] if found else -2), self.path.stat().st_mtime_ns
+        return -2, 0
 
     def _remove(self, owner: Owner) -> None:
         """Removes a dead owner's lock, and nobody else's: another process may be doing the same."""
@@ -236,6 +247,7 @@ class FolderLock:
                     )
                     return
                 if found is not None:
+                    os.utime(self.path)
                     os.replace(self._draft(), self.path)
 
 

@@ -274,6 +274,17 @@ def test_a_reader_leaves_alone_what_is_being_saved(tmp_path):
     checkpointer.close()
 
 
+def test_other_files_beside_the_steps_are_left_alone(tmp_path):
+    (tmp_path / "best" / "5").mkdir(parents=True)
+    (tmp_path / ".owner.json").write_text("{}")
+    checkpointer = _checkpointer(tmp_path, keep_last=1)
+    for step in (1, 2):
+        assert checkpointer.save(step, _state(), data_state={}, meta={})
+    checkpointer.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".owner.json", "2", "best"]
+    assert find_checkpoint(tmp_path).name == "2"
+
+
 def test_a_save_that_cannot_fit_is_not_begun(tmp_path, monkeypatch, caplog):
     state = _state(columns=1013)
     num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))

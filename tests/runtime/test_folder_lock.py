@@ -103,6 +103,22 @@ def test_an_owner_elsewhere_that_counts_is_alive(tmp_path, monkeypatch):
     lock.release()
 
 
+def test_an_owner_on_a_full_disk_is_alive(tmp_path, monkeypatch):
+    lock = FolderLock(tmp_path, print)
+    lock.owner = dataclasses.replace(lock.owner, host="elsewhere")
+    lock.take()
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(lock, "_draft", full)
+    monkeypatch.setattr(folder_lock, "SILENT_SECONDS", 60)
+    with pytest.raises(FolderInUse, match="on elsewhere"), owned(tmp_path, print):
+        pass
+    lock.release()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_one_that_was_suspended_is_told_that_it_lost_the_folder(tmp_path):
     said, told = [], threading.Event()
     lock = FolderLock(tmp_path, lambda sentence: (said.append(sentence), told.set()))
