@@ -69,7 +69,8 @@ class VideoClassifier(nn.Module):
         def head_init(key, shape, dtype=jnp.float32):
             return self.head_init_scale * finetune_init(key, shape, dtype)
 
-        logits = nn.Dense(self.num_classes, kernel_init=head_init, name="head")(features)
+        precision = jax.lax.Precision.HIGHEST  # the loss
+        logits = nn.Dense(self.num_classes, kernel_init=head_init, precision=precision, name="head")(features)
         if not collect:
             return logits
         blocks = inner["blocks"]

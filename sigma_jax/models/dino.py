@@ -89,5 +89,8 @@ def tube_features(tokens: jax.Array, size: TeacherSize, grid: tuple[int, int]) -
     if (side, side) == tuple(grid):
         return patches
     maps = patches.reshape(patches.shape[0], side, side, -1)
-    maps = jax.image.resize(maps, (maps.shape[0], *grid, maps.shape[-1]), "linear", antialias=False)
+    precision = jax.lax.Precision.HIGHEST  # targets
+    maps = jax.image.resize(
+        maps, (maps.shape[0], *grid, maps.shape[-1]), "linear", antialias=False, precision=precision
+    )
     return rearrange(maps, "n h w E -> n (h w) E")

@@ -6,6 +6,8 @@ Letters: K prototypes, E target width.
 import jax
 import jax.numpy as jnp
 
+from sigma_jax.ops.scores import product
+
 
 def unit_rows(x: jax.Array, minimum: float = 1e-12) -> jax.Array:
     """Rows scaled to unit length, computed in fp32; rows shorter than `minimum` are divided by it."""
@@ -26,5 +28,8 @@ def constrain(params: dict) -> dict:
 
 
 def cosine_scores(features: jax.Array, prototypes: jax.Array) -> jax.Array:
-    """features [n E], prototypes [K E] with unit rows -> scores [n K] in [-1, 1], fp32 (goldens `scores1/2`)."""
-    return unit_rows(features) @ prototypes.T
+    """features [n E], prototypes [K E] with unit rows -> scores [n K] in [-1, 1], fp32 (goldens `scores1/2`).
+
+    Multiplied in full precision on every platform. Training keeps its scores as `ops.scores` says.
+    """
+    return product(unit_rows(features), prototypes, (1, 1), "float32")

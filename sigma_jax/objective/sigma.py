@@ -24,10 +24,11 @@ from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from sigma_jax.models.prototypes import cosine_scores
-from sigma_jax.objective.cross_entropy import hard_cross_entropy, soft_cross_entropy
+from sigma_jax.models.prototypes import unit_rows
+from sigma_jax.objective.cross_entropy import cross_entropy
 from sigma_jax.objective.feature_queue import Queue, is_active, push, queue_specs
-from sigma_jax.ops.sinkhorn import Sweeps, hard_assignments, prototype_scalings, soft_assignments
+from sigma_jax.ops.scores import Sweeps, keep_scores
+from sigma_jax.ops.sinkhorn import hard_assignments, prototype_scalings, soft_assignments
 from sigma_jax.runtime.errors import InvalidValue
 
 ASSIGNMENT_KINDS = ("hard", "soft")
@@ -54,20 +55,25 @@ def symmetric_loss(
       prototypes: [K E], unit rows.
       epsilon, num_iters: Sinkhorn's; temperature: the softmax's.
       assignments: 'hard' (published) or 'soft'.
-      sweeps: how Sinkhorn reads the scores.
+      sweeps: how scores are kept and how Sinkhorn reads them.
       axis_names: mesh axes the tokens are spread over, inside shard_map.
       queue, queue_start: past features that join Sinkhorn after so many batches (feature_queue.py), None for none.
 
     Returns:
-      loss, fp32 scalar, and metrics (see `_metrics`).
+      loss, fp32 scalar, and metrics: loss_proj and loss_pred, whose sum it is; loss_over_lnk, their mean over ln K (1
+      where nothing is learned); for each side prototypes_used and assignment_entropy in [0, 1] (`prototype_usage`) and
+      marginal_error, Sinkhorn's (`prototype_scalings`).
     """
     if assignments not in ASSIGNMENT_KINDS:
         raise InvalidValue(f"assignments {assignments!r} are unknown: choose one of {ASSIGNMENT_KINDS}")
     sinkhorn = partial(prototype_scalings, epsilon=epsilon, num_iters=num_iters, axis_names=axis_names, sweeps=sweeps)
 
-    # 1) Score: prototypes learn from the proj side only.
-    proj_scores = cosine_scores(projections, prototypes)
-    pred_scores = cosine_scores(predictions, lax.stop_gradient(prototypes))
+    # 1) Score.
+    predictions, projections = unit_rows(predictions), unit_rows(projections)
+    if axis_names:  # each device's gradient of the prototypes, summed by autodiff
+        prototypes = lax.pcast(prototypes, axis_names, to="varying")
+    proj_scores = keep_scores(projections, prototypes, sweeps)
+    pred_scores = keep_scores(predictions, prototypes, sweeps)
 
     # 2) Assign: balanced over the global batch, no gradient.
     def balanced(side, scores):
@@ -75,25 +81,23 @@ def symmetric_loss(
             return sinkhorn(scores)
 
         def with_queue(scores):
-            past = queue[side].reshape(-1, queue[side].shape[-1])
-            return sinkhorn(jnp.concatenate([scores, cosine_scores(past, lax.stop_gradient(prototypes))]))
+            past = unit_rows(queue[side].reshape(-1, queue[side].shape[-1]))
+            return sinkhorn(jnp.concatenate([scores, keep_scores(past, prototypes, sweeps)]))
 
         return lax.cond(is_active(queue, queue_start), with_queue, sinkhorn, scores)
 
-    proj_scalings, proj_error = balanced("proj", lax.stop_gradient(proj_scores))
-    pred_scalings, pred_error = balanced("pred", lax.stop_gradient(pred_scores))
-    proj_hard = hard_assignments(lax.stop_gradient(proj_scores), proj_scalings, epsilon, sweeps.block_rows)
-    pred_hard = hard_assignments(lax.stop_gradient(pred_scores), pred_scalings, epsilon, sweeps.block_rows)
+    proj_scalings, proj_error = balanced("proj", proj_scores)
+    pred_scalings, pred_error = balanced("pred", pred_scores)
+    proj_assigned = proj_hard = hard_assignments(proj_scores, proj_scalings, epsilon, sweeps.block_rows)
+    pred_assigned = pred_hard = hard_assignments(pred_scores, pred_scalings, epsilon, sweeps.block_rows)
+    if assignments == "soft":
+        proj_assigned = soft_assignments(proj_scores, proj_scalings, epsilon)
+        pred_assigned = soft_assignments(pred_scores, pred_scalings, epsilon)
 
-    # 3) Swap: each side predicts the other's assignment.
-    if assignments == "hard":
-        proj_loss = hard_cross_entropy(proj_scores, pred_hard, temperature, sweeps.block_rows)
-        pred_loss = hard_cross_entropy(pred_scores, proj_hard, temperature, sweeps.block_rows)
-    else:
-        proj_soft = soft_assignments(lax.stop_gradient(proj_scores), proj_scalings, epsilon)
-        pred_soft = soft_assignments(lax.stop_gradient(pred_scores), pred_scalings, epsilon)
-        proj_loss = soft_cross_entropy(proj_scores, pred_soft, temperature)
-        pred_loss = soft_cross_entropy(pred_scores, proj_soft, temperature)
+    # 3) Swap: each side predicts the other's assignment; prototypes learn from the proj side only.
+    loss_of = partial(cross_entropy, temperature=temperature, sweeps=sweeps)
+    proj_loss = loss_of(projections, prototypes, proj_scores, pred_assigned)
+    pred_loss = loss_of(predictions, lax.stop_gradient(prototypes), pred_scores, proj_assigned)
 
     average = partial(lax.pmean, axis_name=axis_names) if axis_names else (lambda x: x)
     proj_loss, pred_loss = average(proj_loss), average(pred_loss)

@@ -12,50 +12,27 @@ b starts constant. Since b_j is common to a token's row, assignments follow from
 
     soft: softmax_k(S_jk / epsilon + log a_k)      hard: argmax_k(S_jk / epsilon + log a_k)
 
-How the sweeps read the scores is the platform's business (`Sweeps`); results differ by rounding only. On a CPU, E is
-formed once and read once per sweep, a row block at a time: both products of a block come out of the cache. On an
-accelerator the scores are kept in 16 bits for all sweeps but the last and exp is taken on the way into the sums, so
-that a sweep reads 2 x 2 bytes per score instead of 2 x 4.
+How the sweeps read the scores is the platform's business (`ops.scores.Sweeps`); results differ by rounding only. On a
+CPU, E is formed once and read once per sweep, a row block at a time: both products of a block come out of the cache.
+On an accelerator the scores are kept in 16 bits and exp is taken on the way into the sums, in fp32, so that a sweep
+reads 2 x 2 bytes per score instead of 2 x 4 and no second matrix exists.
 
 The only thing that crosses devices is the K-vector of prototype masses. Keep the 1/N: without it `a` shrinks N-fold
 per sweep and leaves the range of fp32. Proved by goldens/sinkhorn and the `q` of goldens/pretrain_*.
 """
 
-import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from sigma_jax.ops import row_blocks
+from sigma_jax.ops.scores import Sweeps, widen
 from sigma_jax.runtime.errors import InvalidValue
 
 # exp(1/epsilon) and products of two such numbers must stay inside fp32: 2 / 0.025 = 80 < ln(3e38) = 88.
 PLAIN_EPSILON = 0.025
-SWEEP_DTYPES = ("float32", "float16", "bfloat16")
-
-
-@dataclasses.dataclass(frozen=True)
-class Sweeps:
-    """How Sinkhorn reads the scores; the default is the plain form that the others are tested against.
-
-    dtype: of the scores in all sweeps but the last, which is always fp32.
-    block_rows: rows per block, 0 for all at once.
-    """
-
-    dtype: str = "float32"
-    block_rows: int = 0
-
-    def __post_init__(self):
-        if self.dtype not in SWEEP_DTYPES:
-            raise InvalidValue(f"sweep dtype {self.dtype!r} is unknown: choose one of auto, {', '.join(SWEEP_DTYPES)}")
-
-
-def platform_sweeps(platform: str, dtype: str = "auto") -> Sweeps:
-    """The form for 'cpu', 'gpu' or 'tpu': measured on CPU (launch/BENCHMARKS.md), by the bytes read elsewhere."""
-    if dtype == "auto":
-        dtype = {"gpu": "float16", "tpu": "bfloat16"}.get(platform, "float32")
-    return Sweeps(dtype, block_rows=64 if platform == "cpu" and dtype == "float32" else 0)
 
 
 def prototype_scalings(
@@ -69,11 +46,11 @@ def prototype_scalings(
     """Runs Sinkhorn on this device's scores, balanced over all devices of `axis_names`.
 
     Args:
-      scores: [n K] in [-1, 1], any float dtype; computed in fp32.
+      scores: [n K] as `ops.scores.keep_scores` made them.
       epsilon: entropy regularisation; below 0.025 the sweeps run in the log domain (slower, finite for any epsilon).
       num_iters: sweeps, at least 1 (published: 10).
       axis_names: mesh axes to sum over inside shard_map; () on one device.
-      sweeps: how the scores are read.
+      sweeps: its block_rows say how fp32 scores are read; 16-bit ones are read as a whole.
 
     Returns:
       log_scalings: log a, [K] fp32, equal on all devices.
@@ -84,21 +61,16 @@ def prototype_scalings(
     scores = lax.stop_gradient(scores)
     total = scores.shape[0] * _device_count(axis_names)
 
-    def next_scalings_on(dtype: str):
-        kept = scores.astype(dtype)
-        if epsilon < PLAIN_EPSILON:
-            return _log_sweep(kept, epsilon, total, axis_names)
-        if dtype != "float32":
-            return _fused_sweep(kept, epsilon, total, axis_names)
-        return _plain_sweep(kept, epsilon, total, axis_names, sweeps.block_rows)
-
-    next_scalings = next_scalings_on(sweeps.dtype)
-    exact = next_scalings if sweeps.dtype == "float32" else next_scalings_on("float32")
+    if epsilon < PLAIN_EPSILON:
+        next_scalings = _log_sweep(scores, epsilon, total, axis_names)
+    elif scores.dtype == jnp.float32:
+        next_scalings = _plain_sweep(scores, epsilon, total, axis_names, sweeps.block_rows)
+    else:
+        next_scalings = _fused_sweep(scores, epsilon, total, axis_names)
     if num_iters == 1:
-        last = exact(None)
-        return last, jnp.zeros(())
+        return next_scalings(None), jnp.zeros(())
     before = lax.fori_loop(1, num_iters - 1, lambda _, log_a: next_scalings(log_a), next_scalings(None))
-    last = exact(before)
+    last = next_scalings(before)
     marginal_error = jnp.max(jnp.abs(jnp.expm1(before - last)))
     return last, marginal_error
 
@@ -115,7 +87,11 @@ def _sum_over(x: jax.Array, axis_names: tuple[str, ...]) -> jax.Array:
 
 
 def _plain_sweep(scores: jax.Array, epsilon: float, total: int, axis_names: tuple[str, ...], block_rows: int):
-    """One sweep as two matrix-vector products per row block with E = exp(scores / epsilon), which is formed once."""
+    """One sweep as two matrix-vector products per row block with E = exp(scores / epsilon), which is formed once.
+
+    The products are fp32 on every platform.
+    """
+    multiply = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
     kernel = jnp.exp(scores / epsilon)  # [n K]
     num_tokens, num_prototypes = kernel.shape
     blocks, rest = row_blocks.split(kernel, block_rows if 0 < block_rows < num_tokens else num_tokens)
@@ -127,8 +103,8 @@ def _plain_sweep(scores: jax.Array, epsilon: float, total: int, axis_names: tupl
             a = jnp.exp(log_a)
 
             def block_masses(rows):
-                shares = 1.0 / (total * (rows @ a))  # b: every token gives 1/N
-                return shares @ rows
+                shares = 1.0 / (total * multiply(rows, a))  # b: every token gives 1/N
+                return multiply(shares, rows)
 
             masses = row_blocks.sum_over(block_masses, blocks, rest)
         masses = _sum_over(masses, axis_names)
@@ -142,7 +118,7 @@ def _fused_sweep(scores: jax.Array, epsilon: float, total: int, axis_names: tupl
     num_prototypes = scores.shape[1]
 
     def next_scalings(log_a):
-        logits = scores.astype(jnp.float32) / epsilon
+        logits = widen(scores) / epsilon
         if log_a is None:
             masses = jnp.sum(jnp.exp(logits), axis=0) / total
         else:
@@ -158,7 +134,7 @@ def _log_sweep(scores: jax.Array, epsilon: float, total: int, axis_names: tuple[
     num_prototypes = scores.shape[1]
 
     def next_scalings(log_a):
-        logits = scores.astype(jnp.float32) / epsilon
+        logits = widen(scores) / epsilon
         if log_a is None:
             log_b = jnp.full(logits.shape[0], -jnp.log(float(total)))
         else:
@@ -174,7 +150,7 @@ def _log_sweep(scores: jax.Array, epsilon: float, total: int, axis_names: tuple[
 
 def soft_assignments(scores: jax.Array, log_scalings: jax.Array, epsilon: float) -> jax.Array:
     """[n K] assignments whose rows sum to 1 (goldens `q`)."""
-    return jax.nn.softmax(scores.astype(jnp.float32) / epsilon + log_scalings, axis=-1)
+    return jax.nn.softmax(widen(scores) / epsilon + log_scalings, axis=-1)
 
 
 def hard_assignments(scores: jax.Array, log_scalings: jax.Array, epsilon: float, block_rows: int = 0) -> jax.Array:
@@ -186,10 +162,10 @@ def hard_assignments(scores: jax.Array, log_scalings: jax.Array, epsilon: float,
     offsets = epsilon * log_scalings  # the argmax of S + epsilon log a: one operation per score less
 
     def argmax(rows):
-        return jnp.argmax(rows.astype(jnp.float32) + offsets, axis=-1).astype(jnp.int32)
+        return jnp.argmax(widen(rows) + offsets, axis=-1).astype(jnp.int32)
 
     def search(rows):
-        values = rows.astype(jnp.float32) + offsets
+        values = widen(rows) + offsets
         column = lax.broadcasted_iota(jnp.int32, values.shape, 1)
         found = jnp.min(jnp.where(values >= jnp.max(values, axis=1, keepdims=True), column, values.shape[1]), axis=1)
         # A compiler may round `values` differently in the two passes (with and without a fused multiply-add): then a

@@ -35,7 +35,7 @@ from sigma_jax.objective.reconstruction import reconstruction_loss, target_sprea
 from sigma_jax.objective.sigma import sharded_symmetric_loss
 from sigma_jax.objective.targets import feature_targets, pixel_targets, teacher_frames
 from sigma_jax.ops.masking import sample_mask
-from sigma_jax.ops.sinkhorn import Sweeps, platform_sweeps
+from sigma_jax.ops.scores import Sweeps, platform_sweeps
 from sigma_jax.ops.tubes import TubeGrid
 from sigma_jax.runtime.config import read_section
 from sigma_jax.runtime.durations import Duration
