@@ -97,7 +97,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.compute.dtype = "auto"
     c.compute.attention = "auto"
     c.compute.remat = "none"
-    c.compute.unroll = 1
+    c.compute.unroll = "auto"
 
     c.mesh = ConfigDict()
     c.mesh.data = -1

@@ -48,7 +48,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.objective.num_iters = 10
     c.objective.temperature = 0.1
     c.objective.assignments = "hard"
-    c.objective.sweep_dtype = "auto"  # of the scores in all Sinkhorn sweeps but the last: 16-bit on accelerators
+    c.objective.sweep_dtype = "auto"  # of the scores as they are kept: 16 bits on accelerators, float32 on CPU
     c.objective.queue_batches = 0  # past micro-batches that join Sinkhorn, for small batches (launch/PRETRAIN.md)
     c.objective.queue_start_batches = 10_000  # micro-batches before it joins
     c.objective.projection_widths = (1024, 1024, 512, 256)  # of targets mlp and learned
@@ -79,7 +79,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.compute.dtype = "auto"  # bfloat16 on accelerators, float32 on CPU
     c.compute.attention = "auto"
     c.compute.remat = "auto"  # what the backward pass recomputes: cheap on CPU, none on accelerators; also dots, full
-    c.compute.unroll = 1
+    c.compute.unroll = "auto"  # blocks per scan step: all of them on GPUs, 1 elsewhere; or a number, 0 for all
 
     c.mesh = ConfigDict()
     c.mesh.data = -1

@@ -25,6 +25,7 @@ class DinoVit(nn.Module):
     size: TeacherSize
     dtype: jnp.dtype = jnp.float32
     backend: str = "auto"
+    unroll: int = 1
 
     @nn.compact
     def __call__(self, images: jax.Array, *, collect: bool = False) -> jax.Array | dict[str, jax.Array]:
@@ -66,7 +67,7 @@ class DinoVit(nn.Module):
             parent=None,
         )
         params = self.param("blocks", init_stack, block, size.depth, size.width)
-        x, blocks = run_stack(block, params, x, collect=collect)
+        x, blocks = run_stack(block, params, x, unroll=self.unroll, collect=collect)
         out = LayerNorm(jnp.float32, name="norm")(x)
         return {"embedded": embedded, "blocks": blocks, "tokens": out} if collect else out
 

@@ -56,12 +56,11 @@ class Encoder(nn.Module):
         t, h, w = self.grid.shape
         h0, w0 = self.position_grid or (h, w)
         table = jnp.asarray(position_table(self.positions, (t, h0, w0), self.width))
-        positions = resize_positions(table, (t, h0, w0), (t, h, w))[None]
+        positions = resize_positions(table, (t, h0, w0), (t, h, w)).astype(self.dtype)
         if visible_idx is not None:
-            tubes = gather(tubes, visible_idx)
-            positions = gather(jnp.broadcast_to(positions, (tubes.shape[0], *positions.shape[1:])), visible_idx)
+            tubes, positions = gather(tubes, visible_idx), positions[visible_idx]
         embedded = TorchDense(self.width, dtype=self.dtype, name="embed")(standardize_tubes(tubes))
-        x = embedded + positions.astype(self.dtype)
+        x = embedded + positions
 
         block = Block(
             self.num_heads,

@@ -4,6 +4,7 @@ Letters: B clips, N tokens, D width, H heads, L blocks. Blocks' parameters are s
 way the stack is run (scanned, unrolled, rematerialised), so checkpoints do not depend on it.
 """
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -67,10 +68,28 @@ class TorchDense(nn.Module):
         return y
 
 
+class ShiftedDense(nn.Module):
+    """Linear layer of x + shift, for a vector `shift`: it joins the bias, and no pass over x is needed."""
+
+    features: int
+    kernel_init: Callable = nn.initializers.xavier_uniform()
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, shift: jax.Array) -> jax.Array:
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        bias = bias + jnp.matmul(shift, kernel, precision=jax.lax.Precision.HIGHEST)
+        return x.astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+
+
 class Attention(nn.Module):
     """Self-attention with one fused qkv matrix.
 
     `qkv_bias='qv'`: separate q and v biases, none for k (SIGMA, VideoMAE); 'qkv': one bias (DINO).
+
+    Only the bias of q takes part in the attention itself. That of k would add the same number to all of a query's
+    logits, which a softmax does not see; that of v is added to every output whole, since weights sum to 1.
     """
 
     num_heads: int
@@ -87,19 +106,22 @@ class Attention(nn.Module):
         if self.qkv_bias == "qv":
             q_bias = self.param("q_bias", nn.initializers.zeros, (width,))
             v_bias = self.param("v_bias", nn.initializers.zeros, (width,))
-            bias = jnp.concatenate([q_bias, jnp.zeros_like(q_bias), v_bias])
         else:
-            bias = self.param("qkv_bias", nn.initializers.zeros, (3 * width,))
-        bias = bias.astype(self.dtype)
-        split = "B N (parts H d) -> parts B N H d"
-        if num_queries is None:
-            q, k, v = rearrange(x @ kernel + bias, split, parts=3, H=self.num_heads)
+            q_bias, _, v_bias = jnp.split(self.param("qkv_bias", nn.initializers.zeros, (3 * width,)), 3)
+        q_bias = q_bias.astype(self.dtype)
+        heads = functools.partial(rearrange, pattern="B N (H d) -> B N H d", H=self.num_heads)
+        if self.backend == "cudnn":  # takes whole arrays: parts of one product would be copied
+            queries = x if num_queries is None else x[:, -num_queries:]
+            q_kernel, k_kernel, v_kernel = jnp.split(kernel, 3, axis=1)
+            q, k, v = heads(queries @ q_kernel + q_bias), heads(x @ k_kernel), heads(x @ v_kernel)
+        elif num_queries is None:
+            bias = jnp.concatenate([q_bias, jnp.zeros(2 * width, self.dtype)])
+            q, k, v = (heads(part) for part in jnp.split(x @ kernel + bias, 3, axis=-1))
         else:
-            queries = x[:, -num_queries:] @ kernel[:, :width] + bias[:width]
-            q = rearrange(queries, "B N (H d) -> B N H d", H=self.num_heads)
-            k, v = rearrange(x @ kernel[:, width:] + bias[width:], split, parts=2, H=self.num_heads)
+            q = heads(x[:, -num_queries:] @ kernel[:, :width] + q_bias)
+            k, v = (heads(part) for part in jnp.split(x @ kernel[:, width:], 2, axis=-1))
         out = rearrange(attend(q, k, v, self.backend), "B Q H d -> B Q (H d)")
-        return nn.Dense(width, kernel_init=self.kernel_init, dtype=self.dtype, name="proj")(out)
+        return ShiftedDense(width, self.kernel_init, self.dtype, name="proj")(out, v_bias)
 
 
 class Mlp(nn.Module):

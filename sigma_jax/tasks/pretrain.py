@@ -210,7 +210,8 @@ class PretrainTask(Task):
 
     @property
     def _teacher_model(self) -> DinoVit:
-        return DinoVit(self.teacher, dtype=self.compute.dtype, backend=self.compute.backend)
+        compute = self.compute
+        return DinoVit(self.teacher, dtype=compute.dtype, backend=compute.backend, unroll=compute.unroll)
 
     def init(self, key: jax.Array) -> Params:
         grid = self.grid

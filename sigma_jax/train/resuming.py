@@ -15,7 +15,7 @@ from sigma_jax.train.plan import RunPlan
 
 MOVABLE = (  # only says where and how fast a run goes
     *("mesh.", "data.num_workers", "data.cache_decoded", "data.decode_timeout", "log_every_", "checkpoint."),
-    "max_batch_per_device",
+    *("max_batch_per_device", "compute.unroll"),
 )
 OF_DATA = ("data.num_classes:", "data.label_hash:")  # filled in from the data, and judged with them
 DURATIONS = ("steps_per_epoch", "total_steps", "warmup_steps", "save_every_steps", "keep_every_steps")

@@ -162,7 +162,22 @@ def build_compute(section: ConfigDict, platform: str | None = None) -> Compute:
         raise InvalidValue(
             f"compute.remat {section.remat!r} is unknown: choose one of auto, {', '.join(REMAT_POLICIES)}"
         )
-    return Compute(DTYPES[name], check_backend(section.attention, platform), remat, section.unroll)
+    return Compute(
+        DTYPES[name], check_backend(section.attention, platform), remat, resolve_unroll(section.unroll, platform)
+    )
+
+
+def resolve_unroll(unroll: str | int, platform: str) -> int:
+    """Blocks per scan step, 0 for all. 'auto': all on GPUs, where a scan copies every activation it keeps; else 1.
+
+    Raises:
+      InvalidValue: neither 'auto' nor a number from 0 up.
+    """
+    if unroll == "auto":
+        return 0 if platform == "gpu" else 1
+    if not str(unroll).isdigit():
+        raise InvalidValue(f"compute.unroll {unroll!r} is unknown: choose auto, 0 (all blocks) or a number of blocks")
+    return int(unroll)
 
 
 def require_platform(config: ConfigDict, platform: str | None) -> None:
