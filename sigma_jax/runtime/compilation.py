@@ -30,6 +30,10 @@ class CompiledOnce:
             release_free_memory()
         return self._program(*args)
 
+    def as_text(self) -> str:
+        """The compiled program in the compiler's language (HLO), once it was called."""
+        return self._program.as_text()
+
 
 def release_free_memory() -> None:
     """Gives free memory back to the system, where the C library can (glibc)."""

@@ -1,9 +1,11 @@
-"""TPU topologies that need not exist here: devices to compile a program for, without hardware."""
+"""TPU and GPU topologies that need not exist here: devices to compile a program for, without hardware."""
 
 import difflib
+import importlib.util
 import math
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,13 +19,79 @@ SHAPES = {"v4": _CUBES, "v5e": _FLAT, "v5p": _CUBES, "v6e": _FLAT}  # slices tha
 CORES = {"v4": 2, "v5p": 2}  # per chip, where a name such as v5p-1024 counts cores
 
 
+CARDS = Path(__file__).parent / "cards"  # GPUs as they describe themselves
+GPUS_PER_HOST = 8
+PLANNED_CUDNN = 91200  # 9.12.0, as in the cards' descriptions
+CUDA_PLUGIN = "jax_plugins.xla_cuda13"
+
+
 def topology_devices(name: str, num_slices: int = 1) -> list[jax.Device]:
-    """Descriptions of the chips of a TPU topology such as 'v5e:4x4'; needs the libtpu package, no TPU.
+    """Descriptions of the devices of a topology: 'v5e:4x4' (chips), 'h100:8' (GPUs of a host), 'h100:4x8' (of hosts).
+
+    Needs the package with the platform's compiler (libtpu, or JAX's CUDA plugin), but no device.
 
     Raises:
-      ValueError: an unknown topology, with the nearest known one.
-      InvalidValue: libtpu is not installed.
+      InvalidValue: an unknown topology, with the nearest known one, or a missing package, with how to install it.
     """
+    if name.partition(":")[0].lower() in cards() or not re.match(r"v\d", name):
+        return _gpus(name.lower(), num_slices)
+    return _tpus(name, num_slices)
+
+
+def cards() -> list[str]:
+    """GPUs that can be planned for."""
+    return sorted(path.stem for path in CARDS.glob("*.pbtxt"))
+
+
+def _gpus(name: str, num_slices: int) -> list[jax.Device]:
+    card, _, shape = name.partition(":")
+    if card not in cards():
+        raise InvalidValue(
+            f"unknown topology {name!r}: GPUs are {' and '.join(f'{known}:N' for known in cards())}, TPUs "
+            f"GENERATION:SHAPE with one of {', '.join(SHAPES)}, such as h100:8, h100:4x8, v5e:4x4"
+        )
+    sizes = [int(size) for size in shape.split("x") if size.isdigit()]
+    hosts, gpus = sizes if len(sizes) == 2 else (1, *sizes) if len(sizes) == 1 else (0, 0)
+    if shape != "x".join(map(str, sizes)) or hosts < 1 or not 1 <= gpus <= GPUS_PER_HOST:
+        count = hosts * gpus
+        fix = f"{card}:{-(-count // GPUS_PER_HOST)}x{GPUS_PER_HOST}" if count > GPUS_PER_HOST else f"{card}:8"
+        raise InvalidValue(
+            f"topology {name!r}: a host has 1 to {GPUS_PER_HOST} GPUs; write {card}:GPUS or {card}:HOSTSxGPUS, such as "
+            f"{fix}"
+        )
+    if num_slices > 1:
+        raise InvalidValue(
+            f"--slices={num_slices} is for TPUs: write hosts into the topology, {card}:{num_slices}x{gpus}"
+        )
+    if importlib.util.find_spec("jax_plugins") is None or importlib.util.find_spec(CUDA_PLUGIN) is None:
+        version = jax.__version__
+        raise InvalidValue(
+            f"--topology={name} needs JAX's CUDA compiler, though no GPU: pip install --no-deps "
+            f'"jax-cuda13-plugin=={version}" "jax-cuda13-pjrt=={version}"'
+        )
+    _trace_without_cudnn()
+    target = (CARDS / f"{card}.pbtxt").read_text()
+    try:
+        found = topologies.get_topology_desc(platform="cuda", target_config=target, topology=f"1x{hosts}x{gpus}")
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        raise InvalidValue(
+            f"JAX's CUDA compiler does not load here ({str(error).splitlines()[0][:200]}): its version must be that of "
+            f"jax, {jax.__version__}"
+        ) from error
+    return list(found.devices)
+
+
+def _trace_without_cudnn() -> None:
+    """Lets attention be traced for cuDNN where it is not installed: JAX asks for its version, the compiler does not."""
+    from jax._src.cudnn import fused_attention_stablehlo
+
+    try:
+        fused_attention_stablehlo.check_cudnn_version()
+    except RuntimeError:
+        fused_attention_stablehlo.check_cudnn_version = lambda: PLANNED_CUDNN
+
+
+def _tpus(name: str, num_slices: int) -> list[jax.Device]:
     # What libtpu would otherwise ask a TPU machine for (stderr noise apart, the values do not matter).
     for variable, value in (
         ("TPU_SKIP_MDS_QUERY", "1"),

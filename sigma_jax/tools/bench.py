@@ -5,6 +5,9 @@
     python -m sigma_jax.tools.bench attention [--shape=2,1568,6,64]
     python -m sigma_jax.tools.bench segmentation [--clips=16 --clusters=10]
     python -m sigma_jax.tools.bench compile --config=configs/k400.py:size=S --batch=2
+    python -m sigma_jax.tools.bench agreement [--tokens=8192 --prototypes=3000]
+    python -m sigma_jax.tools.bench end_to_end --data_dir=DIR --config=configs/k400.py:size=S --batch=2 [--workers=16]
+    python -m sigma_jax.tools.bench profile --trace=DIR [--hlo=step.hlo.gz]    (reads what `step --trace --hlo` wrote)
     python -m sigma_jax.tools.bench data --data_dir=DIR [--workers=0,1,2]     (its own flags: data --help)
 
 Every mode takes --json (one object on one line instead of a table), --trace=DIR (a profiler trace, for TensorBoard or
@@ -32,6 +35,9 @@ MODES = {
     "attention": "sigma_jax.tools.benchmarks.attention",
     "segmentation": "sigma_jax.tools.benchmarks.segmentation",
     "compile": "sigma_jax.tools.benchmarks.compile",
+    "agreement": "sigma_jax.tools.benchmarks.agreement",
+    "end_to_end": "sigma_jax.tools.benchmarks.end_to_end",
+    "profile": "sigma_jax.tools.benchmarks.profile",
 }
 
 

@@ -1,9 +1,11 @@
 """Compiles the real training step for a machine, present or not, and says what it needs, how fast it should be.
 
     python -m sigma_jax.tools.plan --config=configs/k400.py:target=dino --topology=v5e:4x4 --batch_per_chip=8
+    python -m sigma_jax.tools.plan --config=configs/k400.py:target=dino --topology=h100:8 --vs="compute.unroll=1"
     python -m sigma_jax.tools.plan --config=configs/demo.py                     # the machine at hand
 
---topology needs libtpu (pip install -e ".[tpu]") and no TPU. Without it the compiled step stays in the compilation
+--topology needs the platform's compiler, libtpu (pip install -e ".[tpu]") or JAX's CUDA plugin (launch/PODS.md), and no
+TPU or GPU. Without it the compiled step stays in the compilation
 cache, where a run with the same flags finds it. Exit status: 0 it fits, 1 it does not, or an error.
 """
 
@@ -27,8 +29,8 @@ from sigma_jax.runtime.compilation import use_compilation_cache
 from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.runtime.topologies import nearest_topology, topology_devices
 from sigma_jax.tools.planning import text
-from sigma_jax.tools.planning.chips import find_chip
-from sigma_jax.tools.planning.forecast import Compiled, DoesNotFit, compile_program, forecast
+from sigma_jax.tools.planning.chips import Chip, find_chip
+from sigma_jax.tools.planning.forecast import Compiled, DoesNotFit, compile_program, forecast, usable_memory
 from sigma_jax.tools.planning.search import advice, largest_batch
 from sigma_jax.train.program import Program
 from sigma_jax.train.setup import plan_program
@@ -36,7 +38,10 @@ from sigma_jax.train.setup import plan_program
 FLAGS = flags.FlagValues()  # its own: commands share names
 flags.DEFINE_string("config", None, "Config file, as for sigma_jax.main.", required=True, flag_values=FLAGS)
 flags.DEFINE_string(
-    "topology", None, "TPU topology such as v5e:16x16; default: the devices at hand.", flag_values=FLAGS
+    "topology",
+    None,
+    "v5e:16x16 (TPU chips), h100:8 or h200:4x8 (GPUs, hosts x GPUs); default: the devices at hand.",
+    flag_values=FLAGS,
 )
 flags.DEFINE_integer(
     "slices", 1, "Slices of that topology, joined by the data centre network.", lower_bound=1, flag_values=FLAGS
@@ -53,6 +58,12 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_integer(
     "search", 0, "Compiles to spend on finding the largest batch per chip that fits.", lower_bound=0, flag_values=FLAGS
+)
+flags.DEFINE_string(
+    "vs",
+    None,
+    "Other config values, 'compute.unroll=1 compute.remat=full': compiled too, and compared part by part.",
+    flag_values=FLAGS,
 )
 flags.DEFINE_float("price", None, "Price of a chip-hour, for the cost of the whole run.", flag_values=FLAGS)
 flags.DEFINE_bool("json", False, "One JSON object instead of text.", flag_values=FLAGS)
@@ -74,7 +85,7 @@ def plan(overrides: dict[str, str]) -> dict[str, Any]:
     """Compiles and forecasts; the result is what --json prints."""
     devices = topology_devices(FLAGS.topology, FLAGS.slices) if FLAGS.topology else jax.devices()
     chip = find_chip(devices[0].device_kind)
-    if FLAGS.topology and chip is not None and len(devices) > chip.slice_size * FLAGS.slices:
+    if devices[0].platform == "tpu" and chip is not None and len(devices) > chip.slice_size * FLAGS.slices:
         raise InvalidValue(
             f"{FLAGS.topology} has {len(devices) // FLAGS.slices} chips, a slice of {chip.name} {chip.slice_size} at "
             f"most: take {nearest_topology(FLAGS.topology)} with --slices={-(-len(devices) // chip.slice_size)}"
@@ -90,22 +101,37 @@ def plan(overrides: dict[str, str]) -> dict[str, Any]:
     }
     outcome: Compiled | DoesNotFit
     try:
-        outcome = compile_program(program)
+        outcome = compile_program(program, chip)
     except DoesNotFit as shortage:
         outcome = shortage
         result |= {"fits": False, "needed_bytes": shortage.needed, "available_bytes": shortage.available}
         result |= {"clips_per_chip": clips, "advice": advice(shortage.needed, shortage.available, program.task, clips)}
     else:
         result |= {"fits": True} | forecast(program, outcome, chip)
+    if FLAGS.vs and result["fits"]:
+        result["versus"] = versus(overrides, devices, chip)
     if FLAGS.search and chip is not None:
-        capacity = outcome.available if isinstance(outcome, DoesNotFit) else 0.98 * chip.memory
+        capacity = outcome.available if isinstance(outcome, DoesNotFit) else usable_memory(chip)
         found = largest_batch(
-            lambda n: compile_program(make_program(overrides, devices, n)), (clips, outcome), capacity, FLAGS.search
+            lambda n: compile_program(make_program(overrides, devices, n), chip),
+            (clips, outcome),
+            capacity,
+            FLAGS.search,
         )
         result["largest_batch"] = found._asdict()
     if FLAGS.price and "chip_hours" in result:
         result["cost"] = FLAGS.price * result["chip_hours"]
     return result
+
+
+def versus(overrides: dict[str, str], devices: list[jax.Device], chip: Chip | None) -> dict[str, Any]:
+    """The forecast of the same plan with the values of --vs."""
+    words = FLAGS.vs.split()
+    if not words or any("=" not in word for word in words):
+        raise InvalidValue(f"--vs={FLAGS.vs!r}: expected config values, such as --vs='compute.unroll=1 batch_size=64'")
+    other = dict(word.removeprefix("--").removeprefix("config.").split("=", 1) for word in words)
+    program = make_program(overrides | other, devices, FLAGS.batch_per_chip)
+    return {"overrides": other} | forecast(program, compile_program(program, chip), chip)
 
 
 def parse(argv: list[str]) -> dict[str, str]:

@@ -13,9 +13,17 @@ from sigma_jax.runtime.sharding import make_mesh
 from sigma_jax.runtime.topologies import nearest_topology, topology_devices
 from sigma_jax.tools import plan
 from sigma_jax.tools.planning import text as planning_text
-from sigma_jax.tools.planning.chips import collective_seconds, find_chip
-from sigma_jax.tools.planning.forecast import Compiled, DoesNotFit, compile_program, count_flops, forecast
+from sigma_jax.tools.planning.chips import Rates, collective_seconds, find_chip
+from sigma_jax.tools.planning.forecast import (
+    Compiled,
+    DoesNotFit,
+    compile_program,
+    count_flops,
+    forecast,
+    usable_memory,
+)
 from sigma_jax.tools.planning.hlo import Collective, Module, group_axes
+from sigma_jax.tools.planning.kernels import by_kind, by_part, kernels_of
 from sigma_jax.tools.planning.search import advice, largest_batch
 from sigma_jax.train.setup import build_task, plan_program
 
@@ -103,6 +111,65 @@ def test_only_the_part_that_moves_is_counted():
     """A row stacked in place beside another result; a slice fetched into on-chip memory."""
     read, stacked, beside, fetched = 200 + 4, 200, 200, 600
     assert Module(STACKING).memory_bytes() == read + stacked + beside + fetched
+
+
+ASYNCHRONOUS = """HloModule step
+
+%sum (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %add = f32[] add(%a, %b)
+}
+
+%fused (p0: f32[12,100], p1: s32[]) -> f32[100] {
+  %p0 = f32[12,100]{1,0} parameter(0)
+  %p1 = s32[] parameter(1)
+  ROOT %slice = f32[1,100]{1,0} dynamic-slice(%p0, %p1, %p1), dynamic_slice_sizes={1,100}
+}
+
+%multiplied (q0: bf16[8,16], q1: bf16[16,32]) -> bf16[8,32] {
+  %q0 = bf16[8,16]{1,0} parameter(0)
+  %q1 = bf16[16,32]{1,0} parameter(1)
+  ROOT %dot = bf16[8,32]{1,0} dot(%q0, %q1), lhs_contracting_dims={1}, rhs_contracting_dims={0}, metadata={op_name="jit(step)/jvp(DinoVit)/Block/mlp/dot_general"}
+}
+
+%reduced (r: f32[100]) -> f32[100] {
+  %r = f32[100]{0} parameter(0)
+  ROOT %all = f32[100]{0} all-reduce(%r), replica_groups={{0,1}}, to_apply=%sum
+}
+
+ENTRY %main (stack: f32[12,100], i: s32[], x: bf16[8,16], w: bf16[16,32], q: bf16[2,160,3,64], k: bf16[2,200,3,64]) -> f32[100] {
+  %stack = f32[12,100]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %x = bf16[8,16]{1,0} parameter(2)
+  %w = bf16[16,32]{1,0} parameter(3)
+  %q = bf16[2,160,3,64]{3,2,1,0} parameter(4)
+  %k = bf16[2,200,3,64]{3,2,1,0} parameter(5)
+  %begun = ((f32[12,100]{1,0}, s32[]), f32[100]{0}, u32[]) fusion-start(%stack, %i), kind=kLoop, calls=%fused
+  %row = f32[100]{0} fusion-done(%begun)
+  %product = bf16[8,32]{1,0} fusion(%x, %w), kind=kCustom, calls=%multiplied
+  %attended = (bf16[2,160,3,64]{3,2,1,0}, u8[0]{0}) custom-call(%q, %k, %k), custom_call_target="__cudnn$fmhaSoftmax", metadata={op_name="jit(step)/jvp(PretrainModel)/decoder/Block/attn/dot_product_attention_fwd"}
+  %sent = ((f32[100]{0}), f32[100]{0}) async-start(%row), calls=%reduced
+  ROOT %z = f32[100]{0} async-done(%sent)
+}
+"""  # noqa: E501
+
+
+def test_what_runs_beside_others_is_seen():
+    """A sliced stack in an asynchronous fusion counts as its slice; a wrapped collective is found."""
+    module = Module(ASYNCHRONOUS)
+    (found,) = module.collectives({"data": 2})
+    assert (found.kind, found.num_bytes, found.axes) == ("all-reduce", 400, ("data",))
+    kernels = {kernel.name: kernel for kernel in kernels_of(module)}
+    assert kernels["begun"].num_bytes == 400 + 400 + 4 and kernels["begun"].kind == "memory"
+    product, attention = kernels["product"], kernels["attended"]
+    assert (product.flops, product.kind, product.part) == (2 * 8 * 16 * 32, "products", "teacher")
+    assert (attention.flops, attention.part) == (4 * 2 * 3 * 160 * 200 * 64, "decoder forward")
+    rates = Rates(products=1e6, attention=1e9, bandwidth=1e6, launch=1.0)
+    assert product.seconds(rates) == pytest.approx(1 + product.flops / 1e6)
+    assert kernels["begun"].seconds(rates) == pytest.approx(1 + 804 / 1e6)
+    rows = by_part(list(kernels.values()), rates)
+    assert sum(row["seconds"] for row in rows) == pytest.approx(sum(by_kind(list(kernels.values()), rates).values()))
 
 
 @pytest.mark.parametrize(
@@ -223,6 +290,72 @@ def test_what_cannot_be_planned_is_said_before_compiling(planned):
     assert code == 1 and "does not make 8 devices" in err and "the nearest is data=4 x fsdp=2" in err
     code, _, err = planned("--config=configs/k400.py", "--config.batch_size=100")
     assert code == 1 and "does not divide over 8 devices: use one of [96, 104]" in err
+
+
+def test_impossible_gpus_are_refused_in_a_sentence(planned):
+    for topology, hint in (
+        ("h100:0", "a host has 1 to 8 GPUs"),
+        ("h100:16", "such as h100:2x8"),
+        ("h100:2x9", "such as h100:3x8"),
+        ("h100", "h100:8"),
+        ("h100:4x", "h100:HOSTSxGPUS"),
+        ("b300:8", "GPUs are h100:N and h200:N"),
+    ):
+        code, _, err = planned("--config=configs/k400.py", f"--topology={topology}")
+        assert code == 1 and hint in err and err.count("\n") == 1, err
+
+
+def test_a_missing_gpu_compiler_is_said_with_the_line_that_installs_it(planned, monkeypatch):
+    monkeypatch.setattr("sigma_jax.runtime.topologies.CUDA_PLUGIN", "jax_plugins_that_are_not_there")
+    code, _, err = planned("--config=configs/k400.py", "--topology=h100:8")
+    assert code == 1 and f'pip install --no-deps "jax-cuda13-plugin=={jax.__version__}"' in err, err
+
+
+def test_a_step_that_does_not_fit_a_gpu_is_refused(devices):
+    """XLA compiles whatever it is given for a GPU, so the buffers are added up."""
+    values = {"batch_size": "8", "model.image_size": "16"}
+    program = plan_program(configs.apply_overrides(configs.load_config("configs/demo.py"), values), 1000)
+    card = find_chip("NVIDIA H100 80GB HBM3")
+    fitting = compile_program(program, card)
+    assert fitting.kernels and fitting.total < usable_memory(card) == 0.9 * card.memory
+    numbers = forecast(program, fitting, card)
+    result = numbers | {"config": "demo", "topology": "h100:8", "device_kind": "H100", "plan": [], "fits": True}
+    result["versus"] = numbers | {"overrides": {"batch_size": "8"}}
+    lines = planning_text.report(result)
+    assert "forecast by kernels" in lines and "decoder backward" in lines and "+0.00" in lines and "(x1.000)" in lines
+    with pytest.raises(DoesNotFit) as shortage:
+        compile_program(program, card._replace(memory=fitting.total))
+    assert shortage.value.needed == fitting.total
+
+
+needs_cuda_compiler = pytest.mark.skipif(
+    importlib.util.find_spec("jax_plugins") is None or importlib.util.find_spec("jax_plugins.xla_cuda13") is None,
+    reason="JAX's CUDA plugin is not installed (launch/PODS.md)",
+)
+
+
+@needs_cuda_compiler
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_plan_of_a_step_for_gpus_that_are_not_here(planned):
+    """Small shapes: gradients and K-vectors cross the GPUs, and no fp32 matrix of the scores' size exists."""
+    words = ["--config=configs/k400.py:size=S", "--topology=h100:2", "--batch_per_chip=2", "--json"]
+    code, out, err = planned(*words, "--config.model.image_size=64")
+    assert code == 0, err
+    result = json.loads(out)
+    assert result["chips"] == 2 and result["chip"] == "H100" and result["kinds"]["attention"] > 0
+    assert {row["part"] for row in result["parts"]} >= {"encoder forward", "decoder backward", "objective and targets"}
+    assert {c["kind"] for c in result["collectives"]} == {"all-reduce"}
+    assert len(topology_devices("h200:2x4")) == 8
+    program = plan.make_program({"model.image_size": "64"}, topology_devices("h100:2"), 2)
+    tokens = 2 * program.task.grid.num_masked
+    assert f"f32[{tokens},3000]" not in outside_of_fusions(program.lower().compile().as_text())
+
+
+def outside_of_fusions(text: str) -> str:
+    """Results of instructions that are written to memory: those of the computations that run, not of fused ones."""
+    module = Module(text)
+    return "\n".join(i.shape for name, _ in module.runs() for i in module.computations[name].values())
 
 
 needs_libtpu = pytest.mark.skipif(

@@ -11,5 +11,9 @@ flags.DEFINE_integer("repeats", 20, "Timed repetitions after warm-up.", lower_bo
 flags.DEFINE_integer(
     "warmup", 3, "Untimed repetitions before them; the first compiles.", lower_bound=1, flag_values=OPTIONS
 )
+flags.DEFINE_string("hlo", None, "A .gz file for the compiled step's text (mode step).", flag_values=OPTIONS)
+flags.DEFINE_bool(
+    "compile_only", False, "Fill the compilation cache, measure nothing (mode step).", flag_values=OPTIONS
+)
 flags.DEFINE_string("trace", None, "Folder for a profiler trace of three repetitions.", flag_values=OPTIONS)
 flags.DEFINE_string("platform", None, "cpu, cuda or tpu: the backend; default what JAX finds.", flag_values=OPTIONS)

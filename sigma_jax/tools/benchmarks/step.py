@@ -1,5 +1,6 @@
 """Mode `step`: seconds, clips per second, model FLOPs and memory of one training step on synthetic uint8 clips."""
 
+import gzip
 from typing import Any
 
 import jax
@@ -13,7 +14,13 @@ from sigma_jax.train.flops import mfu
 def measure(overrides: dict[str, str]) -> dict[str, Any]:
     """The row of the step that --config, --batch and `overrides` describe."""
     program = prepare(overrides)
+    if OPTIONS.compile_only:
+        program.lower().compile()
+        return {"mode": "step", "median_s": timing.process_age(), "compiled_only": True, **timing.compiling()}
     timed = timing.time_calls(stepper(program))
+    if OPTIONS.hlo:
+        with gzip.open(OPTIONS.hlo, "wt") as file:
+            file.write(program.step.as_text())
     plan, compute = program.plan, program.task.compute
     rate = plan.batch_size / timed["median_s"]
     flops = sum(program.task.flops().values())
@@ -32,5 +39,6 @@ def measure(overrides: dict[str, str]) -> dict[str, Any]:
         "dtype": jax.numpy.dtype(compute.dtype).name,
         "attention": compute.backend,
         "remat": compute.remat,
+        "unroll": compute.unroll,
         **timing.machine(),
     }

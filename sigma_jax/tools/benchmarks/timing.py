@@ -1,5 +1,7 @@
 """Timing of jitted calls, memory of the process, and the row that every mode fills."""
 
+import collections
+import os
 import resource
 import time
 from collections.abc import Callable
@@ -12,6 +14,30 @@ from jax.typing import DTypeLike
 
 from sigma_jax.tools.benchmarks.options import OPTIONS
 
+_EVENTS: collections.Counter[str] = collections.Counter()
+jax.monitoring.register_event_duration_secs_listener(lambda event, seconds, **_: _EVENTS.update({event: seconds}))
+jax.monitoring.register_event_listener(lambda event, **_: _EVENTS.update({event: 1}))
+
+
+def compiling() -> dict[str, float]:
+    """Seconds that this process has spent in the compiler, and how often the compilation cache had the program."""
+
+    def total(ending: str) -> float:
+        return sum(value for event, value in _EVENTS.items() if event.endswith(ending))
+
+    return {
+        "compiler_s": total("backend_compile_duration"),
+        "cache_hits": int(total("compilation_cache/cache_hits")),
+        "cache_misses": int(total("compilation_cache/cache_misses")),
+    }
+
+
+def process_age() -> float:
+    """Seconds since this process was started (Linux)."""
+    with open("/proc/self/stat") as stat, open("/proc/uptime") as uptime:
+        started = int(stat.read().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+        return float(uptime.read().split()[0]) - started
+
 
 def time_calls(call: Callable[[], Any]) -> dict[str, float]:
     """Seconds per call over --repeats calls after --warmup ones.
@@ -23,9 +49,12 @@ def time_calls(call: Callable[[], Any]) -> dict[str, float]:
       call: dispatches the work and returns something to wait for.
 
     Returns:
-      median_s, p10_s, p90_s, cpu_s (processor seconds per call, all threads), repeats.
+      median_s, p10_s, p90_s, cpu_s (processor seconds per call, all threads), repeats; since_start_s, from the start of
+      the process to the end of the first call; and what `compiling` says then.
     """
-    for _ in range(OPTIONS.warmup):
+    jax.block_until_ready(call())
+    first = {"since_start_s": process_age(), **compiling()}
+    for _ in range(OPTIONS.warmup - 1):
         jax.block_until_ready(call())
     waiting, ends = call(), []
     cpu_start = time.process_time()
@@ -42,7 +71,7 @@ def time_calls(call: Callable[[], Any]) -> dict[str, float]:
                 jax.block_until_ready(call())
     seconds = np.diff(ends)
     low, median, high = np.quantile(seconds, [0.1, 0.5, 0.9]).tolist()
-    return {"median_s": median, "p10_s": low, "p90_s": high, "cpu_s": cpu, "repeats": OPTIONS.repeats}
+    return {"median_s": median, "p10_s": low, "p90_s": high, "cpu_s": cpu, "repeats": OPTIONS.repeats, **first}
 
 
 def machine() -> dict[str, Any]:

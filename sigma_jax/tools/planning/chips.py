@@ -14,6 +14,15 @@ LAUNCH_SECONDS = 5e-6
 SLICE_HOP_SECONDS = 60e-6
 
 
+class Rates(NamedTuple):
+    """What kernels reach on a device, per second: the constants of the forecast by kernels."""
+
+    products: float  # FLOPs of matrix products
+    attention: float  # FLOPs of fused attention
+    bandwidth: float  # bytes
+    launch: float  # seconds between two kernels
+
+
 class Chip(NamedTuple):
     """Data sheet of one device."""
 
@@ -25,9 +34,13 @@ class Chip(NamedTuple):
     axes: int  # of the torus
     slice_size: int  # chips that share the fast network
     between: float  # bytes per second of a whole slice to the others
+    rates: Rates | None = None
 
 
 GIB = 2**30
+# Of a profile of the step on an H100 (launch/BENCHMARKS.md). An H200 is the same chip with faster memory: not measured.
+H100 = Rates(products=585e12, attention=275e12, bandwidth=2.91e12, launch=1.5e-6)
+H200 = H100._replace(bandwidth=4.2e12)
 # Part of jax's device_kind: chip. TPU sheets: docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}; GPUs: NVIDIA's.
 CHIPS = (
     ("TPU v4", Chip("TPU v4", 275e12, 32 * GIB, 1.2e12, 9e10, 3, 4096, 1e12)),
@@ -35,8 +48,8 @@ CHIPS = (
     ("TPU v5e", Chip("TPU v5e", 197e12, 16 * GIB, 0.81e12, 9e10, 2, 256, 800e9)),
     ("TPU v5", Chip("TPU v5p", 459e12, 95 * GIB, 2.77e12, 1.8e11, 3, 8960, 1e12)),
     ("TPU v6", Chip("TPU v6e", 918e12, 32 * GIB, 1.64e12, 1.8e11, 2, 256, 1.6e12)),
-    ("H200", Chip("H200", 989e12, 141e9, 4.8e12, 4.5e11, 1, 8, 4e11)),
-    ("H100", Chip("H100", 989e12, 80e9, 3.35e12, 4.5e11, 1, 8, 4e11)),
+    ("H200", Chip("H200", 989e12, 151397597184, 4.8e12, 4.5e11, 1, 8, 4e11, H200)),
+    ("H100", Chip("H100", 989e12, 84942979072, 3.35e12, 4.5e11, 1, 8, 4e11, H100)),
     ("A100", Chip("A100", 312e12, 80e9, 2.0e12, 3e11, 1, 8, 2e11)),
 )
 

@@ -1,7 +1,8 @@
 """From a compiled step to numbers: memory by kind, work against the model, collectives, time, what fits.
 
-Time model, printed with the result: a chip works at 60 % of its roofline, max(FLOPs / peak, bytes / bandwidth) / 0.6,
-and waits for every collective (nothing overlaps). Efficiency = work / (work + waiting).
+Time model, printed with the result. Where the rates of a chip's kernels are known (GPUs, `chips.Rates`): the sum over
+its kernels (kernels.py). Elsewhere a chip works at 60 % of its roofline, max(FLOPs / peak, bytes / bandwidth) / 0.6. In
+both cases it waits for every collective (nothing overlaps). Efficiency = work / (work + waiting).
 """
 
 import math
@@ -11,19 +12,21 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend import core as jex_core
 
-from sigma_jax.runtime.errors import UserError
+from sigma_jax.runtime.errors import Failed, UserError
 from sigma_jax.runtime.sharding import bytes_per_device
 from sigma_jax.tools.planning.chips import Chip, collective_seconds
 from sigma_jax.tools.planning.hlo import Collective, Module
+from sigma_jax.tools.planning.kernels import Kernel, by_kind, by_part, kernels_of
 from sigma_jax.train.plan import RunPlan
 from sigma_jax.train.program import Program
 
 UTILISATION = 0.6
+USABLE = 0.9  # of a GPU's memory, as launch/xla_flags.sh lets JAX have it
 MANY_CHIPS = 4096
 
 
 class DoesNotFit(UserError, RuntimeError):
-    """The compiler says that the step needs more memory than a device has; `needed`, `available` in bytes."""
+    """The step needs more memory than a device has; `needed`, `available` in bytes."""
 
     def __init__(self, needed: float, available: float):
         super().__init__(f"needs {needed / 2**30:.2f} GiB, has {available / 2**30:.2f} GiB")
@@ -37,23 +40,27 @@ class Compiled(NamedTuple):
     collectives: list[Collective]
     memory_traffic: int  # bytes per step and device
     peak: int = 0  # most bytes alive at once, by the compiler's count; 0 where it gives none
+    kernels: tuple[Kernel, ...] = ()
 
     @property
     def total(self) -> int:
         return sum(self.memory.values())
 
 
-def compile_program(program: Program) -> Compiled:
+def compile_program(program: Program, chip: Chip | None = None) -> Compiled:
     """Compiles the real training step.
 
+    Args:
+      chip: whose memory must hold it, where the compiler itself does not refuse (GPUs).
+
     Raises:
-      DoesNotFit: the compiler gave up for lack of memory.
+      DoesNotFit: more memory is needed than there is.
+      Failed: the compiler cannot compile the step for this device.
     """
-    lowered = program.lower()
     try:
-        compiled = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        raise _shortage(error) from error
+        compiled = program.lower().compile()
+    except (jax.errors.JaxRuntimeError, NotImplementedError) as error:
+        raise _shortage(error, program) from error
     module = Module(compiled.as_text())
     stats, state = compiled.memory_analysis(), program.abstract_state
     params, optimizer = bytes_per_device(state.params), bytes_per_device(state.opt_state)
@@ -67,15 +74,28 @@ def compile_program(program: Program) -> Compiled:
         "code": stats.generated_code_size_in_bytes,
     }
     collectives = module.collectives(dict(program.task.mesh.shape))
-    return Compiled(memory, collectives, module.memory_bytes(), stats.peak_memory_in_bytes)
+    kernels = tuple(kernels_of(module)) if chip is not None and chip.rates else ()
+    found = Compiled(memory, collectives, module.memory_bytes(), stats.peak_memory_in_bytes, kernels)
+    if chip is not None and chip.rates and found.total > usable_memory(chip):
+        raise DoesNotFit(found.total, usable_memory(chip))
+    return found
 
 
-def _shortage(error: Exception) -> Exception:
+def usable_memory(chip: Chip) -> float:
+    """Bytes that a step may take: the compiler of a TPU needs little besides, a GPU's runtime more."""
+    return (USABLE if chip.rates else 0.98) * chip.memory
+
+
+def _shortage(error: Exception, program: Program) -> Exception:
     sizes = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
     numbers = [float(n) * sizes[u] for n, u in re.findall(r"([0-9.]+)([KMGT])i?B?\b", str(error).split("\n")[0])]
-    if "RESOURCE_EXHAUSTED" not in str(error) or len(numbers) < 2:
-        return error
-    return DoesNotFit(numbers[0], numbers[1])
+    if "RESOURCE_EXHAUSTED" in str(error) and len(numbers) >= 2:
+        return DoesNotFit(numbers[0], numbers[1])
+    device = program.task.mesh.devices.flat[0].device_kind
+    return Failed(
+        f"XLA cannot compile this step for {device}: {str(error).splitlines()[0][:300]}. Try "
+        "--config.compute.attention=xla, other sizes, or another version of jax"
+    )
 
 
 def executed_flops(program: Program) -> float:
@@ -136,6 +156,11 @@ def forecast(program: Program, compiled: Compiled, chip: Chip | None) -> dict[st
 def _timing(plan: RunPlan, compiled: Compiled, chip: Chip, flops: float, model: float) -> dict[str, Any]:
     compute, memory = flops / chip.flops, compiled.memory_traffic / chip.bandwidth
     work = max(compute, memory) / UTILISATION
+    details: dict[str, Any] = {}
+    if chip.rates and compiled.kernels:
+        kernels, rates = list(compiled.kernels), chip.rates
+        details = {"kinds": by_kind(kernels, rates), "parts": by_part(kernels, rates), "rates": rates._asdict()}
+        work = sum(details["kinds"].values())
 
     def network(num_devices: int) -> float:
         def span(c: Collective) -> int:
@@ -145,7 +170,7 @@ def _timing(plan: RunPlan, compiled: Compiled, chip: Chip, flops: float, model: 
         return sum(collective_seconds(chip, c, span(c)) for c in compiled.collectives if c.axes)
 
     step = work + network(plan.num_devices)
-    return {
+    return details | {
         "chip": chip.name,
         "chip_memory_bytes": int(chip.memory),
         "seconds": {"compute": compute, "memory": memory, "network": network(plan.num_devices), "step": step},

@@ -6,6 +6,7 @@ counts here follow the call graph from the entry and multiply by trip counts (th
 
 import math
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4}
@@ -15,6 +16,7 @@ NO_TRAFFIC = frozenset(
     ("parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all", "partition-id", "copy-done")
 )
 SLICES = ("dynamic-slice", "slice", "gather")
+CALLS = ("call", "conditional", "async-start")  # what they do is in the computations that they name
 
 _SHAPE = re.compile(r"([a-z]+[0-9a-z]*)\[([0-9,]*)\](?:\{([^{}]*)\})?")
 _NAME = re.compile(r"%([\w.-]+)")
@@ -68,7 +70,7 @@ class Module:
                 if instruction.opcode == "while":
                     body = _attribute(instruction, "body")
                     waiting.append((body, times * self._trips(instruction)))
-                elif instruction.opcode in ("call", "conditional"):
+                elif instruction.opcode in CALLS:
                     names = _NAME.findall(instruction.attributes)
                     waiting += [(other, times) for other in names if other in self.computations]
         return found
@@ -101,30 +103,31 @@ class Module:
 
     def memory_bytes(self) -> int:
         """Bytes read from and written to the device's main memory in one step (on-chip memory does not count)."""
-        return int(sum(times * self._traffic(name) for name, times in self.runs()))
+        return int(sum(times * self.traffic(i, operations) for i, operations, times in self.work()))
 
-    def _traffic(self, name: str) -> float:
-        computation = self.computations[name]
-        total = 0.0
-        for instruction in computation.values():
-            shapes = [computation[o].shape if o in computation else "" for o in instruction.operands]
-            if instruction.opcode in NO_TRAFFIC or instruction.opcode in ("while", "call", "conditional"):
-                continue
-            if instruction.opcode.endswith(("-done", "-update")):
-                continue
-            if instruction.opcode == "slice-start":
-                source, *_, result, _ = _SHAPE.findall(instruction.shape)  # ((sources), result, context)
-                ends = [layout for _, _, layout in (source, result)]
-                total += _bytes(*result[:2]) * sum("S(1)" not in layout for layout in ends)
-            elif instruction.opcode in ("copy-start", *SLICES):
-                total += shape_bytes(instruction.shape, on_chip=False) * (1 if "copy" in instruction.opcode else 2)
-            elif instruction.opcode == "dynamic-update-slice":
-                total += 2 * shape_bytes(shapes[1], on_chip=False)
-            elif instruction.opcode == "fusion":
-                total += self._fusion_traffic(instruction, shapes)
-            else:
-                total += sum(shape_bytes(shape, on_chip=False) for shape in (instruction.shape, *shapes))
-        return total
+    def work(self) -> Iterator[tuple[Instruction, dict[str, Instruction], int]]:
+        """(instruction, the computation it stands in, executions per step) of all that moves bytes."""
+        for name, times in self.runs():
+            computation = self.computations[name]
+            for instruction in computation.values():
+                idle = instruction.opcode in NO_TRAFFIC or instruction.opcode in ("while", *CALLS)
+                if not idle and not instruction.opcode.endswith(("-done", "-update")):
+                    yield instruction, computation, times
+
+    def traffic(self, instruction: Instruction, computation: dict[str, Instruction]) -> float:
+        """Bytes of one execution of an instruction."""
+        shapes = [computation[o].shape if o in computation else "" for o in instruction.operands]
+        if instruction.opcode == "slice-start":
+            source, *_, result, _ = _SHAPE.findall(instruction.shape)  # ((sources), result, context)
+            ends = [layout for _, _, layout in (source, result)]
+            return _bytes(*result[:2]) * sum("S(1)" not in layout for layout in ends)
+        if instruction.opcode in ("copy-start", *SLICES):
+            return shape_bytes(instruction.shape, on_chip=False) * (1 if "copy" in instruction.opcode else 2)
+        if instruction.opcode == "dynamic-update-slice":
+            return 2 * shape_bytes(shapes[1], on_chip=False)
+        if instruction.opcode in ("fusion", "fusion-start"):
+            return self._fusion_traffic(instruction, shapes)
+        return sum(shape_bytes(shape, on_chip=False) for shape in (instruction.shape, *shapes))
 
     def _fusion_traffic(self, fusion: Instruction, shapes: list[str]) -> float:
         """Operands and results of a fusion; of arrays that it only slices or updates in place, that part only."""

@@ -66,14 +66,56 @@ def _collectives(collectives: list[dict[str, Any]]) -> list[str]:
     return [*lines, f"  {'together':20s}{sum(c['times'] for c in collectives):6d}{'':12s}{total:13,d}"]
 
 
+def _kernels(result: dict[str, Any]) -> list[str]:
+    """How the time was found, and where it goes."""
+    if "parts" not in result:
+        return [
+            "forecast from data sheets, not measured: step = max(FLOPs / peak, bytes / bandwidth) / 0.6 + collectives"
+        ]
+    rates, kinds = result["rates"], result["kinds"]
+    lines = [
+        "forecast by kernels, not measured: each takes max(bytes / bandwidth, FLOPs / rate) and a launch; "
+        f"{rates['bandwidth'] / 1e12:.2f} TB/s, products {rates['products'] / 1e12:.0f} and attention "
+        f"{rates['attention'] / 1e12:.0f} TFLOP/s, launch {1e6 * rates['launch']:.1f} us",
+        "  ms a step by kind: " + ", ".join(f"{kind} {1e3 * seconds:.1f}" for kind, seconds in kinds.items()),
+    ]
+    others = {row["part"]: row for row in result.get("versus", {}).get("parts", [])}
+    header = f"  {'part':22s}{'ms':>8s}{'GB':>8s}{'TFLOP':>8s}{'launches':>10s}"
+    lines.append(header + (f"{'ms with --vs':>14s}{'difference':>12s}" if others else ""))
+    for row in result["parts"]:
+        line = f"  {row['part']:22s}{1e3 * row['seconds']:8.2f}{row['bytes'] / 1e9:8.1f}{row['flops'] / 1e12:8.2f}"
+        line += f"{row['launches']:10d}"
+        if others:
+            other = others.pop(row["part"], {"seconds": 0.0})["seconds"]
+            line += f"{1e3 * other:14.2f}{1e3 * (other - row['seconds']):+12.2f}"
+        lines.append(line)
+    for part, row in others.items():
+        lines.append(f"  {part:22s}{0.0:8.2f}{'':26s}{1e3 * row['seconds']:14.2f}{1e3 * row['seconds']:+12.2f}")
+    return lines + _versus(result)
+
+
+def _versus(result: dict[str, Any]) -> list[str]:
+    """The other plan of --vs in one line."""
+    other = result.get("versus")
+    if other is None or "seconds" not in other:
+        return []
+    values = " ".join(f"{name}={value}" for name, value in other["overrides"].items())
+    ratio = other["seconds"]["step"] / result["seconds"]["step"]
+    memory = other["memory_bytes"]["total"] / GIB
+    return [
+        f"  with {values}: step {1e3 * other['seconds']['step']:.1f} ms (x{ratio:.3f}), "
+        f"{other['clips_per_s']:,.0f} clips/s, {memory:.2f} GiB"
+    ]
+
+
 def _time(result: dict[str, Any]) -> list[str]:
     if "seconds" not in result:
         return ["no data sheet for this kind of device: no forecast of time"]
     seconds = {name: 1e3 * value for name, value in result["seconds"].items()}
     at_many = next(name for name in result if name.startswith("efficiency_at"))
     lines = [
-        "forecast from data sheets, not measured: step = max(FLOPs / peak, bytes / bandwidth) / 0.6 + collectives",
-        f"  compute {seconds['compute']:.1f} ms, memory {seconds['memory']:.1f} ms, "
+        *_kernels(result),
+        f"  at the data sheet's peak: compute {seconds['compute']:.1f} ms, memory {seconds['memory']:.1f} ms; "
         f"network {seconds['network']:.2f} ms -> step {seconds['step']:.1f} ms = {result['clips_per_s']:,.0f} clips/s "
         f"({result['clips_per_s_per_chip']:.0f} per chip, MFU {result['mfu']:.0%})",
         f"  network efficiency {result['efficiency']:.1%}; at 4096 chips {result[at_many]:.1%}",
