@@ -87,6 +87,7 @@ def train(run: Run, *, command: Sequence[str] = (), allowed: Allowed = NOTHING) 
                 host_batch, batch = next(feed)
             state, metrics = run.program.step(state, run.frozen, batch)
             logger.after(step + 1, metrics, host_batch, state)
+            del host_batch, batch  # their memory goes back to the readers
             if step + 1 < run.plan.total_steps:
                 logger.measure(step + 1, state)
         save_last(run, checkpoints, feed, state, logger)
