@@ -15,7 +15,7 @@ os.environ.setdefault("PJRT_NPROC", "16")  # fewer threads than devices deadlock
 _flags = os.environ.get("XLA_FLAGS", "")
 if "host_platform_device_count" not in _flags:
     _flags += " --xla_force_host_platform_device_count=8"
-if "optimization_level" not in _flags:
+if "optimization_level" not in _flags and "cpu" in os.environ["JAX_PLATFORMS"].split(","):
     _flags += " --xla_backend_optimization_level=0"  # tests compile much and compute little: four times quicker
     if version("jaxlib").startswith("0.10."):  # later ones do not know this flag, and stop at unknown ones
         _flags += " --xla_cpu_use_fusion_emitters=false"  # twice as quick again, without optimisation

@@ -55,7 +55,8 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, backend: str = "auto") -> j
     """
     backend = check_backend(backend, NEEDS.get(backend, (None,))[0])  # a kernel's name is right for its own platform
     if backend == "cudnn" and q.dtype != jnp.float32:
-        return checkpoint_name(jax.nn.dot_product_attention(q, k, v, implementation="cudnn"), SAVED_NAME)
+        is_odd = q.shape[1] % 2 or k.shape[1] % 2
+        return checkpoint_name((_cudnn_odd if is_odd else _cudnn)(q, k, v), SAVED_NAME)
     q = q * q.shape[-1] ** -0.5
     if backend == "pallas" and tpu_attention.takes(q, k.shape[1]):
         return checkpoint_name(tpu_attention.attend_on_tpu(q, k, v), SAVED_NAME)
@@ -65,6 +66,33 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, backend: str = "auto") -> j
     logits = jnp.einsum("BQHd,BNHd->BHQN", q, k, preferred_element_type=jnp.float32)
     weights = jax.nn.softmax(logits, axis=-1).astype(q.dtype)
     return jnp.einsum("BHQN,BNHd->BQHd", weights, v)
+
+
+def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+
+
+@jax.custom_vjp
+def _cudnn_odd(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """Of an odd number of queries or keys, whose backward pass cuDNN refuses: there one more of each is masked out."""
+    return _cudnn(q, k, v)
+
+
+def _cudnn_padded(q, k, v):
+    clips, queries, keys = q.shape[0], q.shape[1], k.shape[1]
+
+    def even(x):
+        return jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0)))
+
+    lengths = {
+        "query_seq_lengths": jnp.full(clips, queries, jnp.int32),
+        "key_value_seq_lengths": jnp.full(clips, keys, jnp.int32),
+    }
+    out = jax.nn.dot_product_attention(even(q), even(k), even(v), implementation="cudnn", **lengths)
+    return out[:, :queries]
+
+
+_cudnn_odd.defvjp(lambda q, k, v: jax.vjp(_cudnn_padded, q, k, v), lambda pullback, gradient: pullback(gradient))
 
 
 @jax.custom_vjp

@@ -72,6 +72,7 @@ def stages(smoke: bool) -> list[Stage]:
     def compiled(name: str, flags: tuple[str, ...], *more: str, **limits) -> Stage:
         return step(name, flags, *more, "--compile_only", needs=60, limit=170, beside=True, **limits)
 
+    gpu = (("JAX_PLATFORMS", "cpu" if smoke else "cuda"),)
     scanned = "--config.compute.unroll=1"
     shards = ("-m", "sigma_jax.tools.benchmarks.jpeg_shards", "--out={data}", *sizes.videos)
     attention = [
@@ -97,7 +98,7 @@ def stages(smoke: bool) -> list[Stage]:
         Stage("profile", (*BENCH, "profile", trace, hlo, "--json"), 10),
         step("large", sizes.large),
         Stage("end_to_end", (*BENCH, "end_to_end", *data, *sizes.dino, *sizes.feed, "--json"), 45),
-        Stage("tests", ("-m", "pytest", "-q", "-m", "gpu", "tests"), 60, 200),
+        Stage("tests", ("-m", "pytest", "-q", "-m", "gpu", "tests"), 60, 200, environment=gpu),
         Stage("peer_amp_mlp", (*peer, "--mode=amp", "--target=mlp", *sizes.peer), peer=True),
         Stage("peer_parts", (*peer, "--mode=parts", *sizes.peer), 30, peer=True),
         step("scanned", sizes.dino, scanned),
