@@ -144,6 +144,14 @@ def table(result: Mapping[str, Any]) -> str:
     return "\n".join([*head, *("  ".join(cells) for cells in aligned)])
 
 
+def summary(rows: list[Mapping[str, Any]]) -> str:
+    """The k-NN columns in one sentence."""
+    asked = [name for name in rows[0] if name.startswith("knn/")]
+    names = " / ".join(name.removeprefix("knn/") for name in asked)
+    found = [f"{' / '.join(f'{row[name]:.0f}' for name in asked)} ({row['features']})" for row in rows]
+    return f"In short: of 100 clips k-NN names the {names} of {', '.join(found)}."
+
+
 def probe(args: argparse.Namespace) -> int:
     """Measures the weights and their controls; prints and keeps the table."""
     start_logging()
@@ -156,6 +164,7 @@ def probe(args: argparse.Namespace) -> int:
     result = measure(networks_of(model), clips, args.k, args.cache, identity)
     result = {"weights": {"source": str(source), "hash": model.weights.digest()}} | result
     print(table(result))
+    print(summary(result["rows"]))
     out = args.out if args.init else args.workdir / "probe.json"
     if out:
         out.write_text(json.dumps(result, indent=2) + "\n")

@@ -30,6 +30,7 @@ def test_probe_prints_three_rows_and_report_shows_them(workdir, shapes_dir, caps
     printed = capsys.readouterr().out
     rows = json.loads((workdir / "probe.json").read_text())["rows"]
     assert [row["features"] for row in rows] == ["trained", "random weights", "raw 8x8x8 pixels"]
+    assert f"names the motion / shape / joint of {rows[0]['knn/motion']:.0f} / " in printed
     for row in rows:
         assert row["features"] in printed and 0 <= row["knn/motion"] <= 100
         assert set(row) == {"features"} | {f"{m}/{f}" for m in ("knn", "linear") for f in ("motion", "shape", "joint")}
