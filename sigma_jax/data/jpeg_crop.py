@@ -42,6 +42,14 @@ class _Header:
 def cut(images: Sequence[bytes], box: Box) -> tuple[list[bytearray], tuple[int, int]] | None:
     """JPEGs of the smallest parts that hold `box`, and the box's (top, left) in them.
 
+    A picture of 3 rows with S = 4 segments each, and the segments of a box that touches the last two rows:
+
+        header | s0 RST0 s1 RST1 s2 RST2 s3 RST3 | s4 RST4 s5 RST5 s6 RST6 s7 RST7 | s8 RST0 s9 RST1 s10 RST2 s11 EOI
+        header*                                         | s5 RST0 s6 RST1               | s9 RST2 s10 EOI
+
+    The header gets the height and width of the part; every segment keeps the marker behind it, which gets the number of
+    its new place.
+
     Args:
       images: n JPEGs, one video's: all with the same header.
       box: inside the pictures.
@@ -58,33 +66,45 @@ def cut(images: Sequence[bytes], box: Box) -> tuple[list[bytearray], tuple[int, 
     marks = _find_marks(joined, starts, sizes, header)
     if marks is None:
         return None
+    touched, (y, x, height, width) = _touched_segments(header, box)
+    head = bytearray(images[0][: header.size])
+    head[header.size_at : header.size_at + 4] = height.to_bytes(2, "big") + width.to_bytes(2, "big")
     # [n T+1]: bytes between which a segment and the marker behind it lie
     edges = np.concatenate([starts[:, None] + header.size, marks + 2], axis=1)
+    return _join_segments(joined, edges, marks, head, touched), (box[0] - y, box[1] - x)
 
+
+def _touched_segments(header: _Header, box: Box) -> tuple[np.ndarray, Box]:
+    """Numbers [rows columns] of the segments that `box` and the pixels beside it touch, and the box these make up."""
     top, left, height, width = box
-    per_segment = header.block[1] * (-(-header.width // header.block[1]) // header.segments)  # pixels
-    rows = np.arange(max(top - 1, 0) // header.block[0], min((top + height) // header.block[0] + 1, header.rows))
-    first, last = max(left - 1, 0) // per_segment, min((left + width) // per_segment + 1, header.segments)
-    low, high = edges[:, rows * header.segments + first], edges[:, rows * header.segments + last]  # [n rows]
+    block_height, block_width = header.block
+    segment_width = block_width * (-(-header.width // block_width) // header.segments)
+    rows = np.arange(max(top - 1, 0) // block_height, min((top + height) // block_height + 1, header.rows))
+    columns = np.arange(max(left - 1, 0) // segment_width, min((left + width) // segment_width + 1, header.segments))
+    y, x = int(rows[0]) * block_height, int(columns[0]) * segment_width
+    part_height = min(len(rows) * block_height, header.height - y)
+    part_width = min(len(columns) * segment_width, header.width - x)
+    return rows[:, None] * header.segments + columns, (y, x, part_height, part_width)
 
-    y, x = int(rows[0]) * header.block[0], first * per_segment
-    part_height = min(len(rows) * header.block[0], header.height - y)
-    part_width = min((last - first) * per_segment, header.width - x)
-    head = bytearray(images[0][: header.size])
-    head[header.size_at : header.size_at + 4] = part_height.to_bytes(2, "big") + part_width.to_bytes(2, "big")
 
-    # every segment keeps the marker behind it, which gets the number of its new place
-    places = header.size + np.cumsum(high - low, axis=1) - (high - low)  # of each row in the new JPEG
-    within = marks[:, rows[:, None] * header.segments + np.arange(first, last)] - low[..., None]
-    new_marks = (places[..., None] + within).reshape(len(images), -1)
+def _join_segments(
+    joined: bytes, edges: np.ndarray, marks: np.ndarray, head: bytearray, touched: np.ndarray
+) -> list[bytearray]:
+    """The JPEGs of the segments `touched` of all pictures behind `head`, their markers numbered anew."""
+    low, high = (
+        edges[:, touched[:, 0]],
+        edges[:, touched[:, -1] + 1],
+    )  # [n rows]: where each row's segments begin and end
+    places = len(head) + np.cumsum(high - low, axis=1) - (high - low)  # of each row in the new JPEG
+    new_marks = (places[..., None] + marks[:, touched] - low[..., None]).reshape(len(marks), -1)
     view, numbers, parts = memoryview(joined), _numbers(new_marks.shape[1]), []
-    for lows, highs, mark in zip(low.tolist(), high.tolist(), new_marks, strict=True):
+    for row_starts, row_ends, mark in zip(low.tolist(), high.tolist(), new_marks, strict=True):
         part = head.copy()
-        for a, b in zip(lows, highs, strict=True):
-            part += view[a:b]
+        for start, end in zip(row_starts, row_ends, strict=True):
+            part += view[start:end]
         np.frombuffer(part, np.uint8)[mark + 1] = numbers
         parts.append(part)
-    return parts, (top - y, left - x)
+    return parts
 
 
 def _read_header(image: bytes) -> _Header | None:

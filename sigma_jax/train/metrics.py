@@ -73,11 +73,11 @@ def _scalar(name: str, value: ArrayLike) -> int | float:
 def _open_after(path: Path, last_step: int) -> TextIO:
     """The file, to be appended to, without the lines of steps after `last_step`."""
     kept = []
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in path.read_text("utf-8", "replace").splitlines() if path.exists() else ():
         try:
-            step = json.loads(line)["step"]
-        except json.JSONDecodeError:
-            continue  # cut short when the process was killed
+            step = int(json.loads(line)["step"])
+        except (ValueError, TypeError, KeyError):
+            continue  # cut short when the process was killed, or what a crash of the machine left
         if step <= last_step:
             kept.append(line + "\n")
     with replacing(path) as partial:

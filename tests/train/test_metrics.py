@@ -38,7 +38,8 @@ def test_resume_has_each_step_once(tmp_path):
         writer.warn(step, f"slow at {step}")
     writer.close()
     path = tmp_path / "metrics.jsonl"
-    path.write_text(path.read_text() + '{"step": 8, "lo')  # killed while writing
+    torn = b'12\n\xff\n\0\0\n{"step": 8, "lo'  # killed while writing, by a crash of the machine too
+    path.write_bytes(path.read_bytes() + torn)
     writer = MetricWriter(tmp_path, active=True, resume_step=5)
     for step in range(6, 9):
         writer.write(step, {"loss": 2.0})
