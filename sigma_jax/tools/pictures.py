@@ -11,7 +11,9 @@ Exit code 0: written; 1: refused, with what the weights lack; 2: wrong usage.
 """
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +27,10 @@ from sigma_jax.runtime.logs import start_logging
 from sigma_jax.weights.frozen import FRAME_STRIDE, Pretrained, load
 
 KINDS = ("prototypes", "reconstruction")
+CAPTIONS = {
+    "prototypes": "the 25 tubes nearest to each of its most used prototypes.",
+    "reconstruction": "hidden tubes as predicted, with and without the true ones' mean and deviation.",
+}
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -54,27 +60,49 @@ def pictures(args: argparse.Namespace) -> int:
     start_logging()
     model = load(args.init, num_heads=args.num_heads, decoder_num_heads=args.decoder_num_heads)
     clip = read_clip(args.video, model, args.num_frames, args.stride)
-    kind = args.kind or ("prototypes" if "prototypes" in model.params else "reconstruction")
+    kind = args.kind or kind_of(model)
+    teacher = load(args.teacher) if args.teacher else None
+    options = {"seed": args.seed, "mask_ratio": args.mask_ratio, "standardized": not args.raw_pixels}
     if kind == "prototypes":
-        teacher = load(args.teacher) if args.teacher else None
-        scores = tube_scores(model, clip, teacher)
-    else:
-        views = reconstruct(model, clip, mask_ratio=args.mask_ratio, seed=args.seed, standardized=not args.raw_pixels)
+        options = {"max_prototypes": args.prototypes}
     try:
         args.out.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
         raise InvalidValue(f"--out={args.out} is a file; expected a folder") from error
-    path = args.out / f"{args.video.stem}_{kind}.png"
-    if kind == "prototypes":
-        tube_size = tuple(model.weights.sizes["tube_size"])
-        write_prototype_tubes(path, clip[0], scores, tube_size, max_prototypes=args.prototypes)
-    else:
-        write_reconstruction(path, views)
+    path = draw(model, clip, args.out / f"{args.video.stem}_{kind}.png", kind, teacher=teacher, options=options)
     print(f"{path}: {kind} of {args.video}")
     return 0
 
 
-def read_clip(path: Path, model: Pretrained, num_frames: int | None, stride: int) -> np.ndarray:
+def kind_of(model: Pretrained) -> str:
+    """The picture that the weights allow."""
+    return "prototypes" if "prototypes" in model.params else "reconstruction"
+
+
+def draw(
+    model: Pretrained,
+    clip: np.ndarray,
+    path: Path,
+    kind: str,
+    *,
+    teacher: Pretrained | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Path:
+    """Writes the picture of a clip uint8 [1 F y x 3].
+
+    Args:
+      options: of `write_prototype_tubes` or `reconstruct`.
+
+    Raises:
+      InvalidValue: the weights do not allow it; says what they lack.
+    """
+    if kind == "reconstruction":
+        return write_reconstruction(path, reconstruct(model, clip, **options or {}))
+    scores = tube_scores(model, clip, teacher)
+    return write_prototype_tubes(path, clip[0], scores, tuple(model.weights.sizes["tube_size"]), **options or {})
+
+
+def read_clip(path: Path, model: Pretrained, num_frames: int | None = None, stride: int = FRAME_STRIDE) -> np.ndarray:
     """The clip in the middle of a video file, uint8 [1 F y x 3].
 
     Raises:

@@ -1,9 +1,10 @@
 """Draws the pictures of a run again, with what has come since: probe results, and masks on videos of your own.
 
-    python -m sigma_jax.tools.report --workdir=runs/demo --data_dir=DATA/shapes [--videos=FOLDER]
+    python -m sigma_jax.tools.report --workdir=runs/demo --data_dir=DATA/shapes [--videos=FOLDER] [--video=FILE]
 
 Reads the newest checkpoint; writes workdir/pictures and workdir/report.html. With --videos the page also shows the
-first videos of a folder as the published recipe sees them: 16 frames of 224x224, 90 % of the tubes hidden.
+first videos of a folder as the published recipe sees them: 16 frames of 224x224, 90 % of the tubes hidden. With --video
+it shows what the model makes of one video, as tools.pictures does: its prototypes, or reconstructions.
 """
 
 import argparse
@@ -25,9 +26,11 @@ from sigma_jax.runtime.command import Command, leave
 from sigma_jax.runtime.config import load_json
 from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.runtime.logs import start_logging, telling
+from sigma_jax.tools.pictures import CAPTIONS, draw, kind_of, read_clip
 from sigma_jax.train.initial_weights import StartFrom
 from sigma_jax.train.loop import open_checkpoints
 from sigma_jax.train.setup import build
+from sigma_jax.weights.frozen import load
 
 PUBLISHED = TubeGrid()
 NUM_VIDEOS, STRIDE = 4, 2
@@ -65,12 +68,24 @@ def video_pictures(folder: Path, videos: Path) -> list[Picture]:
     ]
 
 
+def one_video(args: argparse.Namespace) -> list[Picture]:
+    """What the run's newest weights make of one video."""
+    model = load(args.checkpoint_dir or args.workdir)
+    kind = kind_of(model)
+    folder = args.workdir / "pictures"
+    folder.mkdir(exist_ok=True)
+    teacher = load(args.teacher) if args.teacher else None
+    path = draw(model, read_clip(args.video, model), folder / f"video_{kind}.png", kind, teacher=teacher)
+    return [Picture(path, f"Picture of {kind} of {args.video.name}", f"{args.video.name}: {CAPTIONS[kind]}")]
+
+
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=Path, required=True, help="folder of the run")
     parser.add_argument("--checkpoint_dir", help="its checkpoints, where training had this flag too")
     parser.add_argument("--data_dir", required=True, help="folder of the run's record shards")
     parser.add_argument("--videos", type=Path, help="folder of videos to show with masks")
+    parser.add_argument("--video", type=Path, help="file: what the model makes of it")
     parser.add_argument("--teacher", help="weights of the frozen teacher, as in training")
     return parser.parse_args(argv)
 
@@ -87,6 +102,7 @@ def report(args: argparse.Namespace) -> int:
         raise CheckpointError(f"no checkpoint in {run.checkpoint_dir}: train first")
     state, _, _ = checkpoints.restore(latest, run.program.abstract_state)
     more = video_pictures(args.workdir / "pictures", args.videos) if args.videos else []
+    more += one_video(args) if args.video else []
     with telling("drawing pictures"):
         page = write_report(run.trained(state), run.place, more)
     print(f"report: {page}")

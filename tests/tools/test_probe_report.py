@@ -16,6 +16,7 @@ from sigma_jax.weights.frozen import Pretrained, load, untrained
 from tests.train.test_main import shrunk
 
 CLIPS = Path(__file__).resolve().parents[1] / "data" / "clips"
+VIDEO = CLIPS / "sign" / "milk.webm"
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +43,13 @@ def test_probe_prints_three_rows_and_report_shows_them(workdir, shapes_dir, caps
         and kept["test"]["clips"] == len(RecordSource(shapes_dir, "val"))
     )
     assert kept["weights"]["hash"] == read_weights(workdir).digest()
-    assert report.main([f"--workdir={workdir}", f"--data_dir={shapes_dir}", f"--videos={CLIPS}"]) == 0
+    assert (
+        report.main([f"--workdir={workdir}", f"--data_dir={shapes_dir}", f"--videos={CLIPS}", f"--video={VIDEO}"]) == 0
+    )
     page = (workdir / "report.html").read_text()
     assert "random weights" in page and "the 'command line'" in page.replace("&#x27;", "'")
-    assert page.count("<img") == 6  # curves, clips still and moving, prototypes, videos still and moving
+    assert page.count("<img") == 7  # curves, clips still and moving, prototypes, videos still and moving, one video
+    assert "milk.webm: the 25 tubes nearest" in page
 
 
 def test_checkpoints_may_lie_elsewhere(workdir, shapes_dir, tmp_path):
