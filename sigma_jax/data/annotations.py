@@ -5,6 +5,7 @@ messages.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -69,6 +70,17 @@ class Labels:
         """1 for every class that the video has at some time, uint8 [num_classes]."""
         spans = tuple((span[0], 0, 0) for span in self.spans)
         return Labels(spans, at=self.at).between(0, 0, num_classes)
+
+    def in_frames(self, times: Sequence[float]) -> "Labels":
+        """The same in frames, given the seconds at which each is shown (decode.VideoInfo.times): also where a video
+        shows its frames at uneven times. A frame belongs to the labels of the moment at which it appears."""
+        if not self.in_seconds or not np.isfinite(times).all() or not len(times):
+            return self
+        spans = tuple(
+            (label, int(np.searchsorted(times, first, "left")), int(np.searchsorted(times, last, "right")) - 1)
+            for label, first, last in self.spans
+        )
+        return Labels(spans, at=self.at)
 
 
 Annotation: TypeAlias = Cycles | Labels

@@ -10,7 +10,7 @@ import multiprocessing
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, replace
@@ -138,19 +138,26 @@ def read_video(entry: Entry, label: int, payload: Payload) -> tuple[Record, str]
     if entry.path.is_dir():
         frames, warning = choose_frames(entry.path, *entry.images)
         record = store_frames(frames, payload)
-        warning = warning or (ONE_FRAME if record.num_frames == 1 else "")
+        warning, times = warning or (ONE_FRAME if record.num_frames == 1 else ""), ()
     elif entry.path.stat().st_size > MAX_BYTES:  # before it fills the memory
         raise BadVideo(f"{entry.path.stat().st_size} bytes, more than {MAX_BYTES}: cut or re-encode it")
     else:
         record, info = store(entry.path.read_bytes(), payload)
-        warning = info.warning
-    if entry.annotation:
-        try:
-            annotations.decode(entry.annotation).check(record.num_frames)
-        except ValueError as error:
-            raise BadVideo(str(error)) from error
-    record = replace(record, key=entry.key, label=label, label_name=entry.label, annotation=entry.annotation)
-    return record, warning
+        warning, times = info.warning, info.times
+    told = _annotation_of(entry, record.num_frames, times)
+    return replace(record, key=entry.key, label=label, label_name=entry.label, annotation=told), warning
+
+
+def _annotation_of(entry: Entry, num_frames: int, times: Sequence[float]) -> str:
+    """The annotation that is stored: seconds become frames where it is known when these are shown."""
+    if not entry.annotation:
+        return ""
+    try:
+        annotation = annotations.decode(entry.annotation)
+        annotation.check(num_frames)
+    except ValueError as error:
+        raise BadVideo(str(error)) from error
+    return annotations.encode(annotation.in_frames(times) if isinstance(annotation, annotations.Labels) else annotation)
 
 
 class _OpenShard:
