@@ -32,7 +32,8 @@ from sigma_jax.runtime.command import Command, leave
 from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.runtime.files import replacing
 from sigma_jax.runtime.logs import start_logging
-from sigma_jax.weights.frozen import FRAME_STRIDE, Pretrained, load
+from sigma_jax.weights.formats import WHICH
+from sigma_jax.weights.frozen import Pretrained, load
 
 POOLS = ("mean", "time", "none")
 
@@ -92,14 +93,13 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--init", required=True, help="weights in any format")
     parser.add_argument("--out", required=True, type=Path, help="folder for the features")
     parser.add_argument("--num_frames", type=int, help="frames in a window (default: those of training)")
-    parser.add_argument(
-        "--stride", type=int, default=FRAME_STRIDE, help=f"frames between them (default {FRAME_STRIDE})"
-    )
+    parser.add_argument("--stride", type=int, help="frames between them (default: as in training, or 4)")
     parser.add_argument("--window_step", type=int, help="frames from window to window (default: no overlap)")
     parser.add_argument("--size", type=int, help="short side and centre crop in pixels (default: that of training)")
     parser.add_argument("--pool", choices=POOLS, default="mean")
     parser.add_argument("--batch_size", type=int, default=8, help="windows at once (default 8)")
     parser.add_argument("--num_workers", type=int, default=4, help="decoding threads (default 4)")
+    parser.add_argument("--weights", choices=WHICH, default="model", help="ema: averaged weights")
     parser.add_argument("--num_heads", type=int, help="where the weights do not say and width / 64 is wrong")
     args = parser.parse_args(argv)
     for name in ("num_frames", "stride", "window_step", "size", "batch_size", "num_workers"):
@@ -123,7 +123,7 @@ def extract(args: argparse.Namespace) -> tuple[int, int]:
     entries, _ = list_folder(args.videos)
     if not entries:
         raise InvalidValue(f"--videos={args.videos}: no video files in it")
-    model = load(args.init, num_heads=args.num_heads)
+    model = load(args.init, num_heads=args.num_heads, weights=args.weights)
     settings = settings_of(model, args)
     args.out.mkdir(parents=True, exist_ok=True)
     claim(args.out, settings, args.init)
@@ -147,10 +147,11 @@ def settings_of(model: Pretrained, args: argparse.Namespace) -> Settings:
     sizes = model.weights.sizes
     num_frames = args.num_frames or sizes.get("num_frames", 16)
     side = args.size or sizes.get("image_size", 224)
-    span = num_frames * args.stride
+    stride = args.stride or model.frame_stride
+    span = num_frames * stride
     side = side if isinstance(side, int) else min(side)
     step = args.window_step or span
-    return Settings(model.report.digest, num_frames, args.stride, step, side, args.pool)
+    return Settings(model.report.digest, num_frames, stride, step, side, args.pool)
 
 
 def claim(out: Path, settings: Settings, source: str) -> None:

@@ -24,7 +24,8 @@ from sigma_jax.report.reconstruction import reconstruct, write_reconstruction
 from sigma_jax.runtime.command import Command, leave
 from sigma_jax.runtime.errors import InvalidValue, NotThere
 from sigma_jax.runtime.logs import start_logging
-from sigma_jax.weights.frozen import FRAME_STRIDE, Pretrained, load
+from sigma_jax.weights.formats import WHICH
+from sigma_jax.weights.frozen import Pretrained, load
 
 KINDS = ("prototypes", "reconstruction")
 CAPTIONS = {
@@ -44,12 +45,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--teacher", help="of SIGMA-DINO weights: the frozen network they were trained with")
     parser.add_argument("--prototypes", type=int, default=7, help="panels (default 7, as in the paper)")
     parser.add_argument("--num_frames", type=int, help="of the clip (default: those of training)")
-    parser.add_argument(
-        "--stride", type=int, default=FRAME_STRIDE, help=f"frames between them (default {FRAME_STRIDE})"
-    )
+    parser.add_argument("--stride", type=int, help="frames between them (default: as in training, or 4)")
     parser.add_argument("--mask_ratio", type=float, default=0.9, help="hidden share of a reconstruction (default .9)")
     parser.add_argument("--seed", type=int, default=0, help="of the mask (default 0)")
     parser.add_argument("--raw_pixels", action="store_true", help="the model was trained on pixels as they are")
+    parser.add_argument("--weights", choices=WHICH, default="model", help="ema: averaged weights")
     parser.add_argument("--num_heads", type=int, help="where the weights do not say and width / 64 is wrong")
     parser.add_argument("--decoder_num_heads", type=int, help="likewise of the decoder")
     return parser.parse_args(argv)
@@ -58,8 +58,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def pictures(args: argparse.Namespace) -> int:
     """Draws one picture and says where it is."""
     start_logging()
-    model = load(args.init, num_heads=args.num_heads, decoder_num_heads=args.decoder_num_heads)
-    clip = read_clip(args.video, model, args.num_frames, args.stride)
+    model = load(args.init, num_heads=args.num_heads, decoder_num_heads=args.decoder_num_heads, weights=args.weights)
+    clip = read_clip(args.video, model, args.num_frames, args.stride or model.frame_stride)
     kind = args.kind or kind_of(model)
     teacher = load(args.teacher) if args.teacher else None
     options = {"seed": args.seed, "mask_ratio": args.mask_ratio, "standardized": not args.raw_pixels}

@@ -34,6 +34,7 @@ from sigma_jax.runtime.command import Command, WrongUsage, leave
 from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.runtime.files import replacing
 from sigma_jax.runtime.logs import start_logging
+from sigma_jax.weights.formats import WHICH
 from sigma_jax.weights.frozen import Pretrained, load
 
 HELD_OUT = 10  # every so many-th training video chooses the head where there is no val split
@@ -74,6 +75,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--multi_label", type=Path, help="file of `key label label ...` lines")
     parser.add_argument("--few_shot", type=int, default=0, help="training videos per class; 0: all")
     parser.add_argument("--few_shot_seeds", type=_integers, default=(0, 1, 2), help="of the choice (default 0,1,2)")
+    parser.add_argument("--weights", choices=WHICH, default="model", help="ema: averaged weights")
     parser.add_argument("--num_heads", type=int, help="of the encoder, where the weights do not say")
     parser.add_argument("--bfloat16", action="store_true", help="compute in bfloat16")
     args = parser.parse_args(argv)
@@ -88,7 +90,7 @@ def probe(args: argparse.Namespace) -> int:
     start_logging()
     dtype = jnp.bfloat16 if args.bfloat16 else jnp.float32
     settings = grid_settings(args, dtype)
-    model = load(args.init, num_heads=args.num_heads, compute=Compute(dtype=dtype))
+    model = load(args.init, num_heads=args.num_heads, weights=args.weights, compute=Compute(dtype=dtype))
     classes = read_classes(args.data_dir, args.train_split).num_classes
     names = [name for name in dict.fromkeys((args.train_split, args.val_split, args.test_split)) if name]
     found = {name: split_tokens(args, model, classes, name) for name in names}

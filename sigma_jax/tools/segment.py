@@ -40,6 +40,7 @@ from sigma_jax.report.overlays import cluster_numbers, object_numbers, write_ove
 from sigma_jax.runtime.command import Command, WrongUsage, leave
 from sigma_jax.runtime.errors import InvalidValue, NotThere
 from sigma_jax.runtime.logs import start_logging
+from sigma_jax.weights.formats import WHICH
 from sigma_jax.weights.frozen import Pretrained, load
 
 FRAMES_OF = {"davis": 16, "ytvos": 4, "folder": 16}  # caption of the paper's table; of a folder as DAVIS
@@ -96,6 +97,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", required=True, type=Path, help="folder for the results")
     parser.add_argument("--split", help="davis: val (default) or train; ytvos: train (default)")
     parser.add_argument("--names", type=Path, help="file with one sequence a line: measure those alone")
+    parser.add_argument("--weights", choices=WHICH, default="model", help="ema: averaged weights")
     parser.add_argument("--num_heads", type=int, help="where the weights do not say and width / 64 is wrong")
     parser.add_argument("--bfloat16", action="store_true", help="compute features in bfloat16")
     parser.add_argument("--overlays", type=int, default=30, help="pictures of so many clips (default 30)")
@@ -143,7 +145,7 @@ def segment(args: argparse.Namespace) -> int:
         raise NotThere(f"--predictions={args.predictions} is no folder")
     settings = propagation_settings(args) if propagates else clustering_settings(args)
     compute = Compute(dtype=jnp.bfloat16 if args.bfloat16 else jnp.float32)
-    model = load(args.init, num_heads=args.num_heads, compute=compute) if args.init else None
+    model = load(args.init, num_heads=args.num_heads, weights=args.weights, compute=compute) if args.init else None
     made_of = description(args, data, settings, model)
     folder = ResultFolder(args.out, made_of)
     if propagates:
