@@ -59,7 +59,7 @@ def pictures(args: argparse.Namespace) -> int:
     """Draws one picture and says where it is."""
     start_logging()
     model = load(args.init, num_heads=args.num_heads, decoder_num_heads=args.decoder_num_heads, weights=args.weights)
-    clip = read_clip(args.video, model, args.num_frames, args.stride or model.frame_stride)
+    clip = read_clip(args.video, model, args.num_frames, args.stride)
     kind = args.kind or kind_of(model)
     teacher = load(args.teacher) if args.teacher else None
     options = {"seed": args.seed, "mask_ratio": args.mask_ratio, "standardized": not args.raw_pixels}
@@ -102,7 +102,7 @@ def draw(
     return write_prototype_tubes(path, clip[0], scores, tuple(model.weights.sizes["tube_size"]), **options or {})
 
 
-def read_clip(path: Path, model: Pretrained, num_frames: int | None = None, stride: int = FRAME_STRIDE) -> np.ndarray:
+def read_clip(path: Path, model: Pretrained, num_frames: int | None = None, stride: int | None = None) -> np.ndarray:
     """The clip in the middle of a video file, uint8 [1 F y x 3].
 
     Raises:
@@ -114,7 +114,7 @@ def read_clip(path: Path, model: Pretrained, num_frames: int | None = None, stri
     num_frames = num_frames or model.weights.sizes.get("num_frames", 16)
     try:
         count = probe(data).num_frames
-        frames = decode_frames(data, center_indices(count, num_frames, stride), count)
+        frames = decode_frames(data, center_indices(count, num_frames, stride or model.frame_stride), count)
     except BadVideo as error:
         raise BadVideo(f"{path}: {error}") from error
     return model.preprocess(frames, num_frames, 1)
