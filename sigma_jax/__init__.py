@@ -14,6 +14,8 @@ Where each term of the paper lives:
   symmetric cross-prediction      objective/sigma.py
   VideoMAE control (L2)           objective/reconstruction.py
   a training step's loss          tasks/pretrain.py, tasks/classify.py; one file per task, base.py is the protocol
+  video object segmentation       evals/segmentation/ (Benchmark II), drawn by report/overlays.py (figure 3)
+  prototypes of one video         report/prototype_tubes.py (figures 4 and 5)
   what is measured, and when      evals/, one file per evaluator; tasks list theirs, train/loop.py runs them
 """
 
