@@ -22,6 +22,7 @@ from sigma_jax.runtime.errors import InvalidValue
 BACKENDS = ("auto", "xla", "cudnn", "pallas", "lean")
 NEEDS = {"cudnn": ("gpu", "a GPU"), "pallas": ("tpu", "a TPU")}
 LEAN_KEYS = 512  # with fewer keys a head's weights are small and one batched product is faster
+OLDEST_GPU, OLDEST_CUDNN = 8.0, 90000  # of cuDNN's fused attention, and of JAX for CUDA 13
 SAVED_NAME = "attention"  # of what rematerialisation keeps, see models/transformer.py
 
 
@@ -42,6 +43,22 @@ def check_backend(backend: str, platform: str | None = None) -> str:
     if backend == "auto":
         return {"gpu": "cudnn", "cpu": "lean", "tpu": "pallas"}.get(platform, "xla")
     return backend
+
+
+def cudnn_problem() -> str:
+    """Why cuDNN cannot attend on the GPU at hand, in words; "" where it can, or where no GPU is at hand."""
+    if jax.default_backend() != "gpu":
+        return ""
+    capability = float(getattr(jax.local_devices()[0], "compute_capability", OLDEST_GPU))
+    if capability < OLDEST_GPU:
+        return f"it needs a GPU of compute capability {OLDEST_GPU}, and this one has {capability}"
+    try:
+        from jax._src.cudnn import fused_attention_stablehlo
+
+        version = fused_attention_stablehlo.check_cudnn_version()
+    except (ImportError, AttributeError, RuntimeError) as error:
+        return f"it does not load ({str(error).splitlines()[0]})"
+    return "" if version >= OLDEST_CUDNN else f"it is version {version}, and {OLDEST_CUDNN} is needed"
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, backend: str = "auto") -> jax.Array:

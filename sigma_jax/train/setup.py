@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from absl import logging
 from ml_collections import ConfigDict
 
 from sigma_jax.data.identity import identify
@@ -17,7 +18,7 @@ from sigma_jax.data.loader import Loader
 from sigma_jax.evals.protocol import Evaluator
 from sigma_jax.models.pretrain import Compute
 from sigma_jax.models.transformer import REMAT_POLICIES
-from sigma_jax.ops.attention import check_backend
+from sigma_jax.ops.attention import check_backend, cudnn_problem
 from sigma_jax.report.run import Trained
 from sigma_jax.runtime.config import read_section, recorded
 from sigma_jax.runtime.errors import InvalidValue, UserError
@@ -162,9 +163,28 @@ def build_compute(section: ConfigDict, platform: str | None = None) -> Compute:
         raise InvalidValue(
             f"compute.remat {section.remat!r} is unknown: choose one of auto, {', '.join(REMAT_POLICIES)}"
         )
-    return Compute(
-        DTYPES[name], check_backend(section.attention, platform), remat, resolve_unroll(section.unroll, platform)
-    )
+    backend = usable_backend(section.attention, platform)
+    return Compute(DTYPES[name], backend, remat, resolve_unroll(section.unroll, platform))
+
+
+def usable_backend(asked: str, platform: str) -> str:
+    """The attention backend for a platform; where 'auto' finds no usable cuDNN, another, with a warning of its price.
+
+    Raises:
+      InvalidValue: a backend that is unknown, of another platform, or cuDNN by name where it is not usable.
+    """
+    backend = check_backend(asked, platform)
+    problem = cudnn_problem() if backend == "cudnn" else ""
+    if problem and asked == "cudnn":
+        raise InvalidValue(f"compute.attention=cudnn cannot be used: {problem}; choose auto or xla")
+    if problem:
+        logging.warning(
+            "cuDNN's attention cannot be used: %s. compute.attention=xla is used instead; on an H100 a step took 1.85 "
+            "times as long with it, and 2.6 times the memory (launch/BENCHMARKS.md)",
+            problem,
+        )
+        return "xla"
+    return backend
 
 
 def resolve_unroll(unroll: str | int, platform: str) -> int:
