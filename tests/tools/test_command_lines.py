@@ -20,7 +20,7 @@ MISSING = {
     "tools.doctor": ["--config=configs/demo.py", "--data_dir={absent}"],
     "tools.evidence": ["--workdir={file}/x", "--data_dir={absent}"],
     "tools.features": ["--videos={absent}", "--init={absent}", "--out={tmp}/out"],
-    "tools.measure": ["--only=no_such_stage"],
+    "tools.measure": ["--folder={file}/x", "--only=objective", "--smoke"],
     "tools.model_zoo": ["--manifest={absent}"],
     "tools.pictures": ["--video={absent}", "--init={absent}", "--out={tmp}/out"],
     "tools.plan": ["--config={absent}/x.py"],
