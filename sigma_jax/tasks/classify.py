@@ -147,7 +147,7 @@ class ClassificationTask(Task):
         sampling = self.data.clips.sampling
         return super().facts(data_dir) | {
             "pooling": self.pooling,
-            "num_classes": classes.num_classes,
+            "num_classes": self.num_classes,
             "class_names": classes.names,
             "label_hash": self.data.label_hash,
             "sampling": sampling.kind,

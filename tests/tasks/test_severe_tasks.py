@@ -21,6 +21,8 @@ from sigma_jax.runtime.config import apply_overrides, load_config
 from sigma_jax.runtime.sharding import shard_batch
 from sigma_jax.tasks.base import Place, task_class
 from sigma_jax.tools import synthetic_severe
+from sigma_jax.train import loop, setup
+from sigma_jax.train.evaluate import evaluate
 from sigma_jax.train.setup import build_task, resolve
 
 SMALL = VideoSize(width=24, depth=2, num_heads=2, decoder_width=8, decoder_depth=1, decoder_num_heads=2)
@@ -104,6 +106,27 @@ def test_one_device_and_eight_measure_and_learn_alike(toys, tmp_path, score, kin
             number = int(video["key"].rsplit("c", 1)[1])
             assert video["true"] == len(render_cycles(0, number)[1]) - 1
     assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_counting_run_is_kept_with_its_clips_and_measured_again(toys, tmp_path):
+    data, shrunk = str(toys / "cycles"), {"batch_size": "8", "objective.lifetime": "2", "total_steps": "2"}
+    shrunk |= {"optim.warmup_steps": "1", "log_every_steps": "1", "checkpoint.save_every_steps": "1"}
+    config = load_config("configs/severe.py:score=ucf_rc,size=tiny")
+    config = apply_overrides(config, SHRUNK | shrunk | {"evals.val_every_steps": "2"})
+    run = setup.build(config, tmp_path / "run", data)
+    state = loop.train(run)
+    checkpoints = loop.open_checkpoints(run)
+    try:
+        kept = loop.restore_or_init(run, checkpoints, loop.NOTHING)
+    finally:
+        checkpoints.close()
+    assert int(kept.memory["turn"]) == 2 and (np.asarray(kept.memory["ring"]["length"]) > 0).all()
+    jax.tree.map(np.testing.assert_array_equal, kept.memory, state.memory)
+    task = setup.build_task(setup.resolve(config, data))
+    evaluate(task, Place(data, tmp_path / "again"), str(tmp_path / "run"))
+    first, again = (json.loads((tmp_path / name / "eval/result.json").read_text()) for name in ("run", "again"))
+    assert first["videos"] == again["videos"] and first["relative_error"] == again["relative_error"]
 
 
 def test_missing_videos_make_a_result_incomplete(toys, tmp_path):
