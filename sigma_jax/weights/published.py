@@ -39,7 +39,7 @@ NOT_USED = {  # of a teacher: name -> why it is left out
 V_JEPA = "V-JEPA (Bardes et al. 2024, Assran et al. 2025)"
 FOREIGN = (  # (pattern of a name, what the file is)
     (r"(^|\.)rope_embed\.|(^|\.)storage_tokens$|qkv\.bias_mask$", "DINOv3, with rotary positions"),
-    (r"(^|\.)predictor_(embed|pos_embed|blocks)\b|^backbone\.predictor|^target_encoder\.", f"{V_JEPA}"),
+    (r"(^|\.)predictor_(embed|pos_embed|blocks)\b|^backbone\.predictor|^target_encoder\.", V_JEPA),
     (r"(^|\.)mlp\.w12\.", "a ViT-g of DINOv2, with SwiGLU instead of an MLP"),
     (r"(^|\.)mlp\.layers\.\d|patch_embed\.projection\.", "a checkpoint of mmaction2 or mmpretrain, with other names"),
     (r"(^|\.)dist_token$", "a distilled DeiT"),

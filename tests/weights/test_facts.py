@@ -1,12 +1,16 @@
 """Facts that no array tells: compared in one place, kept by every format, classes matched by name."""
 
+import ast
 import dataclasses
 import json
+import re
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
+import sigma_jax
 from sigma_jax.weights.facts import RECORDED, matched
 from sigma_jax.weights.formats import describe, read_weights, write_weights
 from sigma_jax.weights.frozen import load
@@ -153,3 +157,23 @@ def test_class_names_of_hugging_face_that_nobody_gave_are_none(tmp_path):
     write_weights(tmp_path, classifier(), "hf")
     assert json.loads((tmp_path / "config.json").read_text())["id2label"]["10"] == "LABEL_10"
     assert "class_names" not in read_weights(tmp_path).sizes
+
+
+def test_messages_name_only_flags_that_the_running_command_has():
+    """Reading weights is shared by commands: what it says must hold for each of them."""
+    package = Path(sigma_jax.__file__).parent
+    said = set()
+    for path in (package / "weights").glob("*.py"):
+        texts = (node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant))
+        said |= {flag for text in texts if isinstance(text, str) for flag in re.findall(r"--[a-z_]+", text)}
+    of_main = {
+        "--init",
+        "--mode",
+        "--config",
+        "--allow_missing",
+    }  # only main compares facts and names what may be absent
+    of_convert = {"--to"}  # only convert writes
+    assert said <= of_main | of_convert | {"--weights"}
+    for path in (*(package / "tools").glob("*.py"), package / "main.py"):
+        if "read_weights(" in path.read_text() or re.search(r"\bload\(\s*args\.init|FLAGS\.init", path.read_text()):
+            assert re.search(r'"(--)?weights"', path.read_text()), f"{path} has no --weights"

@@ -6,10 +6,12 @@ import jax
 import numpy as np
 import pytest
 
+from sigma_jax.weights import huggingface
 from sigma_jax.weights.formats import detect_format, read_weights, write_weights
 from sigma_jax.weights.frozen import check
 from sigma_jax.weights.pth import write_pth
 from sigma_jax.weights.weights_file import METADATA, UnreadableWeights, Weights, WeightsMismatch, write_npz
+from tests.weights.test_pth import text, with_company
 from tests.weights.weights_samples import NAMES, golden, heads_of, sample
 
 PLACES = {"npz": "w.npz", "pth": "w.pth", "hf": "folder", "orbax": "run"}
@@ -217,3 +219,86 @@ def test_sizes_survive_as_they_were(tmp_path):
     with np.load(tmp_path / "w.npz") as file:
         metadata = json.loads(str(file[METADATA]))
     assert metadata["kind"] == "pretrain" and metadata["digest"] == weights.digest()
+
+
+def with_swiglu(arrays):
+    return arrays | {"blocks.0.mlp.w12.weight": np.zeros((8, 48), np.float32)}
+
+
+def with_rotary_positions(arrays):
+    return {k: v for k, v in arrays.items() if k != "pos_embed"} | {"rope_embed.periods": np.zeros(6, np.float32)}
+
+
+def with_a_bias_for_keys(arrays):
+    biases = {f"blocks.{i}.attn.qkv.bias": np.zeros(144, np.float32) for i in range(2)}
+    kept = {k: v for k, v in arrays.items() if not k.endswith(("q_bias", "v_bias")) and not k.startswith("head")}
+    return {k.replace("fc_norm", "norm"): v for k, v in kept.items()} | biases
+
+
+def of_width_1408(arrays):
+    return arrays | {"patch_embed.proj.weight": np.zeros((1408, 3, 2, 14, 14), np.float32)}
+
+
+FOREIGN = {
+    with_swiglu: ("dinov2_vit", "is a ViT-g of DINOv2"),
+    with_rotary_positions: ("dino_vit", "is DINOv3, with rotary positions"),
+    with_a_bias_for_keys: ("finetune_cls", "is a video transformer like V-JEPA"),
+    of_width_1408: ("finetune_cls", "is a ViT-g of VideoMAE V2"),
+}
+
+
+@pytest.mark.parametrize("change", FOREIGN, ids=lambda f: f.__name__)
+def test_relatives_are_refused_by_naming_what_they_are(tmp_path, change):
+    name, message = FOREIGN[change]
+    write_pth(tmp_path / "w.pth", change(golden(name)[0]))
+    with pytest.raises(WeightsMismatch, match=rf"w\.pth {message}.*expected SIGMA, VideoMAE, DINO or DINOv2"):
+        read_weights(tmp_path / "w.pth", num_heads=3)
+
+
+def test_v_jepa_is_refused_by_its_wrappers(tmp_path):
+    with_company(tmp_path / "w.pth", b"}" + text("a") + b"}s", key="encoder", first="target_encoder")
+    with pytest.raises(WeightsMismatch, match=r"w\.pth is V-JEPA"):
+        read_weights(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        ({"model_type": "vjepa2"}, r"config\.json is V-JEPA"),
+        ({"model_type": "dinov3_vit"}, r"config\.json is DINOv3"),
+        ({"use_swiglu_ffn": True}, r"config\.json is a ViT-g of DINOv2"),
+        ({"layer_norm_eps": 1e-3}, r"config\.json: layer_norm_eps is 0\.001"),
+    ],
+)
+def test_folders_of_relatives_are_refused_by_naming_what_they_are(tmp_path, change, message):
+    write_weights(tmp_path, sample("finetune_cls"), "hf")
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(ValueError, match=message):
+        read_weights(tmp_path)
+
+
+def test_other_pixel_statistics_are_refused(tmp_path):
+    write_weights(tmp_path, sample("finetune_cls"), "hf")
+    for mean, is_fine in (([0.485, 0.456, 0.406], True), ([0.5, 0.5, 0.5], False)):
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_mean": mean}))
+        if is_fine:
+            read_weights(tmp_path)
+        else:
+            with pytest.raises(UnreadableWeights, match=r"image_mean is \[0\.5, 0\.5, 0\.5\]"):
+                read_weights(tmp_path)
+
+
+@pytest.mark.parametrize("has_config", [True, False])
+def test_pytorch_model_bin_of_hugging_face(tmp_path, has_config):
+    write_weights(tmp_path, sample("finetune_cls"), "hf")
+    arrays, _ = huggingface.read_arrays(tmp_path)
+    write_pth(tmp_path / "pytorch_model.bin", {name: np.asarray(array) for name, array in arrays.items()})
+    (tmp_path / "model.safetensors").unlink()
+    if has_config:
+        assert read_weights(tmp_path).digest() == sample("finetune_cls").digest()
+    else:
+        (tmp_path / "config.json").unlink()
+    weights = read_weights(tmp_path / "pytorch_model.bin", num_heads=None if has_config else 3)
+    assert weights.digest() == sample("finetune_cls").digest()
+    assert ("no config.json beside it" in weights.notes[0]) if not has_config else not weights.notes

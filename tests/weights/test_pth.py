@@ -162,9 +162,9 @@ def test_pytorch_reads_what_is_written(tmp_path):
             np.testing.assert_array_equal(read[name].numpy(), array)
 
 
-def with_company(path, company: bytes, arrays=None, key: str = "company"):
+def with_company(path, company: bytes, arrays=None, key: str = "company", first: str = "model"):
     """A file of one weight beside which lies whatever `company`, a pickle's body, leaves on the stack."""
-    write_pth(path, arrays or {"a.weight": np.arange(4, dtype=np.float32)})
+    write_pth(path, arrays or {"a.weight": np.arange(4, dtype=np.float32)}, key=first)
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     members["archive/data.pkl"] = members["archive/data.pkl"][:-1] + text(key) + company + b"s."
