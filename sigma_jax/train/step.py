@@ -28,8 +28,8 @@ def train_step(
 ) -> Step:
     """The update of a task, to be jitted with the state donated.
 
-    Narrated: constrain the parameters (unit prototypes), take loss and gradient, update, and keep the old values when
-    loss or gradient is not finite (counted; the step number moves on, so the next batch and mask are new ones).
+    Constrain the parameters (unit prototypes), take loss and gradient, update; keep the old values where one is not
+    finite (counted; the step number moves on, so the next batch and mask are new ones).
 
     Args:
       optimizer: its update is also given `finite`, a bool scalar, and `step` (see `optimizer.adamw`).
@@ -59,13 +59,12 @@ def train_step(
             "nonfinite_run": (state.nonfinite_run + 1) * skipped,
         }
         rate = {} if learning_rate is None else {"lr": learning_rate(state.step)}
-        new_state = TrainState(
-            step=state.step + 1,
-            params=_chosen(finite, updated, params),
-            opt_state=_chosen(finite, opt_state, state.opt_state),
-            memory=_chosen(finite, memory, state.memory),
-            **counts,
-        )
+        kept = {
+            "params": _chosen(finite, updated, params),
+            "opt_state": _chosen(finite, opt_state, state.opt_state),
+            "memory": _chosen(finite, memory, state.memory),
+        }
+        new_state = TrainState(step=state.step + 1, **kept, **counts)
         return new_state, metrics | {"loss": loss, "grad_norm": grad_norm} | counts | rate
 
     return step
