@@ -137,9 +137,10 @@ def _length_notes(container, stream, times: tuple[float, ...], fps: float) -> It
 
 def _stream_notes(container, stream) -> Iterator[str]:
     """Says which of several video streams was taken."""
-    others = [f"{s.index} ({s.width}x{s.height})" for s in _video_streams(container) if s.index != stream.index]
+    sizes = {s.index: "{}x{}".format(*_declared_size(s)) for s in _video_streams(container)}
+    others = [f"{index} ({size})" for index, size in sizes.items() if index != stream.index]
     if others:
-        yield f"video stream {stream.index} ({stream.width}x{stream.height}) taken, not {', '.join(others)}"
+        yield f"video stream {stream.index} ({sizes[stream.index]}) taken, not {', '.join(others)}"
 
 
 @contextlib.contextmanager
@@ -187,7 +188,14 @@ def _rank(stream) -> int:
     """FFmpeg's choice among video streams is the first of the highest: pixels, and a bonus for the default stream."""
     import av
 
-    return stream.width * stream.height + 5_000_000 * bool(stream.disposition & av.stream.Disposition.default)
+    width, height = _declared_size(stream)
+    return width * height + 5_000_000 * bool(stream.disposition & av.stream.Disposition.default)
+
+
+def _declared_size(stream) -> tuple[int, int]:
+    """(width, height); 0, 0 where there is no decoder that could tell."""
+    context = stream.codec_context
+    return (context.width, context.height) if context else (0, 0)
 
 
 def _frames(container, stream) -> Iterator:

@@ -143,6 +143,18 @@ def test_of_several_streams_the_one_that_ffmpeg_takes(sizes, defaults, taken):
     assert frame.shape == (2, info.height, info.width, 3) and abs(int(frame.mean()) - 40 - 50 * taken) < 4
 
 
+@pytest.mark.parametrize("sizes", [[LARGE], [SMALL, LARGE]])
+def test_streams_without_a_decoder_are_bad_videos_or_not_taken(sizes):
+    data = _streams(sizes, set(range(len(sizes))))
+    unknown = data[::-1].replace(b"avc1"[::-1], b"xq9z"[::-1], 1)[::-1]  # of the last stream
+    if len(sizes) == 1:
+        with pytest.raises(BadVideo, match="no decoder for this video codec"):
+            decode.probe(unknown)
+    else:
+        info = decode.probe(unknown)
+        assert (info.width, info.height) == SMALL and info.warning == "video stream 0 (32x32) taken, not 1 (0x0)"
+
+
 def test_a_video_of_one_frame_is_flagged():
     assert decode.probe(_encode(1, {})).warning == "one frame: a picture, not a video"
     assert not decode.probe(_encode(2, {})).warning
