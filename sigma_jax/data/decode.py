@@ -57,10 +57,10 @@ def decode_frames(data: bytes | Path, indices: np.ndarray, num_frames: int | Non
     wanted = np.unique(indices)
     frames = None
     if num_frames and len(wanted) <= wanted[-1]:  # of all frames up to the last there is nothing to leave out
-        with _open(data) as (container, stream):
+        with _open(data) as (container, stream), decoder_errors("not readable as a video"):
             frames = _decode_by_time(container, stream, wanted, num_frames)
     if frames is None:
-        with _open(data) as (container, stream):
+        with _open(data) as (container, stream), decoder_errors("not readable as a video"):
             frames = _decode_from_start(container, stream, wanted)
     return frames if np.array_equal(wanted, indices) else frames[np.searchsorted(wanted, indices)]
 
