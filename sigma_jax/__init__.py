@@ -17,7 +17,7 @@ Where each term of the paper lives:
   video object segmentation       evals/segmentation/ (Benchmark II), drawn by report/overlays.py (figure 3)
   prototypes of one video         report/prototype_tubes.py (figures 4 and 5)
   SEVERE, eight scores            configs/severe.py; evals/severe/ (Benchmark III), drawn by report/severe.py
-  repetition counting             tasks/repetition.py, objective/repetition.py, ops/repetition_windows.py, data/cycles.py
+  repetition counting             tasks/repetition.py, objective/repetition.py, ops/repetition_windows.py
   several labels at once          tasks/multi_label.py, data/multi_label.py
   what is measured, and when      evals/, one file per evaluator; tasks list theirs, train/loop.py runs them
 """
