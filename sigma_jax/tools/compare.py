@@ -12,6 +12,7 @@ Exit status: 0 inside every band; 3 some curve left its band; 1 nothing can be c
 
 import argparse
 import datetime
+import json
 from pathlib import Path
 
 from sigma_jax.report.reference import (
@@ -23,7 +24,6 @@ from sigma_jax.report.reference import (
     write_bands,
     write_reference,
 )
-from sigma_jax.runtime.checkout import commit
 from sigma_jax.runtime.command import Command, leave
 from sigma_jax.runtime.config import load_json, shipped
 from sigma_jax.runtime.errors import InvalidValue, NotThere
@@ -97,8 +97,11 @@ def run(args: argparse.Namespace) -> int:
     for folder in args.runs:
         if not (folder / "config.json").is_file():
             raise NotThere(f"{folder} is no folder of a run: expected config.json and metrics.jsonl in it")
-    command = (args.runs[0] / "command.txt").read_text().strip()
-    write_reference(args.make, args.runs, {"commit": commit(), "date": str(datetime.date.today()), "command": command})
+    first = args.runs[0]
+    made = json.loads((first / "versions.json").read_text()).get("commit", "unknown")
+    date = str(datetime.date.fromtimestamp((first / "metrics.jsonl").stat().st_mtime))
+    command = (first / "command.txt").read_text().strip()
+    write_reference(args.make, args.runs, {"commit": made, "date": date, "command": command})
     print(f"{args.make}: a reference of {len(args.runs)} runs")
     return 0
 

@@ -29,6 +29,7 @@ from sigma_jax.checkpoints.manager import Checkpointer
 from sigma_jax.checkpoints.storage import check_writable
 from sigma_jax.data.metadata import read_json, write_json
 from sigma_jax.evals.protocol import Evaluator
+from sigma_jax.runtime.checkout import commit
 from sigma_jax.runtime.errors import UserError
 from sigma_jax.runtime.logs import telling
 from sigma_jax.runtime.sharding import path_of, shard_batch, traced_on
@@ -300,7 +301,8 @@ def module_norms(run: Run, state: TrainState, batch: dict[str, jax.Array]) -> di
 
 def versions() -> dict[str, str]:
     """What made a run."""
-    found = {"sigma_jax": __version__, "python": platform.python_version(), "platform": jax.default_backend()}
+    found = {"sigma_jax": __version__, "commit": commit(), "python": platform.python_version()}
+    found |= {"platform": jax.default_backend()}
     optional = [name for name in OPTIONAL if importlib.util.find_spec(name)]
     return found | {name: metadata.version(name) for name in (*PACKAGES, *optional)}
 

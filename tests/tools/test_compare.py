@@ -23,6 +23,7 @@ def make_run(folder, seed, curve=lambda step: 0.0, **changes):
     folder.mkdir(parents=True)
     objective = {**CONFIG["objective"], **changes.pop("objective", {})}
     (folder / "config.json").write_text(json.dumps({**CONFIG, **changes, "objective": objective, "seed": seed}))
+    (folder / "versions.json").write_text('{"commit": "0123abc"}')
     (folder / "command.txt").write_text("python -m sigma_jax.main --config=configs/demo.py\n")
     noise = np.random.default_rng(seed).normal(0, 0.005, len(STEPS))
     rows = [
@@ -43,7 +44,8 @@ def reference(tmp_path):
 def test_a_healthy_run_is_normal(tmp_path, reference, capsys):
     run = make_run(tmp_path / "run", 7)
     assert compare.main([str(run), str(reference)]) == 0
-    assert "normal" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "normal" in out and "3 seeds, commit 0123abc" in out
     assert (run / "pictures" / "compare.png").stat().st_size > 5000
 
 
