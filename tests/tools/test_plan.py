@@ -7,6 +7,8 @@ import time
 import jax
 import pytest
 
+from sigma_jax.objective.sigma import symmetric_loss
+from sigma_jax.ops.scores import platform_sweeps
 from sigma_jax.ops.tpu_attention import attend_on_tpu
 from sigma_jax.runtime import config as configs
 from sigma_jax.runtime.sharding import make_mesh
@@ -338,7 +340,7 @@ needs_cuda_compiler = pytest.mark.skipif(
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_plan_of_a_step_for_gpus_that_are_not_here(planned):
-    """Small shapes: gradients and K-vectors cross the GPUs, and no fp32 matrix of the scores' size exists."""
+    """Small shapes: only gradients and K-vectors cross the GPUs."""
     words = ["--config=configs/k400.py:size=S", "--topology=h100:2", "--batch_per_chip=2", "--json"]
     code, out, err = planned(*words, "--config.model.image_size=64")
     assert code == 0, err
@@ -347,9 +349,19 @@ def test_plan_of_a_step_for_gpus_that_are_not_here(planned):
     assert {row["part"] for row in result["parts"]} >= {"encoder forward", "decoder backward", "objective and targets"}
     assert {c["kind"] for c in result["collectives"]} == {"all-reduce"}
     assert len(topology_devices("h200:2x4")) == 8
-    program = plan.make_program({"model.image_size": "64"}, topology_devices("h100:2"), 2)
-    tokens = 2 * program.task.grid.num_masked
-    assert f"f32[{tokens},3000]" not in outside_of_fusions(program.lower().compile().as_text())
+
+
+@needs_cuda_compiler
+def test_no_wide_matrix_of_the_scores_is_stored_on_a_gpu():
+    """The objective and its gradients at the size of a real batch, as compiled for an H100."""
+    place = jax.sharding.SingleDeviceSharding(topology_devices("h100:1")[0])
+    shapes = [jax.ShapeDtypeStruct((n, 768), "float32", sharding=place) for n in (56320, 56320, 3000)]
+
+    def loss(predictions, projections, prototypes):
+        return symmetric_loss(predictions, projections, prototypes, epsilon=0.05, sweeps=platform_sweeps("gpu"))[0]
+
+    stored = outside_of_fusions(jax.jit(jax.grad(loss, (0, 2))).lower(*shapes).compile().as_text())
+    assert "s16[56320,3000]" in stored and "f32[56320,3000]" not in stored
 
 
 def outside_of_fusions(text: str) -> str:
