@@ -129,6 +129,7 @@ class FolderLock:
         self.path = Path(folder) / NAME
         self.owner = Owner.here(folder)
         self._beats, self._on_lost = 0, on_lost
+        self._claimers: dict[str, float] = {}  # who was seen to act for a dead owner, since when
         self._ended = threading.Event()
         self._keeper = threading.Thread(target=self._keep, daemon=True, name=f"owner of {folder}")
 
@@ -139,7 +140,7 @@ class FolderLock:
           FolderInUse: it is another one's, and that is alive.
           OSError: the folder takes no files.
         """
-        while not self._create():
+        while not self._create(self.path):
             found = _read(self.path)
             if found is None:  # gone, or being written
                 time.sleep(0.05)
@@ -169,16 +170,16 @@ class FolderLock:
             if self._is_mine():
                 self.path.unlink()
 
-    def _create(self) -> bool:
-        """False where there is a lock already."""
+    def _create(self, path: Path) -> bool:
+        """Makes a lock or a claim, atomically; False where there is one already."""
         draft = self._draft()
         try:
-            os.link(draft, self.path)
+            os.link(draft, path)
         except FileExistsError:
             return False
         except OSError:  # a file system without hard links
             try:
-                with open(self.path, "x") as file:
+                with open(path, "x") as file:
                     file.write(draft.read_text())
             except FileExistsError:
                 return False
@@ -216,19 +217,41 @@ class FolderLock:
         return -2, 0
 
     def _remove(self, owner: Owner) -> None:
-        """Removes a dead owner's lock, and nobody else's: another process may be doing the same."""
-        aside = self.path.with_name(f"{NAME}.{self.owner.token}.old")
+        """Removes a dead owner's lock. Only who has claimed that owner may, so that nobody removes a new owner's."""
+        claims: list[Path] = []
         try:
-            os.rename(self.path, aside)
-        except FileNotFoundError:
-            return
-        try:
-            if json.loads(aside.read_text())["token"] != owner.token:  # a new owner was quicker: give it back
-                os.link(aside, self.path)
-        except (ValueError, KeyError, OSError):
-            pass
-        for left in (aside, self.path.with_name(f"{NAME}.{owner.token}")):
-            left.unlink(missing_ok=True)
+            if not self._claim(owner.token, claims):
+                time.sleep(0.05)
+                return
+            found = _read(self.path)
+            if found is not None and found[0].token == owner.token:
+                self.path.unlink()
+            self.path.with_name(f"{NAME}.{owner.token}").unlink(missing_ok=True)  # what it was writing
+        finally:
+            for claim in claims:
+                claim.unlink(missing_ok=True)
+
+    def _claim(self, token: str, claims: list[Path]) -> bool:
+        """Whether this process alone may act for a dead owner; adds the files that say so to `claims`.
+
+        A claimer that has died is claimed in turn.
+        """
+        path = self.path.with_name(f"{NAME}.claim.{token}")
+        if self._create(path):
+            claims.append(path)
+            return True
+        found = _read(path)
+        if found is None:
+            return False
+        claimer = found[0]
+        since = self._claimers.setdefault(claimer.token, time.monotonic())
+        dead = claimer.is_dead(self.path.parent)
+        if not (dead or dead is None and time.monotonic() - since > SILENT_SECONDS):
+            return False
+        if not self._claim(claimer.token, claims):
+            return False
+        claims.append(path)
+        return True
 
     def _is_mine(self) -> bool:
         found = _read(self.path)
