@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The demo: data, training, restore, measurement, pictures. Three to four minutes on two cores after the installation;
+# The demo: data, training, restore, measurement, pictures. About three minutes on two cores after the installation;
 # run again, it finds everything done and only restores and measures.
 #
 #   ./launch/demo.sh                     labelled moving shapes, rendered to video files
@@ -30,12 +30,14 @@ if [ -z "$videos" ]; then
   data="$workdir/data"
   echo "1/4 Data: shapes that move in 8 ways (half a minute)..."
   python -m sigma_jax.tools.synthetic --out="$data" --train=8000 # each is seen seven times in 900 steps
-  echo "2/4 Training configs/demo.py: 900 steps, about two minutes..."
+  echo "2/4 Training configs/demo.py: 900 steps, one to two minutes..."
   train
   echo "3/4 Restoring the checkpoint; what did it learn?"
   python -m sigma_jax.tools.probe --workdir="$workdir/train" --data_dir="$data"
   echo "4/4 Drawing pictures..."
   python -m sigma_jax.tools.report --workdir="$workdir/train" --data_dir="$data" --videos=tests/data/clips
+  echo "Is that how this run should look? Beside reference runs of the same config:"
+  python -m sigma_jax.tools.compare "$workdir/train" || [ $? = 3 ] # 3: some curve left its band, which it says
 else
   [ -d "$videos" ] || { echo "demo: $videos is no folder of videos" >&2; exit 2; }
   workdir="${WORKDIR:-demo_run_$(basename "$videos")}"
