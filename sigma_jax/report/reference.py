@@ -22,7 +22,10 @@ Curve = tuple[np.ndarray, np.ndarray]  # steps int [n] ascending, values float [
 WINDOW = 5  # points of the running median
 LASTING = 3  # so many points in a row outside the band are a departure
 # A run is comparable when these settings agree; every other difference is listed and the curves are compared.
-SAME_EXPERIMENT = ("task", "model.", "objective.target", "objective.num_prototypes", "objective.projection_widths")
+SAME_EXPERIMENT = (
+    *("task", "model.", "objective.target", "objective.mask_", "objective.num_prototypes"),
+    "objective.projection_widths",
+)
 SAME_LENGTH = ("batch_size", "total_")
 FREE = ("seed", "data.num_workers", "data.cache_decoded", "log_every_", "checkpoint.", "mesh.", "evals.", "compute.")
 

@@ -12,7 +12,7 @@ CONFIG = {
     "seed": 0,
     "batch_size": 64,
     "total_steps": 900,
-    "objective": {"target": "mlp", "num_prototypes": 128, "epsilon": 0.05},
+    "objective": {"target": "mlp", "num_prototypes": 128, "epsilon": 0.05, "mask_ratio": 0.75},
     "data": {"num_workers": 0},
 }
 STEPS = range(20, 920, 20)
@@ -71,10 +71,17 @@ def test_a_run_under_way_is_compared_as_far_as_it_is(tmp_path, reference, capsys
     assert "up to step 200" in capsys.readouterr().out
 
 
-def test_another_experiment_is_refused_with_the_difference(tmp_path, reference, capsys):
-    run = make_run(tmp_path / "run", 7, objective={"num_prototypes": 3000})
+@pytest.mark.parametrize(
+    ("setting", "line"),
+    [
+        ({"num_prototypes": 3000}, "objective.num_prototypes: 128 -> 3000"),
+        ({"mask_ratio": 0.25}, "objective.mask_ratio: 0.75 -> 0.25"),
+    ],
+)
+def test_another_experiment_is_refused_with_the_difference(tmp_path, reference, capsys, setting, line):
+    run = make_run(tmp_path / "run", 7, objective=setting)
     assert compare.main([str(run), str(reference)]) == 1
-    assert "objective.num_prototypes: 128 -> 3000" in capsys.readouterr().err
+    assert line in capsys.readouterr().err
 
 
 def test_what_is_missing_is_named(tmp_path, reference, capsys):
