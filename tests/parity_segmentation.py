@@ -1,4 +1,4 @@
-"""Parity of Benchmark II with numbers made by other people's public code (goldens README, benchmarks).
+"""Parity of Benchmark II with numbers made by other people's public code (tests/goldens/benchmarks/README.md).
 
 uvos_*: TimeT and faiss. vos_propagation: DINO. vos_propagation_dinov3: DINOv3.
 """

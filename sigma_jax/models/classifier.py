@@ -17,14 +17,14 @@ from sigma_jax.runtime.errors import InvalidValue
 
 
 def finetune_init(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
-    """Normal(.02) cut at +-2 absolute, a hundred sigma: in effect a normal (goldens README, item 6)."""
+    """Normal(.02) cut at +-2 absolute, a hundred sigma: in effect a normal, as the authors draw it."""
     return 0.02 * jax.random.truncated_normal(key, -100.0, 100.0, shape, dtype)
 
 
 class VideoClassifier(nn.Module):
     """All tubes -> blocks -> mean (or attentive pooling) -> a fresh LayerNorm -> dropout -> linear head.
 
-    The pre-trained encoder's final norm is not used (goldens README, item 29; goldens/finetune_cls).
+    The pre-trained encoder's final norm is not used, as in the authors' finetuning.
     """
 
     grid: TubeGrid

@@ -13,7 +13,7 @@ from sigma_jax.ops.tubes import TubeGrid
 
 
 def mask_token_init(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Normal(.02) cut at +-.02 (goldens README, item 6)."""
+    """Normal(.02) cut at +-.02, as the authors draw it."""
     return 0.02 * jax.random.truncated_normal(key, -1.0, 1.0, shape)
 
 

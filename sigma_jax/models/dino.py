@@ -76,7 +76,7 @@ def tube_features(tokens: jax.Array, size: TeacherSize, grid: tuple[int, int]) -
     """Teacher tokens -> one feature per tube position of a frame.
 
     Drops cls and registers; where the teacher's grid is not the tube grid (DINOv2: 16x16 against 14x14) the map is
-    resized bilinearly, half-pixel centres, without antialiasing (goldens README, item 11).
+    resized bilinearly, half-pixel centres, without antialiasing, as the authors do.
 
     Args:
       tokens: [n 1+registers+T E] of square images.

@@ -14,7 +14,7 @@ from sigma_jax.ops.tubes import TubeGrid, standardize_tubes, video_to_tubes
 
 
 class Encoder(nn.Module):
-    """ViT over the visible tubes, or over all of them (method.md section 3, step 3).
+    """ViT over the visible tubes, or over all of them.
 
     A tube embedding has kernel = stride, so it commutes with choosing tubes: only visible tubes are embedded.
 

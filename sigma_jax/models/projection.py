@@ -14,7 +14,7 @@ PUBLISHED_WIDTHS = (1024, 1024, 512, 256)
 
 
 class ProjectionNetwork(nn.Module):
-    """Linear layers with exact GELU between them, start values as torch's Linear (goldens README, item 6)."""
+    """Linear layers with exact GELU between them, start values as torch's Linear (uniform, 1 / sqrt(fan in))."""
 
     widths: tuple[int, ...] = PUBLISHED_WIDTHS
     dtype: jnp.dtype = jnp.float32

@@ -19,8 +19,8 @@ def unit_rows(x: jax.Array, minimum: float = 1e-12) -> jax.Array:
 def constrain(params: dict) -> dict:
     """Parameters with prototypes scaled to unit rows.
 
-    Applied at the start of a step, outside the gradient; the optimizer then moves the scaled value (goldens README,
-    item 12: differentiating through the scaling would be another gradient).
+    Applied at the start of a step, outside the gradient, as the authors do: differentiating through the scaling would
+    give another gradient. The optimizer then moves the scaled value.
     """
     if "prototypes" not in params:
         return params

@@ -1,7 +1,7 @@
 """Model sizes, with their sources.
 
-S, B, L, H: the VideoMAE family as the authors build it (method.md section 4; parameter counts proved by
-goldens/param_tables.json). tiny: the demo and the tests (toy scale, 2x8x8 tubes of 32x32 clips).
+S, B, L, H: the VideoMAE family as the authors build it (tests/goldens/param_tables.json has
+their parameter counts). tiny: the demo and the tests (toy scale, 2x8x8 tubes of 32x32 clips).
 """
 
 import dataclasses

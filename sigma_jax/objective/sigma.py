@@ -11,7 +11,7 @@ In words, over all tokens j and prototypes k:
          + mean_j  - sum_k assignment_proj[j, k] * log softmax(scores_pred[j] / tau)[k]
 
 with hard (argmax) assignments as published, or soft ones as the paper's formula reads. On the pred side prototypes
-carry no gradient: they learn from the proj side only (goldens README, items 13-14).
+carry no gradient: they learn from the proj side only, as in the authors' code.
 
 This is per-device code: inside `jax.shard_map` it sees its own tokens, and only K-vectors and scalars cross devices.
 """

@@ -1,7 +1,7 @@
 """Which tubes are hidden: masks as ascending index lists, sampled on the device.
 
 Letters as in tubes.py. A tube mask draws one pattern of the h*w positions per clip and repeats it over all t time
-steps (method.md section 1); a random mask draws every time step anew.
+steps, as the published recipe does; a random mask draws every time step anew.
 """
 
 import jax

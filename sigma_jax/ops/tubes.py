@@ -2,7 +2,7 @@
 
 Letters: B clips, F frames, (t h w) tube grid, (pt ph pw) tube size, N = t*h*w tubes, V visible, M hidden,
 P = pt*ph*pw*3 numbers in a tube. A flattened grid runs time, row, column; inside a tube: frame, row, column,
-channel (method.md section 2; goldens `labels`).
+channel, as in the authors' code.
 """
 
 import dataclasses
