@@ -64,10 +64,11 @@ class Checkpointer:
         options = ocp.CheckpointManagerOptions(
             save_decision_policy=policies.AnySavePolicy(due),
             preservation_policy=policies.AnyPreservationPolicy(kept),
-            cleanup_tmp_directories=not read_only,
             read_only=read_only,
         )
         self.directory = absolute(directory)
+        if not read_only and jax.process_index() == 0:
+            storage.remove_unfinished(self.directory)
         self._manager = ocp.CheckpointManager(self.directory, options=options)
         self._max_failures, self._on_saved = max_save_failures, on_saved
         self._failures = 0

@@ -1,10 +1,11 @@
 """Folders and buckets: what a path means, whether files can be kept there, what storage clients raise."""
 
-import contextlib
 import secrets
 import shutil
 import sys
 
+import orbax.checkpoint as ocp
+from absl import logging
 from etils import epath
 
 from sigma_jax.runtime.errors import UserError
@@ -61,11 +62,15 @@ def free_bytes(folder: epath.Path) -> int | None:
     return None if "://" in str(folder) else shutil.disk_usage(folder).free
 
 
-def remove_unfinished(folder: epath.Path, step: int) -> None:
-    """What a failed save of `step` has left behind, which would keep the disk full."""
-    with contextlib.suppress(*storage_errors()):
-        for path in folder.glob(f"{step}.orbax-checkpoint-tmp*"):
-            path.rmtree()
+def remove_unfinished(folder: epath.Path, step: int | None = None) -> None:
+    """Deletes what killed or failed saves (of `step`, or of any) have left behind, which would keep the disk full."""
+    try:
+        for unfinished in ocp.utils.tmp_checkpoints(folder):
+            path = unfinished.get()
+            if step is None or path.name.split(".")[0] == str(step):
+                path.rmtree()
+    except storage_errors() as error:
+        logging.warning("unfinished checkpoints in %s cannot be deleted (%s): they take room", folder, error)
 
 
 def advice(folder: str, problem: str) -> str:

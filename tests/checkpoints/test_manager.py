@@ -269,8 +269,9 @@ def test_a_reader_leaves_alone_what_is_being_saved(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, reader.restore(1, _abstract(_state(), 8))[0], _state())
     reader.close()
     assert (tmp_path / "2.orbax-checkpoint-tmp").exists()
-    _checkpointer(tmp_path).close()
-    assert not (tmp_path / "2.orbax-checkpoint-tmp").exists(), "a run that starts again removes it"
+    again = _checkpointer(tmp_path)
+    assert not (tmp_path / "2.orbax-checkpoint-tmp").exists(), "a run that starts again removes it before it goes on"
+    again.close()
     checkpointer.close()
 
 
