@@ -13,7 +13,7 @@ Where each term of the paper lives:
   targets                         objective/targets.py
   symmetric cross-prediction      objective/sigma.py
   VideoMAE control (L2)           objective/reconstruction.py
-  a training step's loss          tasks/pretrain.py, tasks/classify.py; one file per task, base.py is the protocol
+  a training step's loss          tasks/pretrain.py, tasks/classify.py; base.py is the protocol
   video object segmentation       evals/segmentation/ (Benchmark II), drawn by report/overlays.py (figure 3)
   prototypes of one video         report/prototype_tubes.py (figures 4 and 5)
   SEVERE, eight scores            configs/severe.py; evals/severe/ (Benchmark III), drawn by report/severe.py

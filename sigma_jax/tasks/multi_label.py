@@ -7,7 +7,6 @@ import dataclasses
 from pathlib import Path
 from typing import Self
 
-import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
@@ -20,10 +19,11 @@ from sigma_jax.evals.multi_view import MAXIMUM_OF_SIGMOID, Summary, VideoScores
 from sigma_jax.evals.severe.multi_label_scores import RANKINGS, mean_average_precision
 from sigma_jax.models.pretrain import Compute
 from sigma_jax.runtime.errors import InvalidValue
-from sigma_jax.runtime.random import Moment, stream
+from sigma_jax.runtime.random import Moment
 from sigma_jax.runtime.trees import Params
 from sigma_jax.tasks.base import Batch, Loss
-from sigma_jax.tasks.classify import ClassificationTask, eval_settings, labelled_data, model_fields
+from sigma_jax.tasks.classify import ClassificationTask, MultiViewSettings, labelled_data
+from sigma_jax.tasks.video import eval_settings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,16 +59,12 @@ class MultiLabelTask(ClassificationTask):
                 f"evals.ranking={config.evals.ranking!r} is unknown: choose one of {', '.join(RANKINGS)}"
             )
         return cls(
-            **model_fields(config, mesh, compute),
+            **cls.fields_of(config, mesh, compute),
             num_classes=config.data.num_classes,
             data=labelled_data(config, MultiLabelSpec),
-            tests=eval_settings(config),
+            tests=eval_settings(config, MultiViewSettings),
             ranking=config.evals.ranking,
         )
-
-    def abstract_batch(self, clips: int) -> dict[str, jax.ShapeDtypeStruct]:
-        labels = jax.ShapeDtypeStruct((clips, self.num_classes), jnp.int32)
-        return super().abstract_batch(clips) | {"label": labels}
 
     def loss(self, params: Params, frozen: Params, batch: Batch, seed: int, step: Moment) -> Loss:
         """Classify every label for itself.
@@ -76,8 +72,7 @@ class MultiLabelTask(ClassificationTask):
         Args:
           batch: 'video' [B F H W 3] uint8, 'label' [B C] of 0 and 1.
         """
-        rngs = {name: stream(seed, name, step) for name in ("drop_path", "dropout")}
-        logits = self.model.apply({"params": params}, batch["video"], train=True, rngs=rngs)
+        logits = self.training_outputs(params, batch["video"], seed, step)
         labels = batch["label"].astype(jnp.float32)
         return jnp.mean(optax.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), labels)), {}
 
