@@ -1,11 +1,11 @@
 """Scaled dot-product attention with the implementation chosen per platform.
 
     cudnn  fused kernel on NVIDIA GPUs (16-bit only)
-    pallas our kernels on TPUs (tpu_attention.py, 16-bit only); what they cannot take goes to lean
+    pallas our kernels on TPUs (tpu_attention.py, 16-bit only); for sizes that these do not support, lean
     xla    two products and a softmax; XLA fuses what it can, and keeps the weights for the backward pass
-    lean   one head at a time; the backward pass computes the weights anew from their row sums, so that no [Q N] matrix
-           outlives its head: for CPUs. Clips are not looped over: a loop over a sharded axis would gather it.
-           Below LEAN_KEYS keys it is the same as xla.
+    lean   for CPUs: one head at a time. The backward pass recomputes the attention weights from their row sums, so that
+           no [Q N] matrix is stored. Clips are not looped over, because a loop over a sharded axis would gather it.
+           With fewer than LEAN_KEYS keys it is the same as xla.
 
 Letters: B clips, Q queries, N keys, H heads, d head width.
 """
@@ -22,8 +22,9 @@ from sigma_jax.runtime.errors import InvalidValue
 BACKENDS = ("auto", "xla", "cudnn", "pallas", "lean")
 NEEDS = {"cudnn": ("gpu", "a GPU"), "pallas": ("tpu", "a TPU")}
 LEAN_KEYS = 512  # with fewer keys a head's weights are small and one batched product is faster
-OLDEST_GPU, OLDEST_CUDNN = 8.0, 90000  # of cuDNN's fused attention, and of JAX for CUDA 13
-SAVED_NAME = "attention"  # of what rematerialisation keeps, see models/transformer.py
+OLDEST_GPU = 8.0  # the smallest compute capability for which cuDNN has fused attention
+OLDEST_CUDNN = 90000  # version 9.0.0, the oldest that JAX for CUDA 13 accepts
+SAVED_NAME = "attention"  # under this name rematerialisation finds the results to keep (models/transformer.py)
 
 
 def check_backend(backend: str, platform: str | None = None) -> str:
@@ -46,7 +47,7 @@ def check_backend(backend: str, platform: str | None = None) -> str:
 
 
 def cudnn_problem() -> str:
-    """Why cuDNN cannot attend on the GPU at hand, in words; "" where it can, or where no GPU is at hand."""
+    """Why cuDNN's fused attention cannot run on this GPU, as a clause; "" where it can, and where there is no GPU."""
     if jax.default_backend() != "gpu":
         return ""
     capability = float(getattr(jax.local_devices()[0], "compute_capability", OLDEST_GPU))
@@ -62,15 +63,21 @@ def cudnn_problem() -> str:
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, backend: str = "auto") -> jax.Array:
-    """softmax(q k^T / sqrt(d)) v.
+    """Scaled dot-product attention, softmax(q k^T / sqrt(d)) v.
 
     Args:
-      q: [B Q H d]; k, v: [B N H d]; bf16 or fp32 (cuDNN takes 16-bit only: fp32 falls back to XLA).
+      q: [B Q H d], bf16 or fp32 (cuDNN supports 16-bit only: fp32 takes the xla implementation).
+      k, v: [B N H d].
+      backend: one of BACKENDS.
 
     Returns:
       [B Q H d], dtype of q. The softmax is computed in fp32.
+
+    Raises:
+      InvalidValue: an unknown backend.
     """
-    backend = check_backend(backend, NEEDS.get(backend, (None,))[0])  # a kernel's name is right for its own platform
+    # A kernel that is named may be traced for its platform on any machine (plans); only "auto" asks for this one's.
+    backend = check_backend(backend, NEEDS.get(backend, (None,))[0])
     if backend == "cudnn" and q.dtype != jnp.float32:
         is_odd = q.shape[1] % 2 or k.shape[1] % 2
         return checkpoint_name((_cudnn_odd if is_odd else _cudnn)(q, k, v), SAVED_NAME)
@@ -91,7 +98,11 @@ def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def _cudnn_odd(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """Of an odd number of queries or keys, whose backward pass cuDNN refuses: there one more of each is masked out."""
+    """Attention over an odd number of queries or keys.
+
+    cuDNN has no backward pass for these: under differentiation they are padded to even numbers and the padding is
+    masked out.
+    """
     return _cudnn(q, k, v)
 
 

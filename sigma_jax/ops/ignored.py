@@ -1,3 +1,6 @@
-"""The mark of what is not known in arrays of integers; apart from the rest, since readers of data need no JAX."""
+"""The number that stands for "unknown" in arrays of labels and offsets.
+
+It has a module of its own so that code that reads data need not import JAX.
+"""
 
 IGNORED = -1

@@ -1,7 +1,8 @@
 """Which tubes are hidden: masks as ascending index lists, sampled on the device.
 
-Letters as in tubes.py. A tube mask draws one pattern of the h*w positions per clip and repeats it over all t time
-steps, as the published recipe does; a random mask draws every time step anew.
+Letters: B clips, (t h w) tube grid, N = t*h*w tubes, V visible, M hidden. A tube mask (Tong et al. 2022, VideoMAE; the
+authors' recipe) draws one pattern of the h*w positions per clip and repeats it over all t time steps; a random mask
+draws every time step on its own.
 """
 
 import jax
@@ -19,10 +20,15 @@ def sample_mask(key: jax.Array, batch_size: int, grid: TubeGrid, kind: str = "tu
 
     Args:
       key: a PRNG key; the same key gives the same masks on any number of devices.
+      batch_size: B.
+      grid: the tube grid and the share of its tubes that is hidden.
       kind: 'tube' (the paper's) or 'random'.
 
     Returns:
       visible_idx [B V], masked_idx [B M], int32, ascending.
+
+    Raises:
+      InvalidValue: an unknown kind.
     """
     if kind not in MASK_KINDS:
         raise InvalidValue(f"mask kind {kind!r} is unknown: choose one of {MASK_KINDS}")
@@ -39,7 +45,7 @@ def sample_mask(key: jax.Array, batch_size: int, grid: TubeGrid, kind: str = "tu
 
 
 def indices_of(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """mask bool [B N] (True = hidden) -> visible_idx [B V], masked_idx [B M], ascending; on the host.
+    """Indices of masks on the host: bool [B N] (True = hidden) -> visible_idx [B V], masked_idx [B M], both ascending.
 
     Raises:
       ValueError: clips that hide different numbers of tubes cannot share a batch.
@@ -53,11 +59,11 @@ def indices_of(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def mask_of(masked_idx: jax.Array, num_tubes: int) -> jax.Array:
-    """masked_idx [B M] -> mask bool [B N], True = hidden."""
+    """The mask of given indices: masked_idx [B M] -> bool [B N], True = hidden."""
     rows = jnp.arange(masked_idx.shape[0])[:, None]
     return jnp.zeros((masked_idx.shape[0], num_tubes), bool).at[rows, masked_idx].set(True)
 
 
 def gather(tokens: jax.Array, idx: jax.Array) -> jax.Array:
-    """tokens [B N C], idx [B n] -> the chosen ones [B n C]."""
+    """Selects tokens by index: tokens [B N C], idx [B n] -> [B n C]."""
     return jnp.take_along_axis(tokens, idx[..., None], axis=1)

@@ -9,12 +9,17 @@ from jax import lax
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
-    """(x - mean) / sqrt(variance + epsilon) * scale + bias over the last axis, fp32 whatever the dtype of x.
+    """Layer normalisation over the last axis: (x - mean) / sqrt(variance + epsilon) * scale + bias.
 
     Automatic differentiation would keep fp32 copies of x for the backward pass; this keeps x as it is.
 
     Args:
-      x: [... D]; scale, bias: [D], fp32.
+      x: [... D], any float dtype.
+      scale, bias: [D], fp32.
+      epsilon: added to the variance.
+
+    Returns:
+      [... D], computed and returned in fp32.
     """
     return _forward(x, scale, bias, epsilon)[0]
 

@@ -1,16 +1,17 @@
-"""Where arrays lie inside a traced step, said from the mesh of the context; without one, nothing is said.
+"""Sharding constraints on arrays inside a jitted function; without a mesh they do nothing.
 
-Whoever jits a step traces it with its mesh as context (`runtime.sharding.traced_on`), so that models need not know it.
+The mesh is that of the context in which the function is traced (`runtime.sharding.traced_on`), so that models need not
+be given one.
 """
 
 import jax
 
 
 def split_clips(x: jax.Array) -> jax.Array:
-    """x [B ...] with its clips over all axes of the mesh, where they divide.
+    """Shards x [B ...] by clips over all axes of the mesh; left as it is where the devices do not divide B.
 
-    Parameters that are split over `fsdp` would otherwise tempt the partitioner to split activations by width, and to
-    exchange them: bytes that grow with the batch.
+    Without this constraint XLA's partitioner may follow parameters that are sharded over `fsdp`, shard activations by
+    width, and exchange activations between devices: bytes that grow with the batch.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.size <= 1 or len(x) % mesh.size:
@@ -19,9 +20,9 @@ def split_clips(x: jax.Array) -> jax.Array:
 
 
 def flip_clips(x: jax.Array) -> jax.Array:
-    """x [B ...] with its clips in reverse order within each device's rows, so that none crosses devices.
+    """Reverses the order of the clips of x [B ...] within each device, so that no clip crosses devices.
 
-    Where a device has an odd number of clips, whose middle one would stay, the whole batch is reversed.
+    Where a device has an odd number of clips, the middle one would keep its place: then the whole batch is reversed.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.size <= 1 or len(x) % (2 * mesh.size):
@@ -31,7 +32,7 @@ def flip_clips(x: jax.Array) -> jax.Array:
 
 
 def whole(tree):
-    """Arrays with a copy on every device: parameters of a block, gathered when the block needs them."""
+    """Replicates arrays on every device: the sharded parameters of a block are gathered when the block needs them."""
     if jax.sharding.get_abstract_mesh().size <= 1:
         return tree
     return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, jax.P()), tree)

@@ -1,4 +1,4 @@
-"""Fixed sin-cos position tables, and tables resized to another grid.
+"""Positional embeddings: fixed sin-cos tables, and learned tables resized to another grid.
 
 Letters: N = t*h*w positions, D width.
 """
@@ -13,19 +13,26 @@ POSITION_KINDS = ("sincos_1d", "sincos_3d")
 
 
 def _sincos(positions: np.ndarray, dim: int) -> np.ndarray:
-    """positions [N] -> [N dim], float64: angle p / 10000^(2*floor(j/2)/dim), sin in even columns, cos in odd ones."""
+    """Sin-cos embedding of positions [N] -> [N dim], float64.
+
+    The angle of position p in column j is p / 10000^(2*floor(j/2)/dim); even columns: its sine, odd ones: its cosine.
+    """
     columns = np.arange(dim)
     angle = positions[:, None] / np.power(10000.0, 2 * (columns // 2) / dim)
     return np.where(columns % 2 == 0, np.sin(angle), np.cos(angle))
 
 
 def position_table(kind: str, grid_shape: tuple[int, int, int], dim: int) -> np.ndarray:
-    """The position table of a tube grid, float32 [N D].
+    """The positional embedding of a tube grid, float32 [N D].
 
     Args:
-      kind: 'sincos_1d', one table over the flattened index (published; goldens `enc_pos_embed`), or 'sincos_3d',
-        factored: shares of the width for time, row and column.
-      grid_shape: (t, h, w); any size, tables need no resizing.
+      kind: 'sincos_1d', the authors' embedding of the flattened index (`enc_pos_embed` in tests/goldens), or
+        'sincos_3d', in which time, row and column each have a part of the width.
+      grid_shape: (t, h, w), any size: the table is computed for it.
+      dim: the width D.
+
+    Raises:
+      InvalidValue: an unknown kind.
     """
     t, h, w = grid_shape
     if kind == "sincos_1d":
@@ -40,9 +47,10 @@ def position_table(kind: str, grid_shape: tuple[int, int, int], dim: int) -> np.
 
 
 def _torch_cubic(old: int, new: int) -> np.ndarray:
-    """[new old] weights of torch's bicubic `interpolate` without antialiasing: a = -0.75, the border repeated.
+    """Interpolation weights [new old] of torch's bicubic `interpolate` without antialiasing.
 
-    (jax.image.resize has a = -0.5 and drops taps beyond the border; torch does so with antialiasing only.)
+    Torch uses a = -0.75 and repeats the border there; jax.image.resize uses a = -0.5 and drops taps beyond the border,
+    which is what torch does with antialiasing.
     """
     a, weights = -0.75, np.zeros((new, old))
     for i in range(new):
@@ -58,10 +66,11 @@ def _torch_cubic(old: int, new: int) -> np.ndarray:
 def resize_positions(
     table: jax.Array, old: tuple[int, ...], new: tuple[int, ...], *, antialias: bool = False
 ) -> jax.Array:
-    """A learned table [N D] over grid `old` -> over grid `new` ((h, w) or (t, h, w)); identity when they are equal.
+    """Resizes a learned positional embedding [N D] from grid `old` to grid `new`, each (h, w) or (t, h, w).
 
-    Space is resized bicubically and time linearly, half-pixel centres, equal to torch's `interpolate`. DINO and DINOv2
-    resize without antialiasing, DINOv2 with registers with it (published code).
+    Space is resized bicubically and time linearly, with half-pixel centres, equal to torch's `interpolate`. The
+    published code of DINO and of DINOv2 without registers resizes without antialiasing, that of DINOv2 with registers
+    with it. Equal grids return the table unchanged.
     """
     if tuple(old) == tuple(new):
         return table

@@ -1,9 +1,10 @@
-"""Windows of two cycles: which frames the counting network sees, what it should say, and how a window moves.
+"""Windows of two cycles for repetition counting: the network's input frames, its targets, and how a window moves.
 
-A window has a left edge, a middle and a right edge. Its left half ends at the middle, its right half starts one frame
-later; each half should be one cycle long. The network sees each side with as much context again. After Zhang et al.
-2020 (Context-aware and Scale-insensitive Temporal Repetition Counting), as used by SEVERE (Thoker et al. 2022). All
-functions take NumPy or JAX arrays; frame numbers count from 0.
+A window (`state`, [B 3]) is a left edge, a middle and a right edge, in frames counted from 0. Its left half ends at the
+middle, its right half starts one frame later; the network corrects the window until each half is one cycle long. As
+context it sees, beside each half, as many frames again outside the window. After Zhang et al. 2020 (Context-aware and
+Scale-insensitive Temporal Repetition Counting), as used by SEVERE (Thoker et al. 2022). All functions take NumPy or JAX
+arrays.
 
 Letters: B windows, F frames that the network sees, A anchors.
 """
@@ -18,10 +19,10 @@ from sigma_jax.ops.ignored import IGNORED  # an offset that is not known, an anc
 
 Array: TypeAlias = np.ndarray | jax.Array
 
-ANCHORS = (0.5, 0.67, 0.8, 1.0, 1.25, 1.5, 2.0)  # lengths of a cycle that are tried, in lengths of the half
+ANCHORS = (0.5, 0.67, 0.8, 1.0, 1.25, 1.5, 2.0)  # candidate lengths of a cycle, in units of the half's length
 UNIT_ANCHOR = ANCHORS.index(1.0)
-MIN_HALF = 4  # frames
-POSITIVE_IOU = 0.5
+MIN_HALF = 4  # frames; a window with a shorter half has failed
+POSITIVE_IOU = 0.5  # temporal overlap with the true cycle from which an anchor is a positive example
 
 
 def _library(*arrays: Array):
@@ -34,10 +35,11 @@ def half_lengths(state: Array) -> tuple[Array, Array]:
 
 
 def window_frames(state: Array, num_frames: int) -> Array:
-    """Frame numbers int [B F] of windows [B 3]: F/2 spread over each side, which is twice as long as its half.
+    """Frame numbers int [B F] that the network sees of windows [B 3]; they may lie outside the clip.
 
-    They may lie outside the clip. Half a frame beyond both ends of a side is spread evenly and rounded to even, then
-    limited to the side; integers throughout, so that every device rounds alike.
+    F/2 frames are sampled from each side, which is twice as long as its half. The sampling positions are equally spaced
+    from half a frame before the side to half a frame after it, rounded half to even, and clipped to the side. All of it
+    is integer arithmetic, so that every device rounds alike.
     """
     left, _ = half_lengths(state)
     start = _truncate(state[:, 0] - left)
@@ -65,11 +67,12 @@ def _spread(first: Array, last: Array, count: int) -> Array:
 
 
 def anchor_targets(offsets: Array, halves: Array) -> tuple[Array, Array]:
-    """What the heads of one side should say.
+    """Training targets of one side's two heads, which classify anchors and regress their lengths.
 
     Args:
-      offsets: frames from one end of the half to the same phase one cycle away, less one; [B], IGNORED where unknown.
-      halves: lengths of that half, [B].
+      offsets: [B], one less than the distance in frames from an end of the half to the same phase of the neighbouring
+        cycle; IGNORED where unknown.
+      halves: [B], lengths of that half in frames.
 
     Returns:
       classes int [B A]: 1 where the anchor overlaps the true cycle by half or more, 0 elsewhere, IGNORED where unknown.
@@ -85,11 +88,12 @@ def anchor_targets(offsets: Array, halves: Array) -> tuple[Array, Array]:
 
 
 def best_factor(logits: Array, boxes: Array, limit: float) -> Array:
-    """By what the half should be multiplied: the most probable anchor times its correction.
+    """Factors [B] by which the halves' lengths should be multiplied: the most probable anchor times its correction.
 
     Args:
-      logits: [B 2 A], second row: the anchor is a cycle.
-      boxes: [B A], log of the correction, cut to +-limit.
+      logits: [B 2 A], of the classes "no cycle" and "cycle" for each anchor.
+      boxes: [B A], log of the correction.
+      limit: corrections are clipped to -limit .. limit.
     """
     library = _library(logits, boxes)
     margin = logits[:, 1] - logits[:, 0]
@@ -99,16 +103,16 @@ def best_factor(logits: Array, boxes: Array, limit: float) -> Array:
 
 
 def move(state: Array, factors: Array, shift: Array, longest: Array | None = None) -> tuple[Array, Array]:
-    """The window after one step.
+    """The windows after one correction.
 
     Args:
       state: [B 3].
-      factors: of the left and the right half, [B 2].
-      shift: of the middle, [B].
-      longest: limits halves to MIN_HALF .. longest ([B]); None: no limit.
+      factors: [B 2], by which the left and the right half are multiplied.
+      shift: [B], frames by which the middle moves.
+      longest: [B], clips the halves to MIN_HALF .. longest frames; None: no clipping.
 
     Returns:
-      (state [B 3], failed [B]: a half is shorter than MIN_HALF).
+      (state [B 3], failed [B]); a window has failed where a half is shorter than MIN_HALF.
     """
     library = _library(state, factors)
     left, right = half_lengths(state)

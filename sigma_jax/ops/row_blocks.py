@@ -17,12 +17,12 @@ def split(x: jax.Array, rows: int) -> tuple[jax.Array, jax.Array]:
 
 def sum_over(function: Callable[[jax.Array], jax.Array], blocks: jax.Array, rest: jax.Array) -> jax.Array:
     """Sum of function(block) over the pieces that `split` returned; one block is read at a time."""
-    total = function(rest)  # without rows a sum of nothing: zeros
+    total = function(rest)  # zeros where no rows remain
     return lax.scan(lambda total, block: (total + function(block), None), total, blocks)[0]
 
 
 def map_rows(function: Callable[[jax.Array], jax.Array], x: jax.Array, rows: int) -> jax.Array:
-    """function([R ...]) -> [R ...] applied block by block; the same as function(x) for anything row by row."""
+    """Applies function([R ...]) -> [R ...] by blocks; equal to function(x) where rows do not depend on each other."""
     if rows == 0 or x.shape[0] <= rows:
         return function(x)
     blocks, rest = split(x, rows)

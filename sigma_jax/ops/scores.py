@@ -1,10 +1,10 @@
-"""How a matrix of cosine similarities is kept: fp32, or 16 bits on accelerators, where reading it is what costs time.
+"""How the matrix of cosine similarities is stored: fp32 on CPUs, 16 bits on accelerators, which are slow to read it.
 
 Letters: n tokens, K prototypes, E width.
 
-The products' precision is stated here and does not depend on the platform's default: fp32 operands are multiplied as
-such; 16-bit operands are multiplied exactly and summed in fp32, and a score is rounded once. What is computed from kept
-scores (Sinkhorn's sums, softmax, log-sum-exp) is computed in fp32.
+The precision of the products is stated here and does not depend on the platform's default: fp32 operands are multiplied
+in fp32; 16-bit operands are multiplied exactly and summed in fp32, and a score is rounded once. Whatever is computed
+from stored scores (Sinkhorn's sums, softmax, log-sum-exp) is computed in fp32.
 """
 
 import dataclasses
@@ -16,16 +16,20 @@ from jax import lax
 from sigma_jax.runtime.errors import InvalidValue
 
 SCORE_DTYPES = ("float32", "float16", "bfloat16", "int16")
-FIXED_POINT = 32767.0  # int16 keeps round(32767 * score): 15 bits wherever the score lies
+FIXED_POINT = 32767.0  # int16 stores round(32767 * score): the same resolution for every score
 
 
 @dataclasses.dataclass(frozen=True)
 class Sweeps:
-    """How scores are made, kept and read; the default is the plain form that the others are tested against.
+    """How scores are computed, stored and read by Sinkhorn's sweeps and by the loss.
 
-    dtype: of the kept scores, one of SCORE_DTYPES.
-    block_rows: rows per block in which fp32 scores are read, 0 for all at once.
-    operands: of the products that make scores, and gradients from them; default that of the scores.
+    The default is the plain form, against which the others are tested.
+
+    Attributes:
+      dtype: type of the stored scores, one of SCORE_DTYPES.
+      block_rows: rows per block in which fp32 scores are read, 0 for all at once.
+      operands: type of the operands of the products that make scores, and of those that make gradients from them;
+        "" for that of the scores (float16 for int16).
     """
 
     dtype: str = "float32"
@@ -40,10 +44,11 @@ class Sweeps:
 
 
 def platform_sweeps(platform: str, dtype: str = "auto") -> Sweeps:
-    """The form for 'cpu', 'gpu' or 'tpu': measured on CPU (launch/BENCHMARKS.md), by the bytes read elsewhere.
+    """The form that suits 'cpu', 'gpu' or 'tpu' (measurements: launch/BENCHMARKS.md).
 
-    Scores lie close together, and a token's prototype is the largest of thousands: fixed-point numbers tell more of
-    them apart than 16-bit floats do. A TPU multiplies bfloat16.
+    Accelerators store 16 bits, because their time goes into reading scores. Scores lie close together, and a token's
+    prototype is the largest of thousands: fixed-point numbers tell more of them apart than 16-bit floats do. The
+    operands on a TPU are bfloat16, the type that its matrix unit multiplies.
     """
     if dtype == "auto":
         dtype = {"gpu": "int16", "tpu": "int16"}.get(platform, "float32")
@@ -52,12 +57,13 @@ def platform_sweeps(platform: str, dtype: str = "auto") -> Sweeps:
 
 
 def product(a: jax.Array, b: jax.Array, contract: tuple[int, int], operands: str, out: str = "float32") -> jax.Array:
-    """Two matrices, multiplied and summed over one dimension of each.
+    """Product of two matrices, summed over one dimension of each.
 
     Args:
-      contract: the dimension of `a` and of `b` that is summed over.
-      operands: type that both are rounded to before.
-      out: type of the result; sums are fp32 whatever it is.
+      a, b: two matrices of any float type.
+      contract: the dimension of `a` and the dimension of `b` that are summed over.
+      operands: type to which both are rounded before they are multiplied.
+      out: type of the result; sums are accumulated in fp32 in any case.
     """
     precision = lax.Precision.HIGHEST if operands == "float32" else lax.Precision.DEFAULT
     dimensions = (((contract[0],), (contract[1],)), ((), ()))
@@ -66,7 +72,10 @@ def product(a: jax.Array, b: jax.Array, contract: tuple[int, int], operands: str
 
 
 def keep_scores(features: jax.Array, prototypes: jax.Array, sweeps: Sweeps) -> jax.Array:
-    """features [n E], prototypes [K E], both with unit rows -> scores [n K] of `sweeps.dtype`; no gradient."""
+    """Cosine similarities of features [n E] and prototypes [K E], both with unit rows -> [n K], `sweeps.dtype`.
+
+    Gradients are stopped.
+    """
     features, prototypes = lax.stop_gradient((features, prototypes))
     if sweeps.dtype != "int16":
         return product(features, prototypes, (1, 1), sweeps.operands, sweeps.dtype)
@@ -75,6 +84,6 @@ def keep_scores(features: jax.Array, prototypes: jax.Array, sweeps: Sweeps) -> j
 
 
 def widen(scores: jax.Array) -> jax.Array:
-    """Kept scores as fp32 numbers in [-1, 1]."""
+    """Stored scores as fp32 numbers in [-1, 1]."""
     wide = scores.astype(jnp.float32)
     return wide / FIXED_POINT if scores.dtype == jnp.int16 else wide

@@ -12,13 +12,14 @@ b starts constant. Since b_j is common to a token's row, assignments follow from
 
     soft: softmax_k(S_jk / epsilon + log a_k)      hard: argmax_k(S_jk / epsilon + log a_k)
 
-How the sweeps read the scores is the platform's business (`ops.scores.Sweeps`); results differ by rounding only. On a
-CPU, E is formed once and read once per sweep, a row block at a time: both products of a block come out of the cache.
-On an accelerator the scores are kept in 16 bits and exp is taken on the way into the sums, in fp32, so that a sweep
-reads 2 x 2 bytes per score instead of 2 x 4 and no second matrix exists.
+How the sweeps read the scores depends on the platform (`ops.scores.Sweeps`); results differ by rounding only. On a CPU,
+E is computed once and read once per sweep, a row block at a time, so that the second product of a block finds it in the
+cache. On an accelerator the scores are stored in 16 bits and exp is computed inside the sums, in fp32, so that a sweep
+reads 2 x 2 bytes per score instead of 2 x 4 and E is never stored.
 
 The only thing that crosses devices is the K-vector of prototype masses. Keep the 1/N: without it `a` shrinks N-fold
-per sweep and leaves the range of fp32. Proved by goldens/sinkhorn and the `q` of goldens/pretrain_*.
+per sweep and leaves the range of fp32. Method: Cuturi 2013, as in SwAV (Caron et al. 2020) and Salehi et al. 2024;
+equal to the authors' numbers in tests/goldens/sinkhorn.npz and the `q` of tests/goldens/pretrain_*.npz.
 """
 
 import functools
@@ -50,11 +51,15 @@ def prototype_scalings(
       epsilon: entropy regularisation; below 0.025 the sweeps run in the log domain (slower, finite for any epsilon).
       num_iters: sweeps, at least 1 (published: 10).
       axis_names: mesh axes to sum over inside shard_map; () on one device.
-      sweeps: its block_rows say how fp32 scores are read; 16-bit ones are read as a whole.
+      sweeps: its `block_rows` say how fp32 scores are read; 16-bit scores are read as a whole.
 
     Returns:
       log_scalings: log a, [K] fp32, equal on all devices.
-      marginal_error: scalar, largest relative deviation of a prototype's share from 1/K before the last sweep.
+      marginal_error: scalar, largest relative deviation of a prototype's share from 1/K before the last sweep; 0 where
+        there is one sweep only.
+
+    Raises:
+      InvalidValue: epsilon is not positive, or there is no sweep.
     """
     if epsilon <= 0 or num_iters < 1:
         raise InvalidValue(f"Sinkhorn needs epsilon > 0 and num_iters >= 1, got epsilon={epsilon}, {num_iters=}")
@@ -149,17 +154,21 @@ def _log_sweep(scores: jax.Array, epsilon: float, total: int, axis_names: tuple[
 
 
 def soft_assignments(scores: jax.Array, log_scalings: jax.Array, epsilon: float) -> jax.Array:
-    """[n K] assignments whose rows sum to 1 (goldens `q`)."""
+    """Soft assignments [n K] of scores [n K], fp32, whose rows sum to 1 (`q` in tests/goldens)."""
     return jax.nn.softmax(widen(scores) / epsilon + log_scalings, axis=-1)
 
 
 def hard_assignments(scores: jax.Array, log_scalings: jax.Array, epsilon: float, block_rows: int = 0) -> jax.Array:
-    """[n] int32: each token's prototype, the argmax of its assignment (goldens `target_from_q*`).
+    """Each token's prototype, int32 [n]: the argmax of its soft assignment (`target_from_q*` in tests/goldens).
 
-    block_rows: rows per block (as in `Sweeps`): in blocks, a maximum and a search for it in the cache replace the
-    argmax of pairs, which XLA does not vectorise on CPU.
+    Args:
+      scores: [n K] as `ops.scores.keep_scores` made them.
+      log_scalings: [K], of prototype_scalings.
+      epsilon: the one that Sinkhorn ran with.
+      block_rows: rows per block (as in `Sweeps`), 0 for all at once. A block's argmax is a maximum and a search for it,
+        because XLA does not vectorise argmax on CPUs.
     """
-    offsets = epsilon * log_scalings  # the argmax of S + epsilon log a: one operation per score less
+    offsets = epsilon * log_scalings  # argmax of S + epsilon log a, which saves the division of every score by epsilon
 
     def argmax(rows):
         return jnp.argmax(widen(rows) + offsets, axis=-1).astype(jnp.int32)

@@ -1,10 +1,10 @@
-"""Attention kernels for TPUs (Pallas): whole rows of weights, which never leave the chip.
+"""Attention kernels for TPUs (Pallas): whole rows of attention weights, which are never written to HBM.
 
 At the lengths of video models (1568 keys) a block of rows of the weights fits the chip's vector memory with all keys,
-so the softmax needs no running maximum, and the backward pass computes the weights anew from q and k: nothing is kept
-for it but q, k and v. Heads stay where the matrix products put them, side by side in the last dimension. A program
-works on a group of heads that fills the 128 lanes, one head at a time with the others' lanes set to zero, which costs
-nothing, since the matrix unit is 128 wide. Rows and keys beyond the last ones are zeroed and masked in the kernel.
+so the softmax needs no running maximum, and the backward pass recomputes the weights from q and k: only q, k and v are
+saved for it. Heads stay where the matrix products put them, side by side in the last dimension. A program works on a
+group of heads that fills the 128 lanes, one head at a time with the others' lanes set to zero, which costs nothing,
+since the matrix unit is 128 wide. Padding rows and padding keys are zeroed and masked in the kernel.
 
 Letters: B clips, Q queries, N keys, H heads, d head width, R rows of a block, L lanes of a group of heads.
 """
@@ -19,20 +19,21 @@ from jax.experimental.pallas import tpu as pltpu
 
 LANES = 128
 MAX_ROWS = 256
-MEMORY = 14 * 2**20  # bytes that a kernel may plan with; the compiler gives it 16 MiB on every generation
+MEMORY = 14 * 2**20  # bytes of vector memory that block_rows plans with, of the 16 MiB that the compiler allows
 MASKED = -1e30
 
 
 def block_rows(q_shape: tuple[int, ...], num_keys: int) -> int:
     """R for q [B Q H d], or 0 where the kernels cannot take these sizes.
 
-    They need groups of whole heads in 128 lanes (or all heads together in at most 256), and the keys of a group with
-    their gradients in the chip's vector memory (up to about 3500 keys).
+    The kernels need groups of whole heads in 128 lanes (or all heads together in at most 256), and room in the chip's
+    vector memory for the keys of a group with their gradients (up to about 3500 keys).
     """
     _, queries, heads, width = q_shape
     lanes = _group_lanes(heads, width)
     keys = _round_up(num_keys, LANES)
-    # k, v and their gradients in 16 bits, two buffers each, and 32-bit sums; six [R N] matrices of 32 bits.
+    # For each key and lane: k and v, and their gradients, in 16 bits with two buffers each, and both sums in 32 bits.
+    # What is left holds six [R N] matrices of 32 bits.
     left = MEMORY - keys * lanes * (8 + 8 + 8)
     rows = min(MAX_ROWS, left // (6 * 4 * keys)) if lanes else 0
     if rows < 16:
@@ -42,7 +43,7 @@ def block_rows(q_shape: tuple[int, ...], num_keys: int) -> int:
 
 
 def takes(q: jax.Array, num_keys: int) -> bool:
-    """Whether the kernels can be used for q [B Q H d] here: 16 bits, sizes, and clips that divide over the mesh."""
+    """Whether the kernels support q [B Q H d]: 16 bits, sizes that fit, and clips that the mesh divides."""
     devices = max(1, jax.sharding.get_abstract_mesh().size)  # 0 without a context
     return q.dtype.itemsize == 2 and block_rows(q.shape, num_keys) > 0 and len(q) % devices == 0
 
@@ -91,7 +92,7 @@ _attention.defvjp(_attention_forward, _attention_backward)
 
 
 def _per_device(function, settings):
-    """`function` on each device's clips: the compiler cannot split a kernel, so the mesh of the context says how."""
+    """Maps `function` over the devices of the context's mesh, by clips, since XLA cannot partition a kernel itself."""
     one_device = functools.partial(function, settings)
     axes = jax.sharding.get_abstract_mesh().axis_names
     if not axes:
@@ -128,7 +129,7 @@ def _zero_beyond(x, count, start=0):
 
 
 def _heads(width, lanes):
-    """For every head of a group, which lanes [1 L] are its own."""
+    """For every head of a group, a mask [1 L] of its lanes."""
     place = lax.broadcasted_iota(jnp.int32, (1, lanes), 1) // width
     return [place == head for head in range(lanes // width)]
 

@@ -21,12 +21,18 @@ PIXEL_STD = (0.229, 0.224, 0.225)
 class TubeGrid:
     """How a clip is cut into tubes and how many of them are hidden.
 
+    Attributes:
+      num_frames: F.
+      image_size: pixels, one number for a square or (height, width).
+      tube_size: (pt, ph, pw), frames and pixels.
+      mask_ratio: share of the tubes that is hidden, inside (0, 1).
+
     Raises:
-      ValueError: a clip that is no whole number of tubes, or a mask ratio that hides none or all of them.
+      InvalidValue: the clip is not a whole number of tubes, or the mask ratio hides none or all of them.
     """
 
     num_frames: int = 16
-    image_size: int | tuple[int, int] = 224  # one number for a square, or (height, width)
+    image_size: int | tuple[int, int] = 224
     tube_size: tuple[int, int, int] = (2, 16, 16)
     mask_ratio: float = 0.9
 
@@ -34,12 +40,12 @@ class TubeGrid:
         pt, ph, pw = self.tube_size
         if self.num_frames < 1 or self.num_frames % pt:
             raise InvalidValue(
-                f"num_frames={self.num_frames} is no multiple of the tube length {pt}: choose one that is"
+                f"num_frames={self.num_frames} is not a multiple of the tube length {pt}: choose one that is"
             )
         height, width = self.image_shape
         if height < 1 or width < 1 or height % ph or width % pw:
             raise InvalidValue(
-                f"image_size={self.image_size} is no multiple of the tube's {ph}x{pw}: choose one that is"
+                f"image_size={self.image_size} is not a multiple of the tube's {ph}x{pw}: choose one that is"
             )
         if not 0 < self.mask_ratio < 1:
             raise InvalidValue(f"mask_ratio={self.mask_ratio} must lie inside (0, 1), e.g. 0.9")
@@ -77,7 +83,7 @@ class TubeGrid:
 
     @property
     def masked_per_step(self) -> int:
-        """Truncated, in float arithmetic, as published (goldens/masks)."""
+        """Hidden tubes per time step: int(mask_ratio * h * w), as in the authors' code (tests/goldens/masks.npz)."""
         return int(self.mask_ratio * self.tubes_per_step)
 
     @property
@@ -96,7 +102,7 @@ class TubeGrid:
 
 
 def video_to_tubes(video: jax.Array, tube_size: tuple[int, int, int]) -> jax.Array:
-    """[B F H W 3] -> tubes [B N P], any dtype."""
+    """Cuts clips [B F H W 3] into tubes [B N P], any dtype."""
     pt, ph, pw = tube_size
     return rearrange(video, "B (t pt) (h ph) (w pw) c -> B (t h w) (pt ph pw c)", pt=pt, ph=ph, pw=pw)
 
@@ -109,14 +115,14 @@ def tubes_to_video(tubes: jax.Array, grid: TubeGrid) -> jax.Array:
 
 
 def unit_pixels(pixels: jax.Array) -> jax.Array:
-    """uint8 0..255 -> float32 [0, 1]; float pixels are already in [0, 1] and pass."""
+    """Pixels as float32 in [0, 1]: uint8 0..255 are divided by 255, floats are taken to be in [0, 1] already."""
     if pixels.dtype == jnp.uint8:
         return pixels.astype(jnp.float32) / 255.0
     return pixels.astype(jnp.float32)
 
 
 def standardize_tubes(tubes: jax.Array) -> jax.Array:
-    """Tubes [... P], uint8 or float in [0, 1], channel fastest -> the network's input: (x - mean) / std, float32."""
+    """The network's input: (x - mean) / std per channel, float32, of tubes [... P], uint8 or float in [0, 1]."""
     repeats = tubes.shape[-1] // 3
     mean = jnp.tile(jnp.asarray(PIXEL_MEAN, jnp.float32), repeats)
     std = jnp.tile(jnp.asarray(PIXEL_STD, jnp.float32), repeats)

@@ -1,8 +1,8 @@
-"""The frame around every command: how flags are wrong, how errors are told, how a signal ends it, what is returned.
+"""What every command does around its own work: parse flags, report errors, end on a signal, return an exit status.
 
-Exit status: what the command says; 2 wrong flags; 1 a UserError, told in one sentence, or a file system that refuses;
-1 also for any other exception, whose traceback stays on the console and in WORKDIR/error-PROCESS.txt; 130 and 143 after
-Ctrl-C and SIGTERM. SIGMA_TRACEBACK=1 shows where a UserError came from.
+Exit status: that of the command itself; 2 for wrong flags; 1 for a UserError or an error of the file system, each
+reported in one sentence; 1 also for any other exception, whose traceback goes to the console and to
+WORKDIR/error-PROCESS.txt; 130 and 143 after Ctrl-C and SIGTERM. SIGMA_TRACEBACK=1 shows where a UserError came from.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from absl import flags
 from sigma_jax.runtime import signals
 from sigma_jax.runtime.errors import UserError
 
-# What a file system says of itself: a full disk, a missing folder, no permission. Not a fault of the program.
+# Errors of a file system (a full disk, a missing folder, no permission) are not faults of the program: one sentence.
 REFUSALS = {
     *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR),
     *(errno.EEXIST, errno.ENAMETOOLONG, errno.EIO, errno.ELOOP, errno.ESTALE, errno.EMFILE, errno.ENFILE),
@@ -31,7 +31,7 @@ REFUSALS = {
 
 
 class WrongUsage(UserError, ValueError):
-    """Flags that do not go together, or lack: exit status 2."""
+    """Flags that do not go together, or are missing: exit status 2."""
 
 
 class HelpWanted(Exception):
@@ -43,12 +43,12 @@ class Command:
     """A command line program; called with a command line (None: that of the process) it returns the exit status.
 
     Attributes:
-      name: what its sentences begin with.
-      parse: command line -> what `run` takes. Where that has a `workdir`, tracebacks are kept there.
+      name: the prefix of its messages.
+      parse: turns a command line into the argument of `run`. Where that has a `workdir`, tracebacks are written there.
       run: the command itself; returns its exit status.
-      statuses: exit statuses of errors that a caller tells apart; the first kind that fits counts (default 1).
-      after_stop: what to know or do after Ctrl-C or SIGTERM, a sentence.
-      say: tells a sentence; default: `name: sentence` on stderr.
+      statuses: exit statuses by class of error, for callers that tell errors apart; the first match counts, else 1.
+      after_stop: a sentence that is added to the message after Ctrl-C or SIGTERM.
+      say: prints a message; default: `name: message` on stderr.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Command:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 return 141
             except KeyboardInterrupt as stop:
-                # another kind: raised by a library, or where no handler could be installed
+                # A plain KeyboardInterrupt comes from a library, or from where no handler could be installed.
                 stopped = stop if isinstance(stop, signals.Stopped) else signals.Stopped(signal.SIGINT)
                 self._tell_stop(str(stopped))
                 return stopped.status
@@ -88,7 +88,7 @@ class Command:
             print(f"{self.name}: {sentence}", file=sys.stderr, flush=True)  # noqa: T201
 
     def end_at_once(self, sentence: str) -> NoReturn:
-        """Tells why and ends the process without any of its own endings: nothing may be written any more."""
+        """Prints why and ends the process at once, without cleaning up, for cases in which nothing may be written."""
         self.tell(sentence)
         sys.stderr.flush()
         os._exit(1)
@@ -106,7 +106,7 @@ class Command:
         return next((status for kind, status in self.statuses.items() if isinstance(error, kind)), 1)
 
     def _fail(self, error: Exception, workdir: str | Path | None) -> int:
-        """Shows and keeps the traceback; of a file system's refusal the console sees one sentence."""
+        """Shows and keeps the traceback; an error of the file system is one sentence on the console."""
         refused = isinstance(error, OSError) and error.errno in REFUSALS
         kept = keep_traceback(error, workdir)
         if not refused or os.environ.get("SIGMA_TRACEBACK"):
@@ -121,14 +121,14 @@ class Command:
 
 
 def leave(status: int) -> NoReturn:
-    """Exits with this status; after a signal within seconds, also where threads of a library are still at work."""
+    """Exits with this status; after a signal within seconds, even if threads of a library are still running."""
     if status in (128 + number for number in signals.SIGNALS):
         signals.end_within(status)
     sys.exit(status)
 
 
 def keep_traceback(error: BaseException, workdir: str | Path | None) -> Path | None:
-    """Adds the traceback to `workdir/error-<process>.txt`; None where there is no such folder, or no room."""
+    """Appends the traceback to `workdir/error-<process>.txt`; None where there is no such folder, or no disk space."""
     if not workdir or not Path(workdir).is_dir():
         return None
     path = Path(workdir) / f"error-{_process()}.txt"
@@ -141,16 +141,17 @@ def keep_traceback(error: BaseException, workdir: str | Path | None) -> Path | N
 
 
 def _process() -> int:
-    """This process's number in the run; does not start a backend to learn it."""
+    """This process's index in the run; found without starting a JAX backend."""
     jax = sys.modules.get("jax")
     return jax.process_index() if jax is not None and jax.distributed.is_initialized() else 0
 
 
 def parse_flags(values: flags.FlagValues, argv: list[str], doc: str | None) -> list[str]:
-    """absl flags for a Command: what is left of the command line behind the program's name.
+    """Parses absl flags for a Command; returns the arguments that are no flags.
 
     Raises:
-      HelpWanted: --help is among them; flags.Error: one is unknown or has a wrong value.
+      HelpWanted: --help is among the flags.
+      flags.Error: a flag is unknown or has a wrong value.
     """
     if {"--help", "-h", "-help", "--helpfull", "--helpshort"} & set(argv[1:]):
         raise HelpWanted(usage(values, doc))

@@ -1,4 +1,4 @@
-"""How programs are compiled: once, ahead of the first call, kept on disk, and without keeping the compiler's memory."""
+"""Compilation: each program once, cached on disk between runs, with the compiler's memory given back afterwards."""
 
 import contextlib
 import ctypes
@@ -15,8 +15,8 @@ from sigma_jax.runtime.trees import Tree
 class CompiledOnce:
     """A jitted function for one set of shapes and shardings, compiled at its first call.
 
-    Other shapes are a TypeError, never a second compilation. Compiling frees half a GiB that the C library would keep
-    for the life of the process; it is handed back before the first execution allocates its buffers.
+    Other shapes are a TypeError, never a second compilation. After compiling, the C library (glibc) holds about half a
+    GiB of freed memory; it is returned to the system before the first execution allocates its buffers.
     """
 
     def __init__(self, jitted: jax.stages.Wrapped):
@@ -31,12 +31,12 @@ class CompiledOnce:
         return self._program(*args)
 
     def as_text(self) -> str:
-        """The compiled program in the compiler's language (HLO), once it was called."""
+        """The text (HLO) of the compiled program; it must have been called before."""
         return self._program.as_text()
 
 
 def release_free_memory() -> None:
-    """Gives free memory back to the system, where the C library can (glibc)."""
+    """Returns freed memory to the system, where the C library supports it (glibc)."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
@@ -45,8 +45,8 @@ def release_free_memory() -> None:
 def cache_folder() -> str:
     """Where compiled programs are kept between runs; "" where they are not.
 
-    JAX_COMPILATION_CACHE_DIR decides (empty: nowhere). Otherwise it is the user's cache folder; one of its own in the
-    folder for temporary files where the user has no home, or may not write there, as in many containers.
+    JAX_COMPILATION_CACHE_DIR decides (empty: no cache). Without it this is the user's cache folder or, where the user
+    has no home or cannot write to it, as in many containers, a folder in the one for temporary files.
     """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return os.environ["JAX_COMPILATION_CACHE_DIR"]
@@ -58,13 +58,14 @@ def cache_folder() -> str:
     with contextlib.suppress(OSError):
         shared = Path(tempfile.gettempdir()) / f"sigma_jax_{os.getuid()}"
         shared.mkdir(mode=0o700, exist_ok=True)
-        if shared.stat().st_uid == os.getuid() and not shared.is_symlink():  # programs of strangers are not run
+        # A folder of another user is not trusted: cached programs are executed.
+        if shared.stat().st_uid == os.getuid() and not shared.is_symlink():
             return str(shared / "xla")
     return ""
 
 
 def use_compilation_cache() -> str:
-    """Turns the cache on; returns a sentence for the log where it is not where one would expect it, else ""."""
+    """Turns the cache on; returns a sentence for the log where it is in an unusual place or off, else ""."""
     folder = cache_folder()
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return ""
@@ -72,7 +73,8 @@ def use_compilation_cache() -> str:
         return "compiled programs are not kept: neither the home nor the temporary folder can be written"
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    return f"compiled programs are kept in {folder}, as there is no home" if "sigma_jax_" in folder else ""
+    usual = "sigma_jax_" not in folder
+    return "" if usual else f"compiled programs are kept in {folder}, because no home folder can be written"
 
 
 def quick_compilation() -> dict | None:

@@ -1,4 +1,4 @@
-"""Joining the processes of one run, and leaving it: who the others are, and what to say when they do not come.
+"""Joining and leaving the processes of one run, with messages that name the process or address that is missing.
 
 One process per host on TPU pods, one per node or per GPU elsewhere. `connect` finds the others by flags
 (--coordinator --num_processes --process_id), or by what Slurm, Open MPI or the TPU runtime put into the environment.
@@ -26,20 +26,26 @@ from sigma_jax.runtime.folder_lock import FolderInUse, FolderLock
 
 T = TypeVar("T")
 LOST_CODE = 76  # exit status when another process of the run was lost: start the same command again
-ALONE_CODE = 69  # exit status when the processes did not meet: a wrong address, or one that is not back yet
-# How long a process that is done waits for the others: the first one draws the report alone. JAX's clients wait no
-# longer. One that died meanwhile is noticed after `peer_seconds` all the same.
+ALONE_CODE = 69  # exit status when the processes did not connect: a wrong address, or a process that has not started
+# How long a finished process waits for the others before it exits: process 0 draws the report alone. A process that
+# dies meanwhile is noticed after `peer_seconds` all the same.
 LEAVE_SECONDS = 300
-# What a step fails with through no fault of the others.
+# Status codes of a failed step whose cause lies in this process, not in the loss of another one.
 OWN_FAILURES = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
 
 
 class CannotConnect(UserError, RuntimeError):
-    """The processes of the run did not meet."""
+    """The processes of the run did not find each other."""
 
 
 class Meeting(NamedTuple):
-    """Where processes meet; None where JAX finds out by itself (Slurm, TPU pod)."""
+    """How the processes find each other; fields are None where JAX detects them itself (Slurm, TPU pod).
+
+    Attributes:
+      coordinator: host:port of process 0.
+      num_processes: processes of the run.
+      process_id: this process's index, from 0.
+    """
 
     coordinator: str | None
     num_processes: int | None
@@ -53,16 +59,19 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     number("num_processes", None, "Number of processes of this run.", flag_values=values)
     number("process_id", None, "This process's number, from 0.", flag_values=values)
     when = ["auto", "on", "off"]
-    flags.DEFINE_enum("distributed", "auto", when, "Join the other processes of a job or pod.", flag_values=values)
-    number("connect_seconds", 60, "How long to wait for the others at the start.", lower_bound=1, flag_values=values)
-    number("peer_seconds", 60, "When a silent process counts as lost.", lower_bound=5, flag_values=values)
+    helps = "Join the other processes of a job or pod; auto: where Slurm, Open MPI or a TPU pod started several."
+    flags.DEFINE_enum("distributed", "auto", when, helps, flag_values=values)
+    helps = "Seconds to wait for the other processes at the start."
+    number("connect_seconds", 60, helps, lower_bound=1, flag_values=values)
+    helps = "Seconds without a heartbeat after which another process counts as lost."
+    number("peer_seconds", 60, helps, lower_bound=5, flag_values=values)
 
 
 def meeting_from_flags(values: flags.FlagValues = flags.FLAGS) -> Meeting | None:
-    """What flags and environment say; None for a run of one process.
+    """The Meeting that flags and environment describe; None for a run of one process.
 
     Raises:
-      ValueError: only some of the three flags, or numbers that cannot be.
+      InvalidValue: only some of the three flags are given, or their values do not fit together.
     """
     given = Meeting(values.coordinator, values.num_processes, values.process_id)
     if any(part is not None for part in given):
@@ -86,7 +95,7 @@ def meeting_from_flags(values: flags.FlagValues = flags.FLAGS) -> Meeting | None
 
 
 def started_as_many(environment: Mapping[str, str]) -> bool:
-    """Whether a launcher says that this is one of several processes."""
+    """Whether a launcher (Slurm, Open MPI, a TPU pod) has started this process as one of several."""
     counts = [environment.get(name, "1") for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")]
     in_slurm_step = "SLURM_PROCID" in environment or "OMPI_COMM_WORLD_RANK" in environment
     hosts = environment.get("TPU_WORKER_HOSTNAMES", "").split(",")
@@ -94,10 +103,10 @@ def started_as_many(environment: Mapping[str, str]) -> bool:
 
 
 def local_devices(meeting: Meeting, environment: Mapping[str, str]) -> list[int] | None:
-    """Which GPUs are this process's: [] for all that it sees, None for JAX's rule (the i-th process of a node has one).
+    """The GPUs of this process: [] for all visible ones, None for JAX's rule that process i of a node uses GPU i.
 
-    Left alone, JAX follows that rule wherever it finds Slurm or Open MPI, also with one process per node, and where a
-    process sees only its own GPU.
+    JAX by itself applies that rule wherever it finds Slurm or Open MPI. It is wrong with one process per node, and
+    where a process sees only its own GPU.
     """
     if environment.get("JAX_LOCAL_DEVICE_IDS"):
         return None  # the user's own choice
@@ -108,7 +117,7 @@ def local_devices(meeting: Meeting, environment: Mapping[str, str]) -> list[int]
 
 
 def place_in(environment: Mapping[str, str]) -> str:
-    """What the launcher says about this process, for messages; "" where it says nothing."""
+    """This process's number and the number of processes, if the launcher gives them, for messages; "" otherwise."""
     for index, count in (("SLURM_PROCID", "SLURM_NTASKS"), ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE")):
         if index in environment:
             return f"process {environment[index]} of {environment.get(count, '?')}"
@@ -117,15 +126,20 @@ def place_in(environment: Mapping[str, str]) -> str:
 
 
 def connect(meeting: Meeting | None, connect_seconds: int = 60, peer_seconds: int = 60) -> str:
-    """Joins the others before any device is touched; returns the sentence of the pre-flight check.
+    """Connects to the other processes, before any device is used; returns the sentence of `preflight`.
+
+    Args:
+      meeting: None for a run of one process.
+      connect_seconds: how long to wait for the others.
+      peer_seconds: without a heartbeat for so long a process counts as lost.
 
     Raises:
-      CannotConnect: they did not meet in time; says who waited for whom.
+      CannotConnect: they did not connect in time; the message says which process waited for which address.
     """
     if meeting is not None:
         if meeting.process_id:
             _wait_for_coordinator(meeting, connect_seconds)
-        # At its own time limit JAX aborts the process with a stack trace; ours comes first, with a sentence.
+        # At its own time limit JAX aborts the process with a stack trace; this earlier limit ends it with a sentence.
         patience = threading.Timer(connect_seconds, _give_up, (_explain(meeting, connect_seconds, "time is up"),))
         patience.daemon = True
         patience.start()
@@ -147,10 +161,10 @@ def connect(meeting: Meeting | None, connect_seconds: int = 60, peer_seconds: in
 
 
 def preflight(meeting: Meeting | None, seconds: float) -> str:
-    """Counts processes and devices, and lets all processes exchange a number.
+    """Counts processes and devices, and tests that all processes can exchange a number; returns a sentence for the log.
 
     Raises:
-      CannotConnect: the counts do not fit together, or the exchange does not end.
+      CannotConnect: the counts do not fit together, or the exchange takes longer than `seconds`.
     """
     processes, local, everywhere = jax.process_count(), jax.local_device_count(), jax.device_count()
     if meeting is not None and meeting.num_processes not in (None, processes):
@@ -169,10 +183,14 @@ def preflight(meeting: Meeting | None, seconds: float) -> str:
 
 
 def check_agreement(mine: Mapping[str, Any]) -> None:
-    """All processes must have been started alike; `mine` is what decides the run here, as JSON holds it.
+    """Checks that all processes were started with the same settings.
+
+    Args:
+      mine: the settings of this process, as JSON.
 
     Raises:
-      ValueError: in every process, if one differs from the first; that one's message has the differences.
+      InvalidValue: in every process, if one of them differs from process 0. The message of a differing process lists
+        the differences; that of the others names the processes.
     """
     if jax.process_count() == 1:
         return
@@ -185,7 +203,7 @@ def check_agreement(mine: Mapping[str, Any]) -> None:
             "Start the same command on all hosts, with the same data"
         )
     if others:
-        time.sleep(2)  # they need this process, their coordinator perhaps, to say why they stop
+        time.sleep(2)  # the differing processes need the coordinator, which may be this one, to report their error
         raise InvalidValue(
             f"process(es) {others} were started with other values than this one; their logs list them. Start the same "
             "command on all hosts, with the same data"
@@ -194,15 +212,15 @@ def check_agreement(mine: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def owned_by_run(folder: str | os.PathLike, on_lost: Callable[[str], None]) -> Iterator[None]:
-    """The folder belongs to this run inside the block: process 0 owns it, and each other one its own where hosts do
-    not share it.
+    """Holds the lock of a run's folder inside the block: process 0 locks it, and where hosts do not share the file
+    system, each other process locks its own.
 
     Args:
-      folder: must be there, on every host.
+      folder: must exist, on every host.
       on_lost: see FolderLock.
 
     Raises:
-      FolderInUse: in every process, if it is in use on one host.
+      FolderInUse: in every process, if the folder is in use on one host.
     """
     lock, refusal, first = FolderLock(folder, on_lost), "", jax.process_index() == 0
     if first:
@@ -222,7 +240,7 @@ def owned_by_run(folder: str | os.PathLike, on_lost: Callable[[str], None]) -> I
 
 
 def _refusal(lock: FolderLock, friend: str) -> str:
-    """Why the folder cannot be taken; "" if it was, or is the friend's."""
+    """Why the folder cannot be locked; "" if it was locked, or is locked by the process whose token is `friend`."""
     try:
         lock.take(friend)
     except (FolderInUse, OSError) as error:
@@ -239,10 +257,10 @@ def _from_first(text: str) -> str:
 
 
 def _within(seconds: float, function: Callable[[], T]) -> T:
-    """`function()` in a thread that is given up after `seconds`; what it raises is raised here.
+    """The result of `function()`, run in a thread; its exceptions are raised here.
 
     Raises:
-      CannotConnect: it takes longer.
+      CannotConnect: it takes longer than `seconds`; the thread is abandoned.
     """
     result: futures.Future[T] = futures.Future()
 
@@ -256,7 +274,7 @@ def _within(seconds: float, function: Callable[[], T]) -> T:
     try:
         return result.result(seconds)
     except futures.TimeoutError as error:
-        if result.done():  # the function's own
+        if result.done():  # the function itself raised TimeoutError
             raise
         raise CannotConnect(
             f"all processes are there, but exchanging one number between them did not work within {seconds:g} s: "
@@ -271,7 +289,7 @@ def _give_up(sentence: str) -> None:
 
 
 def _wait_for_coordinator(meeting: Meeting, seconds: float) -> None:
-    """Until process 0 listens; without this a wrong address looks like a slow one."""
+    """Waits until process 0 listens, so that a wrong address is reported as such."""
     host, _, port = meeting.coordinator.rpartition(":")
     deadline, reason = time.monotonic() + seconds, "no attempt"
     while time.monotonic() < deadline:
@@ -304,15 +322,16 @@ def _explain(meeting: Meeting, seconds: float, reason: Exception | str) -> str:
 
 
 def lost_another(error: jax.errors.JaxRuntimeError) -> bool:
-    """Whether a failed step may be another process's fault: then all start again, and that one's log says why.
+    """Whether a step may have failed because another process was lost; the same command is then started again.
 
-    Where no collective is under way, JAX itself ends the process (SIGABRT, status 134) after `peer_seconds`.
+    If no collective is running when a process is lost, JAX itself ends the others (SIGABRT, status 134) after
+    `peer_seconds`.
     """
     return jax.process_count() > 1 and not any(status in str(error) for status in OWN_FAILURES)
 
 
 def leave(code: int) -> None:
-    """Ends a failed process of several at once: an orderly exit would wait for the others, who wait for this one."""
+    """Ends a failed process of a run of several at once: an orderly exit would wait for the others, and they for it."""
     if jax.distributed.is_initialized() and code:
         logging.error("process %d stops with code %d; the others stop when they notice", jax.process_index(), code)
         logging.flush()

@@ -10,7 +10,7 @@ UNITS = ("steps", "epochs", "percent")
 
 
 class Duration(NamedTuple):
-    """An amount and its unit, and the config's field for messages; 0 means "none" or "never"."""
+    """An amount of training, its unit (one of UNITS) and the name of its config field; 0 means "none" or "never"."""
 
     amount: float
     unit: str

@@ -1,17 +1,17 @@
-"""Errors that the user of a command can mend: they are told in one sentence, without a traceback.
+"""Errors that the user of a command can correct: commands print them as one sentence, without a traceback.
 
-Everything that a flag, a config, a data set, a weights file or a folder can be wrong about is a UserError; any other
-exception is taken for a fault of the program and keeps its traceback (runtime/command.py). A class of errors that
-callers already catch as ValueError or OSError names both: `class DataSetError(UserError, ValueError)`.
+Whatever is wrong with a flag, a config, a data set, a weights file or a folder is a UserError; any other exception is
+taken for a fault of the program and keeps its traceback (runtime/command.py). An error that Python code would expect as
+ValueError or OSError inherits from both: `class DataSetError(UserError, ValueError)`.
 """
 
 
 class UserError(Exception):
-    """Says what was got, what was expected, and what to do."""
+    """An error that its user can correct; the message says what was got, what was expected, and what to do."""
 
 
 class InvalidValue(UserError, ValueError):
-    """A flag, a config value or an argument that cannot be."""
+    """A flag, a config value or an argument has a value that is not allowed."""
 
 
 class InvalidType(UserError, TypeError):
@@ -23,7 +23,7 @@ class UnknownName(UserError, AttributeError):
 
 
 class Failed(UserError, RuntimeError):
-    """What another program, process or machine was asked for did not work; the message says where to look."""
+    """Another program, process or machine did not do what it was asked to do; the message says where to look."""
 
 
 class NotThere(UserError, FileNotFoundError):
@@ -31,4 +31,4 @@ class NotThere(UserError, FileNotFoundError):
 
 
 class StorageRefused(UserError, OSError):
-    """A disk or a bucket does not do what it is asked for; the message says what to do about it."""
+    """A disk or a bucket refuses to read or write; the message says what to do about it."""

@@ -1,4 +1,4 @@
-"""Files that are either there completely or not at all."""
+"""Atomic writing: a file appears under its name when it is complete, or not at all."""
 
 import contextlib
 import os
@@ -10,8 +10,8 @@ from pathlib import Path
 def replacing(path: Path) -> Iterator[Path]:
     """A path to write to, which becomes `path` when the block ends well.
 
-    Where it does not (a full disk), what was written is removed: it would keep the disk full. Several processes and
-    hosts may write the same file at once; the last one's is kept.
+    If the block raises (a full disk, say), the partial file is removed. Several processes and hosts may write the same
+    file at the same time; the one that finishes last wins.
     """
     partial = path.with_name(f"{path.name}.{os.uname().nodename}.{os.getpid()}.partial")
     try:

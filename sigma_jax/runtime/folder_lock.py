@@ -1,9 +1,10 @@
-"""One program at a time owns a folder: a file in it says who does, since when, and that it is still alive.
+"""A lock by which one program at a time owns a folder: a file in it that names the owner and shows that it is alive.
 
-The file is made atomically (a hard link, which network file systems create atomically, too). An owner on this machine
-is looked up in the process table; one elsewhere counts up a number in the file every few seconds, and whoever wants the
-folder watches that number: no clocks are compared, and no file system's own locks are trusted. A dead owner's lock is
-taken over, so a run that was killed starts again with the same command.
+The file is created atomically, as a hard link, which network file systems support, too. Whether an owner on the same
+machine is alive is looked up in the process table. An owner on another machine increments a number in the file (a
+heartbeat) every few seconds, and a program that wants the folder watches that number; clocks are not compared, and the
+file system's own locks are not used. The lock of a dead owner is taken over, so that a run that was killed can be
+started again with the same command.
 """
 
 import contextlib
@@ -25,22 +26,28 @@ from sigma_jax.runtime.errors import UserError
 
 NAME = ".owner.json"
 BEAT_SECONDS = 5.0
-# So long an owner on another machine may be silent: network file systems show a change late, and a compiler may hold
-# Python up.
+# An owner on another machine without a heartbeat for so long is taken to be dead. Network file systems show a change
+# late, and a compilation may keep Python's threads waiting.
 SILENT_SECONDS = 30.0
 
 
 class FolderInUse(UserError, RuntimeError):
-    """Another program that is alive owns the folder; the message says which."""
+    """Another living program owns the folder; the message says which."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Owner:
-    """Who owns a folder.
+    """The owner of a folder, as its lock file describes it.
 
-    token: names the run; all its processes share it. machine: boot and process table in which `pid` means something.
-    started: when the process began, in clock ticks after boot, since numbers of processes come again. folder: as the
-    owner calls it; a copy of the folder has another name.
+    Attributes:
+      token: a random name of the lock, which all processes of a run accept as theirs.
+      host: host name, for messages.
+      machine: identifies the boot and the process table in which `pid` is valid.
+      pid: number of the process.
+      started: start of the process in clock ticks after boot, because process numbers are reused.
+      since: local time at which the folder was locked, for messages.
+      command: command line, for messages.
+      folder: resolved path of the folder; in a copy of the folder it differs.
     """
 
     token: str
@@ -72,14 +79,14 @@ class Owner:
         return f"process {self.pid} on {self.host}, since {self.since} ({self.command})"
 
     def is_dead(self, folder: str | os.PathLike) -> bool | None:
-        """Whether it owns this folder no more; None where this machine cannot know, or the folder may be a copy."""
+        """Whether the owner is dead; None where this machine cannot know, or the folder may be a copy."""
         if self.machine != _machine() or self.host != socket.gethostname():
             return None
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
             return True
-        except PermissionError:  # another user's, whose details may be hidden: alive
+        except PermissionError:  # a process of another user: alive, though its start time may be hidden
             return _started(self.pid) not in ("", self.started)
         if _started(self.pid) != self.started:
             return True
@@ -87,7 +94,7 @@ class Owner:
 
 
 def _machine() -> str:
-    """Boot and process table: containers of one machine have tables of their own."""
+    """Identifies the boot and the process table of this machine; containers have process tables of their own."""
     boot, table = Path("/proc/sys/kernel/random/boot_id"), "/proc/self/ns/pid"
     try:
         return f"{boot.read_text().strip()} {os.readlink(table)}"
@@ -96,7 +103,7 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> str:
-    """When the process began; "" for one that has ended (also where nobody has asked for its status yet)."""
+    """Start of a process in clock ticks after boot; "" for one that has ended, including zombies."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -105,14 +112,14 @@ def _started(pid: int) -> str:
 
 
 def _read(path: Path) -> tuple[Owner, int] | None:
-    """(owner, its number of beats) in a lock; None where there is none."""
+    """(owner, its heartbeat number) of a lock file; None if there is no file."""
     try:
         found = json.loads(path.read_text())
         beats = found.pop("beats")
         return Owner(**found), beats
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, KeyError, AttributeError):  # half-written, on a file system that cannot do better
+    except (ValueError, TypeError, KeyError, AttributeError):  # half-written, on a file system without hard links
         return Owner("", "an unknown host", "", 0, "", "an unknown time", "unreadable lock", ""), -1
 
 
@@ -120,25 +127,31 @@ class FolderLock:
     """The lock of one folder, held from `take` to `release`.
 
     Args:
-      folder: must be there.
-      on_lost: called, from a thread, with a sentence when another program took the folder because this process was
-        suspended for long. It must not write to the folder any more: usually ends the process.
+      folder: must exist.
+      on_lost: called from a thread, with a message, when another program has taken the folder over because this process
+        was suspended for long. The process must not write to the folder any more: usually the callback ends it.
     """
 
     def __init__(self, folder: str | os.PathLike, on_lost: Callable[[str], None]):
         self.path = Path(folder) / NAME
         self.owner = Owner.here(folder)
         self._beats, self._on_lost = 0, on_lost
-        self._claimers: dict[str, float] = {}  # who was seen to act for a dead owner, since when
+        self._claimers: dict[str, float] = {}  # token of a process that is removing a dead owner's lock -> seen since
         self._ended = threading.Event()
         self._keeper = threading.Thread(target=self._keep, daemon=True, name=f"owner of {folder}")
 
     def take(self, friend: str = "") -> bool:
-        """Makes the folder this process's; False where it is the friend's (a token), who keeps it.
+        """Locks the folder for this process; waits while it finds out whether an owner elsewhere is alive.
+
+        Args:
+          friend: token of a process of the same run, which may own the folder already.
+
+        Returns:
+          Whether this process owns the folder; False where `friend` owns it.
 
         Raises:
-          FolderInUse: it is another one's, and that is alive.
-          OSError: the folder takes no files.
+          FolderInUse: another living program owns it.
+          OSError: no file can be written to the folder.
         """
         while not self._create(self.path):
             found = _read(self.path)
@@ -162,7 +175,7 @@ class FolderLock:
         return True
 
     def release(self) -> None:
-        """Gives the folder back, if it is this process's."""
+        """Removes the lock, if this process owns it."""
         self._ended.set()
         if self._keeper.is_alive():
             self._keeper.join()
@@ -171,7 +184,7 @@ class FolderLock:
                 self.path.unlink()
 
     def _create(self, path: Path) -> bool:
-        """Makes a lock or a claim, atomically; False where there is one already."""
+        """Creates a lock or a claim file atomically; False if it exists."""
         draft = self._draft()
         try:
             os.link(draft, path)
@@ -188,17 +201,17 @@ class FolderLock:
         return True
 
     def _draft(self) -> Path:
-        """A whole file beside the lock."""
+        """Writes the content of a lock to a file beside it, to be linked or renamed; returns its path."""
         draft = self.path.with_name(f"{NAME}.{self.owner.token}")
         try:
             draft.write_text(json.dumps(dataclasses.asdict(self.owner) | {"beats": self._beats}, indent=1) + "\n")
-        except OSError:  # a full disk takes the name and not the content
+        except OSError:  # on a full disk an empty file remains
             draft.unlink(missing_ok=True)
             raise
         return draft
 
     def _is_silent(self, owner: Owner) -> bool:
-        """Watches an owner elsewhere; True when it gave no sign for SILENT_SECONDS, or gave the folder back."""
+        """Watches an owner on another machine; True if it has no heartbeat for SILENT_SECONDS, or releases the lock."""
         first, deadline = self._sign(), time.monotonic() + SILENT_SECONDS
         while time.monotonic() < deadline:
             time.sleep(min(1.0, SILENT_SECONDS / 10))
@@ -210,14 +223,14 @@ class FolderLock:
         return True
 
     def _sign(self) -> tuple[int, int]:
-        """What an owner that is alive changes: its count, or where a full disk does not take that the time."""
+        """(heartbeat number, modification time) of the lock: a living owner changes the time even on a full disk."""
         with contextlib.suppress(OSError):
             found = _read(self.path)
             return (found[1] if found else -2), self.path.stat().st_mtime_ns
         return -2, 0
 
     def _remove(self, owner: Owner) -> None:
-        """Removes a dead owner's lock. Only who has claimed that owner may, so that nobody removes a new owner's."""
+        """Removes a dead owner's lock; only the process that holds its claim may, so that no new lock is removed."""
         claims: list[Path] = []
         try:
             if not self._claim(owner.token, claims):
@@ -226,15 +239,15 @@ class FolderLock:
             found = _read(self.path)
             if found is not None and found[0].token == owner.token:
                 self.path.unlink()
-            self.path.with_name(f"{NAME}.{owner.token}").unlink(missing_ok=True)  # what it was writing
+            self.path.with_name(f"{NAME}.{owner.token}").unlink(missing_ok=True)  # a draft that it was writing
         finally:
             for claim in claims:
                 claim.unlink(missing_ok=True)
 
     def _claim(self, token: str, claims: list[Path]) -> bool:
-        """Whether this process alone may act for a dead owner; adds the files that say so to `claims`.
+        """Whether this process alone may remove a dead owner's lock; the claim files that it holds go into `claims`.
 
-        A claimer that has died is claimed in turn.
+        The claim of a process that died itself is taken over by claiming that process in the same way.
         """
         path = self.path.with_name(f"{NAME}.claim.{token}")
         if self._create(path):
@@ -258,10 +271,10 @@ class FolderLock:
         return found is not None and found[0].token == self.owner.token
 
     def _keep(self) -> None:
-        """Counts, so that machines which cannot see this process know that it is alive."""
+        """Writes the heartbeat, by which other machines know that this process is alive."""
         while not self._ended.wait(BEAT_SECONDS):
             self._beats += 1
-            with contextlib.suppress(OSError):  # a full disk or a network that is away for a while
+            with contextlib.suppress(OSError):  # a full disk, or a network that is down for a while
                 found = _read(self.path)
                 if found is not None and found[0].token != self.owner.token:
                     self._on_lost(
@@ -275,17 +288,17 @@ class FolderLock:
 
 
 def owner_of(folder: str | os.PathLike) -> Owner | None:
-    """Who owns a folder; None for nobody, or one that is known to be dead."""
+    """The owner of a folder; None if it is not locked, or the owner is known to be dead."""
     found = _read(Path(folder) / NAME)
     return found[0] if found is not None and not found[0].is_dead(folder) else None
 
 
 @contextlib.contextmanager
 def owned(folder: str | os.PathLike, on_lost: Callable[[str], None]) -> Iterator[None]:
-    """The folder, which is made, belongs to this process inside the block; see FolderLock.
+    """Creates the folder and holds its lock inside the block; see FolderLock.
 
     Raises:
-      FolderInUse: it belongs to another one.
+      FolderInUse: another living program owns it.
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
     lock = FolderLock(folder, on_lost)

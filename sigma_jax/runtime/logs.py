@@ -1,7 +1,7 @@
 """Log lines of this package on stderr; of other packages only warnings (Orbax reports every file at INFO).
 
-A save that fails (a full disk) is told by the checkpoints in one sentence. Orbax, asyncio and tensorstore tell it again
-for every array, hundreds of lines that would bury the sentence: those are left out.
+A checkpoint that cannot be saved (a full disk) is reported in one sentence by checkpoints/manager.py. Orbax, asyncio
+and tensorstore report it again for every array, in hundreds of lines that would bury the sentence: these are left out.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from absl import logging
 
 
 def start_logging() -> None:
-    """Call once, first thing in a command."""
+    """Sets up logging; a command calls it once, before anything else."""
     logging.set_verbosity(logging.INFO)
     logging.use_absl_handler()
     handler = logging.get_absl_handler()
@@ -26,7 +26,7 @@ def start_logging() -> None:
 
 @contextlib.contextmanager
 def telling(what: str, seconds: float = 3.0) -> Iterator[None]:
-    """Says what the block does once it has lasted so long, and at its end how long it took; quick ones say nothing."""
+    """Logs what the block does once it has taken `seconds`, and in the end how long it took; if quicker, nothing."""
     begun = time.monotonic()
     timer = threading.Timer(seconds, logging.info, ("%s ...", what))
     timer.daemon = True
@@ -40,7 +40,7 @@ def telling(what: str, seconds: float = 3.0) -> Iterator[None]:
 
 
 def is_wanted(record: python_logging.LogRecord) -> bool:
-    """Whether a record is for the user."""
+    """Whether a log record is shown: all of this package's, and warnings of others."""
     if "sigma_jax" in record.pathname:
         return True
     if record.levelno < python_logging.WARNING:
@@ -50,7 +50,7 @@ def is_wanted(record: python_logging.LogRecord) -> bool:
 
 
 def _leave_out_closed_loops() -> None:
-    """tensorstore calls the event loop of a save that was given up, once for every array."""
+    """Silences "Event loop is closed", which tensorstore raises once for every array of a save that failed."""
     before = sys.unraisablehook
     if getattr(before, "leaves_out_closed_loops", False):
         return

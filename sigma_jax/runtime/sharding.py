@@ -1,8 +1,9 @@
-"""Where every array lives: the mesh, and one list of rules from names to partition specs.
+"""How every array is sharded: the mesh, and one list of rules from parameter names to partition specs.
 
-Mesh axes: `data` (copies of the parameters) and `fsdp` (parameters and optimizer state split over it). Batches are
-split over both. A rule names the dimensions of an array that `fsdp` may split, best first; the first one it divides is
-taken, otherwise the array stays whole. `tests/goldens/partition_specs_*.txt` lists the outcome for every parameter.
+Mesh axes: `data` (data parallelism: parameters are replicated along it) and `fsdp` (parameters and optimizer state are
+sharded along it). Batches are sharded over both. A rule lists the dimensions of an array that may be sharded over
+`fsdp`, in order of preference; the first one that it divides is taken, otherwise the array is replicated.
+`tests/goldens/partition_specs_*.txt` lists the result for every parameter.
 """
 
 import functools
@@ -20,12 +21,12 @@ from sigma_jax.runtime.trees import Tree
 
 BATCH_AXES = ("data", "fsdp")
 
-# (pattern of the path's end, dimensions that fsdp may split, counted from the last one). First match wins.
+# (pattern of the path's end, dimensions that may be sharded over fsdp, counted from the last). The first match counts.
 RULES = (
     (r"attn/qkv$", (-2, -1)),
     (r"kernel$", (-2, -1)),
     (r"prototypes$", (-2, -1)),
-    (r".*", ()),  # biases, norms, tokens, counters: whole everywhere (under 1 % of the bytes)
+    (r".*", ()),  # biases, norms, tokens, counters are replicated (under 1 % of the bytes)
 )
 
 
@@ -35,13 +36,18 @@ def path_of(key_path: tuple) -> str:
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, devices: list | None = None) -> Mesh:
-    """A mesh of all devices; one of the axes may be -1, 'the rest'.
+    """A mesh over all devices.
 
-    Neighbours on `fsdp` are neighbours on the chips' network. With several slices, `data` runs over the slices first
-    (so that only gradients and Sinkhorn's K-vectors cross the data centre network) and `fsdp` stays inside one.
+    Neighbours along `fsdp` are neighbours on the chips' interconnect. With several TPU slices, `data` runs over the
+    slices first (so that only gradients and Sinkhorn's K-vectors cross the data centre network) and `fsdp` stays inside
+    one.
+
+    Args:
+      data, fsdp: sizes of the axes; one of them may be -1, for the number that the other leaves.
+      devices: default: all devices.
 
     Raises:
-      ValueError: axes that do not multiply to the device count, or fsdp larger than a slice.
+      InvalidValue: the product of the axes is not the number of devices, or `fsdp` is larger than a slice.
     """
     devices = jax.devices() if devices is None else devices
     count = len(devices)
@@ -62,12 +68,12 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: list | None = None) -> Mes
 
 
 def count_slices(devices: Iterable[jax.Device]) -> int:
-    """Slices (parts joined by the data centre network only) that devices belong to; 1 where they do not say."""
+    """Number of TPU slices (connected by the data centre network only) of the devices; 1 where devices do not say."""
     return len({getattr(device, "slice_index", 0) for device in devices})
 
 
 def _arrange(devices: list, data: int, fsdp: int) -> np.ndarray:
-    """Devices as [data, fsdp], by their place on the network."""
+    """Devices as an array [data, fsdp], arranged by their position on the interconnect."""
     slices = count_slices(devices)
     if slices > 1:
         if data % slices:
@@ -84,7 +90,7 @@ def _arrange(devices: list, data: int, fsdp: int) -> np.ndarray:
 def partition_spec(path: str, shape: tuple[int, ...], fsdp: int) -> P:
     """The partition spec of a parameter (or its moments) by its path and shape."""
     if re.search(r"(^|/)memory/(pred|proj|ring/[^/]+)$", path):
-        return P(None, BATCH_AXES)  # a queue of batches' tokens, a ring of clips: split as the batches are
+        return P(None, BATCH_AXES)  # the feature queue and its ring of clips are sharded as batches are
     dimensions = next(found for pattern, found in RULES if re.search(pattern, path))
     for dimension in dimensions:
         if fsdp > 1 and len(shape) >= -dimension and shape[dimension] % fsdp == 0:
@@ -112,7 +118,7 @@ def bytes_per_device(abstract: Tree) -> int:
 
 
 def describe_specs(params: Tree, fsdp: int) -> list[str]:
-    """One line per parameter: path, shape, partition spec; the text of the goldens."""
+    """One line per parameter: path, shape, partition spec; tests compare it to tests/goldens/partition_specs_*.txt."""
     lines = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         spec = partition_spec(path_of(path), leaf.shape, fsdp)
@@ -122,22 +128,22 @@ def describe_specs(params: Tree, fsdp: int) -> list[str]:
 
 
 def whole(mesh: Mesh) -> NamedSharding:
-    """A copy on every device."""
+    """The sharding of replicated arrays."""
     return NamedSharding(mesh, P())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Batches: leading axis over all devices."""
+    """The sharding of batches: the leading axis over all devices."""
     return NamedSharding(mesh, P(BATCH_AXES))
 
 
 def with_shardings(abstract: Tree, shardings: Tree) -> Tree:
-    """Shapes with their shardings attached: what restore and ahead-of-time compilation ask for."""
+    """Attaches shardings to shapes, as restoring and ahead-of-time compilation need them."""
     return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, shardings)
 
 
 def traced_on(mesh: Mesh, function: Callable) -> Callable:
-    """`function`, to be jitted, with `mesh` as its context: attention kernels split their clips over all its axes."""
+    """`function` traced with `mesh` as its context, which ops/placement.py and the attention kernels read."""
 
     @functools.wraps(function)  # its name is what profiles and plans show
     def on_mesh(*args, **kwargs):
@@ -148,6 +154,6 @@ def traced_on(mesh: Mesh, function: Callable) -> Callable:
 
 
 def shard_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """This process's rows of a batch become global arrays split over all devices."""
+    """Makes global arrays, sharded over all devices, of this process's rows of a batch."""
     sharding = batch_sharding(mesh)
     return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}

@@ -1,7 +1,7 @@
-"""SIGINT (Ctrl-C) and SIGTERM: what they mean to a command, and to a training that has something to save.
+"""SIGINT (Ctrl-C) and SIGTERM: how they end a command, and how a training run saves before it ends.
 
-Handlers are installed by context managers and given back when these end: a library never changes the program. Outside
-the main thread nothing is installed, because Python allows it there only.
+Handlers are installed by context managers, which restore the previous ones. Outside the main thread nothing is
+installed, because Python allows handlers in the main thread only.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-GRACE_SECONDS = 4.0  # between a signal and the end of a command that does not come back from a library
+GRACE_SECONDS = 4.0  # from a signal until a command is ended that does not return from a library call
 
 
 class Stopped(KeyboardInterrupt):
@@ -39,7 +39,7 @@ def in_main_thread() -> bool:
 
 @contextlib.contextmanager
 def handlers(function: Callable[[int, object], None], numbers: tuple[int, ...] = SIGNALS) -> Iterator[None]:
-    """`function` handles these signals inside the block; what handled them before does so again afterwards."""
+    """Installs `function` as the handler of these signals inside the block."""
     if not in_main_thread():
         yield
         return
@@ -48,12 +48,12 @@ def handlers(function: Callable[[int, object], None], numbers: tuple[int, ...] =
         yield
     finally:
         for number, handler in before.items():
-            # None: it was not installed from Python, and the default is what ends a program
+            # None: the previous handler was not installed from Python, and cannot be restored
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def take_back(number: int) -> None:
-    """Installs again what Python thinks handles the signal: a library's C code may have put its own handler there."""
+    """Reinstalls Python's handler of a signal, which C code of a library may have replaced."""
     if in_main_thread():
         signal.signal(number, signal.getsignal(number) or signal.SIG_DFL)
 
@@ -65,10 +65,10 @@ def stop(number: int, frame: object = None) -> None:
 
 @contextlib.contextmanager
 def ending(say: Callable[[str], None], seconds: float | None = None) -> Iterator[None]:
-    """Inside the block a signal raises Stopped, and ends the process `seconds` later where that did not.
+    """Inside the block a signal raises Stopped; if the process still runs `seconds` later, it is ended.
 
-    Python runs handlers between two of its own instructions only: a compilation or a thread pool that is waited for
-    would hold a signal up for minutes. `say` gets the sentence in that case.
+    Python runs handlers between its own instructions only, so a compilation, or waiting for a thread pool, could delay
+    the exception by minutes. `say` is called with the message if the process is ended in this way.
     """
     if not in_main_thread():
         yield
@@ -82,7 +82,7 @@ def ending(say: Callable[[str], None], seconds: float | None = None) -> Iterator
 
 
 class _Watch:
-    """A thread that learns of signals at once, through the file descriptor that Python's C handler writes to."""
+    """A thread that is notified of signals at once, through the file descriptor to which Python's C handler writes."""
 
     def __init__(self, say: Callable[[str], None], seconds: float):
         self._say, self._seconds, self._ended = say, seconds, threading.Event()
@@ -106,11 +106,11 @@ class _Watch:
     def close(self) -> None:
         self._ended.set()
         signal.set_wakeup_fd(self._before)
-        os.close(self._write)  # ends the thread; it leaves its end open to the process's end, as nobody waits for it
+        os.close(self._write)  # ends the thread, which nobody waits for: the read end stays open
 
 
 def end_within(status: int, seconds: float | None = None) -> None:
-    """Ends the process with `status` where it has not ended by itself: Python waits for every thread at its end."""
+    """Ends the process with `status` after some seconds if it has not ended itself, as Python waits for all threads."""
 
     def end() -> None:
         time.sleep(GRACE_SECONDS if seconds is None else seconds)
@@ -120,13 +120,13 @@ def end_within(status: int, seconds: float | None = None) -> None:
 
 
 class Notice:
-    """Inside the block a signal does not end the program but is noticed: the owner saves and ends by itself.
+    """A signal handler that only records the signal in `came`, so that the run can save and end by itself.
 
-    A second Ctrl-C ends it all the same: whoever sits at a terminal can always leave.
+    A second Ctrl-C ends the program all the same.
 
     Args:
-      say: gets a sentence at the first signal.
-      relay: called with the signal instead of noticing it, where the processes of a run must agree first.
+      say: called with a message at the first signal.
+      relay: called with the signal instead of setting `came`, where the processes of a run must first agree on a step.
     """
 
     def __init__(self, say: Callable[[str], None], relay: Callable[[int], None] | None = None):
@@ -146,7 +146,7 @@ class Notice:
             self.came = True
 
     def heard(self, number: int) -> bool:
-        """From the thread that hears signals at once; whether this one ends the program."""
+        """Called by the watching thread at once; returns whether this signal ends the program."""
         self._tell(number)
         self._heard += number == signal.SIGINT
         return self._heard > 1
@@ -159,9 +159,10 @@ class Notice:
 
 @contextlib.contextmanager
 def shielded() -> Iterator[None]:
-    """Processes that are started inside the block do not get the terminal's Ctrl-C: the one that owns them decides.
+    """Processes that are started inside the block ignore the terminal's Ctrl-C: their parent process ends them.
 
-    They are started with the signal blocked, since one that arrives while they import ends them with a traceback.
+    They inherit a mask that blocks the signal; otherwise one that arrives during their imports would end them with a
+    traceback.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

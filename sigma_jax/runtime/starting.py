@@ -1,11 +1,11 @@
-"""While a command imports its libraries, which takes seconds: Ctrl-C is a sentence then, too."""
+"""Ctrl-C while a command imports its libraries, which takes seconds: a sentence in place of a traceback."""
 
 import sys
 from collections.abc import Sequence
 
 
 def is_command(argv: Sequence[str]) -> bool:
-    """Whether Python was started as `python -m sigma_jax.<command>`; in anyone else's program nothing is changed."""
+    """Whether Python was started as `python -m sigma_jax.<command>`; other programs are left alone."""
     return any(
         flag == "-m" and module.startswith("sigma_jax.") for flag, module in zip(argv[1:], argv[2:], strict=False)
     )

@@ -1,4 +1,4 @@
-"""TPU and GPU topologies that need not exist here: devices to compile a program for, without hardware."""
+"""Topologies of TPUs and GPUs for ahead-of-time compilation on machines without such devices."""
 
 import difflib
 import importlib.util
@@ -15,20 +15,24 @@ from sigma_jax.runtime.errors import InvalidValue
 
 _FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16", "16x16x16")
-SHAPES = {"v4": _CUBES, "v5e": _FLAT, "v5p": _CUBES, "v6e": _FLAT}  # slices that one can rent, of chips
+SHAPES = {"v4": _CUBES, "v5e": _FLAT, "v5p": _CUBES, "v6e": _FLAT}  # shapes of slices that are offered, in chips
 CORES = {"v4": 2, "v5p": 2}  # per chip, where a name such as v5p-1024 counts cores
 
 
-CARDS = Path(__file__).parent / "cards"  # GPUs as they describe themselves
+CARDS = Path(__file__).parent / "cards"  # descriptions of GPUs, in the format of XLA's target_config
 GPUS_PER_HOST = 8
 PLANNED_CUDNN = 91200  # 9.12.0, as in the cards' descriptions
 CUDA_PLUGIN = "jax_plugins.xla_cuda13"
 
 
 def topology_devices(name: str, num_slices: int = 1) -> list[jax.Device]:
-    """Descriptions of the devices of a topology: 'v5e:4x4' (chips), 'h100:8' (GPUs of a host), 'h100:4x8' (of hosts).
+    """Descriptions of the devices of a topology.
 
-    Needs the package with the platform's compiler (libtpu, or JAX's CUDA plugin), but no device.
+    This needs the package with the platform's compiler (libtpu, or JAX's CUDA plugin), but no device.
+
+    Args:
+      name: 'v5e:4x4' (TPU chips), 'h100:8' (GPUs of one host) or 'h100:4x8' (hosts x GPUs).
+      num_slices: TPU slices of this shape, connected by the data centre network.
 
     Raises:
       InvalidValue: an unknown topology, with the nearest known one, or a missing package, with how to install it.
@@ -39,7 +43,7 @@ def topology_devices(name: str, num_slices: int = 1) -> list[jax.Device]:
 
 
 def cards() -> list[str]:
-    """GPUs that can be planned for."""
+    """Names of the GPUs that are supported, such as 'h100'."""
     return sorted(path.stem for path in CARDS.glob("*.pbtxt"))
 
 
@@ -82,7 +86,7 @@ def _gpus(name: str, num_slices: int) -> list[jax.Device]:
 
 
 def _trace_without_cudnn() -> None:
-    """Lets attention be traced for cuDNN where it is not installed: JAX asks for its version, the compiler does not."""
+    """Lets attention be traced for cuDNN where that is not installed: only JAX's check of its version is replaced."""
     from jax._src.cudnn import fused_attention_stablehlo
 
     try:
@@ -92,7 +96,7 @@ def _trace_without_cudnn() -> None:
 
 
 def _tpus(name: str, num_slices: int) -> list[jax.Device]:
-    # What libtpu would otherwise ask a TPU machine for (stderr noise apart, the values do not matter).
+    # Values that libtpu would otherwise query from a TPU machine. Except for the log level, they have no influence.
     for variable, value in (
         ("TPU_SKIP_MDS_QUERY", "1"),
         ("TPU_WORKER_HOSTNAMES", "localhost"),
@@ -118,7 +122,7 @@ def _tpus(name: str, num_slices: int) -> list[jax.Device]:
 
 
 def nearest_topology(name: str) -> str:
-    """The topology that a wrong name, or one of Google's such as v5litepod-256, most likely means."""
+    """The known topology nearest to a wrong name or to an accelerator type of Google Cloud, such as v5litepod-256."""
     generation, _, shape = name.replace("v5litepod", "v5e").replace("-", ":").partition(":")
     generation = difflib.get_close_matches(generation, SHAPES, n=1, cutoff=0)[0]
     chips = math.prod(int(size) for size in re.findall(r"\d+", shape)) or 1

@@ -74,8 +74,8 @@ def test_wrong_videos_are_refused(paths):
     for shape, message in (
         ((16, 32, 32, 3), "expected \\[B F y x 3\\]"),
         ((1, 3, 16, 32, 32), "colours last"),
-        ((1, 15, 32, 32, 3), "num_frames=15 is no multiple"),
-        ((1, 16, 30, 32, 3), "is no multiple of the tube's 8x8"),
+        ((1, 15, 32, 32, 3), "num_frames=15 is not a multiple"),
+        ((1, 16, 30, 32, 3), "is not a multiple of the tube's 8x8"),
     ):
         with pytest.raises(ValueError, match=message):
             model.features(np.zeros(shape, np.uint8))
