@@ -35,7 +35,13 @@ class Cycles:
 
 @dataclass(frozen=True)
 class Labels:
-    """Several labels: (class, first, last) each, both included, in frames from 0 or (in_seconds) in seconds."""
+    """Several labels of one video.
+
+    Attributes:
+      spans: (class, first, last) of each label, both ends included.
+      in_seconds: whether first and last are seconds; otherwise frames, counted from 0.
+      at: file and line that the labels come from, for messages.
+    """
 
     spans: tuple[tuple[int, float, float], ...]
     in_seconds: bool = False
@@ -51,7 +57,7 @@ class Labels:
             )
 
     def between(self, first: int, last: int, num_classes: int, fps: float = 0.0) -> np.ndarray:
-        """1 for every class with a label at some frame of first .. last, uint8 [num_classes].
+        """Multi-hot vector, uint8 [num_classes], of the classes with a label at some frame of first .. last.
 
         Raises:
           ValueError: a class outside the label map, or labels in seconds and no frame rate.
@@ -67,13 +73,18 @@ class Labels:
         return found
 
     def of_video(self, num_classes: int) -> np.ndarray:
-        """1 for every class that the video has at some time, uint8 [num_classes]."""
+        """Multi-hot vector, uint8 [num_classes], of the classes that the video has at any time."""
         spans = tuple((span[0], 0, 0) for span in self.spans)
         return Labels(spans, at=self.at).between(0, 0, num_classes)
 
     def in_frames(self, times: Sequence[float]) -> "Labels":
-        """The same in frames, given the seconds at which each is shown (decode.VideoInfo.times): also where a video
-        shows its frames at uneven times. A frame belongs to the labels of the moment at which it appears."""
+        """These labels in frames instead of seconds, also for videos with a variable frame rate.
+
+        A frame belongs to the labels of the moment at which it appears.
+
+        Args:
+          times: seconds at which each frame is shown (decode.VideoInfo.times).
+        """
         if not self.in_seconds or not np.isfinite(times).all() or not len(times):
             return self
         spans = tuple(
@@ -94,7 +105,7 @@ def encode(annotation: Annotation) -> str:
 
 
 def decode(text: str) -> Annotation:
-    """Inverse of encode; raises ValueError where it is none."""
+    """Inverse of encode; raises ValueError where the text is not an annotation."""
     try:
         content = json.loads(text)
         kind = _KINDS[content.pop("kind")]
@@ -106,7 +117,7 @@ def decode(text: str) -> Annotation:
 
 
 def spans_of_frames(frames: list[list[int]]) -> tuple[tuple[int, int, int], ...]:
-    """Labels of every frame -> (class, first, last) of each run, in order of class and time."""
+    """Spans (class, first, last) of consecutive frames with the same label, sorted, from the labels of every frame."""
     spans, open_since = [], {}
     for number, labels in enumerate([*frames, []]):
         for label in [label for label in open_since if label not in labels]:

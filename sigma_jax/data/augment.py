@@ -10,15 +10,16 @@ from PIL import Image
 cv2.setNumThreads(0)  # parallelism belongs to the pipeline: one clip, one thread
 
 SCALES = (1.0, 0.875, 0.75, 0.66)
-# 13 positions as multiples (x, y) of a quarter of the free space
+# The 13 fixed positions of a crop, (x, y) in quarters of the space around it.
 POSITIONS = (
     *((0, 0), (4, 0), (0, 4), (4, 4), (2, 2)),
     *((0, 2), (4, 2), (2, 4), (2, 0)),
     *((1, 1), (3, 1), (1, 3), (3, 3)),
 )
 
-# Source pixels per pixel, and the weight of either neighbour that gives the least mean error against Pillow. Below the
-# first scale the blur would take a tenth off the error and double the time.
+# By downscaling factor (source pixels per output pixel), the side taps of the blur [tap, 1 - 2 tap, tap] that bring
+# OpenCV's result closest to Pillow's. Below the first factor the blur would lower the error by a tenth only and double
+# the time.
 _BLUR_SCALES = (1.15, 1.25, 1.34, 1.5, 1.75, 2.0)
 _BLUR_TAPS = (0.04, 0.06, 0.09, 0.13, 0.19, 0.25)
 
@@ -39,7 +40,7 @@ def multi_scale_crop_box(height: int, width: int, size: int, rng: np.random.Gene
 
 
 def center_crop_resize(video: np.ndarray, size: int) -> np.ndarray:
-    """Evaluation view of uint8 [F h w 3]: short side to `size`, then the central [F size size 3]."""
+    """Evaluation view of uint8 [F h w 3]: short side resized to `size`, then the central crop [F size size 3]."""
     height, width = video.shape[1:3]
     short = min(height, width)
     video = resize(video, max(size, height * size // short), max(size, width * size // short))
@@ -48,10 +49,10 @@ def center_crop_resize(video: np.ndarray, size: int) -> np.ndarray:
 
 
 def resize(video: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Antialiased bilinear resize of uint8 [F h w 3], as Pillow's (the published code resizes with antialiasing).
+    """Antialiased bilinear resize of uint8 [F h w 3] to [F height width 3], equal to Pillow's as in the authors' code.
 
-    Where an axis shrinks Pillow itself does it. Enlarging needs no antialiasing, and OpenCV's bilinear filter is then
-    five times faster and within one grey level of Pillow's, on average within 0.25 (tested).
+    Pillow does it where an axis shrinks. Enlarging needs no antialiasing: there OpenCV's bilinear filter is five times
+    faster and within one grey level of Pillow's, on average within 0.25 (tested).
     """
     if video.shape[1:3] == (height, width):
         return np.ascontiguousarray(video)
@@ -67,11 +68,10 @@ def resize(video: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def resize_fast(video: np.ndarray, height: int, width: int) -> np.ndarray:
-    """As resize, in a quarter of the time or less where an axis shrinks: on average within 0.6 grey levels of Pillow
-    (tested).
+    """Approximates `resize` in a quarter of its time where an axis shrinks, on average within 0.6 grey levels (tested).
 
-    Pillow's filter widens with the scale. Here a small blur (side taps fitted to Pillow's result) widens OpenCV's
-    bilinear filter; beyond a scale of 2 Pillow does it.
+    Pillow's filter widens with the downscaling factor. Here a small blur with fitted taps widens OpenCV's bilinear
+    filter; beyond a factor of 2 Pillow does it.
     """
     scales = video.shape[1] / height, video.shape[2] / width
     if video.shape[1:3] == (height, width) or max(scales) > _BLUR_SCALES[-1]:

@@ -1,4 +1,4 @@
-"""The account of records that could not be read: counted, listed once each, and a limit on their share."""
+"""Records that cannot be read: they are counted, each is listed once in a file, and their share is limited."""
 
 import contextlib
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 from sigma_jax.runtime.errors import UserError
 from sigma_jax.runtime.files import replacing
 
-_MIN_SEEN = 1000  # clips before the share of bad records means something (or one epoch, if that is less)
+_MIN_SEEN = 1000  # the share of bad records is checked after so many clips (or one epoch, if that is less)
 
 
 def file_name(process: int) -> str:
@@ -19,8 +19,11 @@ def file_name(process: int) -> str:
 
 
 def _read_list(path: Path) -> dict[int, dict]:
-    """Record -> entry of a list. Lines that are none (a killed run may cut its last one, a crash of the machine leave
-    others) are taken out of the file: what is appended must not continue them."""
+    """Reads a list as {record: entry}.
+
+    Lines that are no entries (a killed run may leave half a line, a crash of the machine others) are removed from the
+    file, because a new entry would be appended to them.
+    """
     entries, text = {}, path.read_text("utf-8", "replace")
     for line in text.splitlines():
         with contextlib.suppress(ValueError, TypeError, KeyError):
@@ -28,7 +31,7 @@ def _read_list(path: Path) -> dict[int, dict]:
             entries[int(entry["record"])] = entry
     kept = _lines(entries.values())
     if kept != text:
-        logging.warning("%s: took out what is no entry", path)
+        logging.warning("%s: removed lines that are no entries, such as one that a killed run left half written", path)
         with replacing(path) as partial:
             partial.write_text(kept, "utf-8")
     return entries
@@ -39,11 +42,17 @@ def _lines(entries: Iterable[dict]) -> str:
 
 
 class TooManyBadRecords(UserError, RuntimeError):
-    """So many records cannot be read that training would not be on this data set."""
+    """The share of unreadable records is above `max_bad_fraction`, or a batch cannot be filled."""
 
 
 class BadRecords:
-    """Counts unreadable records, lists each once in a file, and stops the run above a fraction."""
+    """Counts unreadable records, lists each once in a file, and raises above a fraction.
+
+    Args:
+      max_fraction: largest accepted share of unreadable records, 0..1.
+      path: the list, JSON lines; None: no list.
+      num_records: records of the split.
+    """
 
     def __init__(self, max_fraction: float, path: str | os.PathLike | None, num_records: int):
         self.max_fraction, self.path = max_fraction, Path(path) if path else None
@@ -53,9 +62,15 @@ class BadRecords:
             self.found = _read_list(self.path)
 
     def add(self, bad: list[dict], num_clips: int, failure: str) -> None:
-        """Books one chunk: its unreadable records, its clips and why it could not be filled (empty: it could).
+        """Counts one chunk of a batch.
 
-        Raises TooManyBadRecords where it could not be filled or where too many records are unreadable.
+        Args:
+          bad: entries of its unreadable records (ClipReader.describe).
+          num_clips: clips of the chunk.
+          failure: why the chunk could not be filled, or "".
+
+        Raises:
+          TooManyBadRecords: the chunk could not be filled, or too many records are unreadable.
         """
         new = {entry["record"]: entry for entry in bad if entry["record"] not in self.found}
         for entry in new.values():

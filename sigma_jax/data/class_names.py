@@ -1,13 +1,13 @@
-"""When two texts name the same class."""
+"""Normal forms of class names, by which two spellings of one class are recognised."""
 
 import unicodedata
 
 
 def comparable(name: str) -> str:
-    """A name as it is compared: macOS writes accents as characters of their own (NFD), others do not (NFC)."""
+    """A name in Unicode's composed form (NFC): macOS writes accents as separate characters (NFD), others do not."""
     return unicodedata.normalize("NFC", name)
 
 
 def spelling(name: str) -> str:
-    """What all spellings of a class name share: `Air_Drumming`, `air drumming`, accents as one character or two."""
+    """A key that all spellings of a class name share, such as `Air_Drumming` and `air drumming`, in NFC and NFD."""
     return comparable(name.replace("_", " ").casefold().strip())

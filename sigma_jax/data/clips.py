@@ -1,4 +1,4 @@
-"""What is cut out of one video: its record is read, the chosen frames are decoded, cropped and resized."""
+"""From a record to a clip: the chosen frames are decoded, cropped and resized."""
 
 import functools
 from collections.abc import Callable
@@ -13,11 +13,11 @@ from sigma_jax.data.source import Source
 from sigma_jax.runtime.errors import InvalidValue
 
 CROPS = ("multi_scale", "center", "none")
-CACHE_BYTES = 2**31  # of decoded videos kept by one reader; videos beyond that are decoded each time
+CACHE_BYTES = 2**31  # decoded videos that one reader keeps in memory; further videos are decoded each time
 
 
 class Clip(NamedTuple):
-    """What was read: clip uint8 [F s s 3], class (-1: none) or what the spec says of it, name of the video."""
+    """A clip uint8 [F s s 3], its label (a class, -1: none, or an array of `label_shape`), and the video's key."""
 
     video: np.ndarray
     label: int | np.ndarray
@@ -26,12 +26,19 @@ class Clip(NamedTuple):
 
 @dataclass(frozen=True)
 class ClipSpec:
-    """What is cut out of a video."""
+    """Unlabelled clips: which frames are taken and how they are cropped.
+
+    Attributes:
+      num_frames: F.
+      frame_stride: distance of neighbouring frames, in frames of the video.
+      image_size: side of the clip, pixels.
+      crop: 'multi_scale' (random, the authors' pre-training), 'center', or 'none' for videos that have the right size.
+    """
 
     num_frames: int
     frame_stride: int
     image_size: int
-    crop: str = "center"  # one of CROPS
+    crop: str = "center"
 
     def __post_init__(self):
         if self.crop not in CROPS:
@@ -56,7 +63,7 @@ class ClipSpec:
         return 1
 
     def make_reader(self, source: Source, cache_decoded: bool, decoding: Decoding) -> "ClipReader":
-        """What cuts these clips out of the videos of `source`; DataSetError where it holds images."""
+        """A reader of such clips; raises DataSetError where `source` holds images."""
         if source.stills:
             raise records.DataSetError(
                 f"{source.data_dir} holds images, one a record: these clips are cut out of videos"
@@ -71,10 +78,17 @@ def decode_record(
     decoder: str = "auto",
     choose_box: pictures.ChooseBox | None = None,
 ) -> np.ndarray:
-    """Frames `indices` of a record, whatever its payload, as RGB uint8 [n h w 3]; see decoders.decode_frames.
+    """Decodes frames of a record, whatever its payload, as RGB uint8 [n h w 3].
 
-    With `choose_box` only that part of them, see pictures.decode_images.
-    Raises BadVideo, and BadRecord where a frame is damaged on disk.
+    Args:
+      indices: int [n], frame numbers from 0.
+      num_frames: frames of the video, where known (decode.decode_frames).
+      decoder: one of decoders.DECODERS, for compressed videos.
+      choose_box: returns the part of the pictures that is wanted (pictures.decode_images); None: all.
+
+    Raises:
+      BadVideo: the frames cannot be decoded.
+      BadRecord: a frame is damaged on disk.
     """
     if not record.frames:
         return pictures.cut_out(decoders.decode_frames(record.video, indices, num_frames, decoder), choose_box)
@@ -94,10 +108,15 @@ class ClipReader:
         self._too_slow = set()  # numbers of records that took too long: not tried again
 
     def read(self, index: int, rng: np.random.Generator | None, number: int = 0) -> Clip:
-        """A clip of record `index`: a random one, or without rng the central one.
+        """Reads a clip of one record.
 
-        `number`: which copy or view of the video, for readers that make several (labelled.py); there is one here.
-        Raises BadRecord or BadVideo where there is none.
+        Args:
+          index: number of the record.
+          rng: draws frames and crop; None: the central frames.
+          number: which copy or test view of the video; used by readers that have several (labelled.py).
+
+        Raises:
+          BadRecord, BadVideo: the record or its video cannot be read.
         """
         record, num_frames, decoded = self._load(index)
         if rng is None:
@@ -120,7 +139,7 @@ class ClipReader:
         wrong = metadata.check_label(self.source.classes, record.label, record.label_name)
         if wrong:
             raise records.DataSetError(f"{self.source.data_dir}, {record.key}: {wrong}. Copy the label map again")
-        # a record that does not know its length (another writer's) is decoded to find out
+        # A record of another writer may not state its number of frames: the video is decoded to count them.
         num_frames = record.num_frames or len(record.frames)
         if not num_frames:
             num_frames = self._limited(index, decode.probe, record.video).num_frames
@@ -138,9 +157,9 @@ class ClipReader:
         num_frames: int,
         choose_box: pictures.ChooseBox | None = None,
     ) -> np.ndarray:
-        """As decode_record with this reader's decoder; video `index` is a BadVideo where it takes too long.
+        """`decode_record` with this reader's decoder and time limit; raises BadVideo when video `index` exceeds it.
 
-        Pictures need no limit: their size bounds the work, and waiting in another thread costs a tenth of it.
+        Encoded pictures have no time limit: their size bounds the work, and the limit's thread would take a tenth more.
         """
         if record.frames:
             return decode_record(record, frames, choose_box=choose_box)
@@ -157,7 +176,7 @@ class ClipReader:
             raise pictures.BadVideo(reason) from error
 
     def _resize(self, video: np.ndarray) -> np.ndarray:
-        """What was cut out, in the size that is wanted."""
+        """Resizes decoded pictures [F h w 3] to the clip's size."""
         size = self.spec.image_size
         if self.spec.crop == "multi_scale":
             return augment.resize_fast(video, size, size)
@@ -168,13 +187,13 @@ class ClipReader:
         return video
 
     def describe(self, index: int, error: Exception) -> dict:
-        """One line of bad_records.jsonl."""
+        """The entry of a record in bad_records.jsonl."""
         name, number = self.source.describe(index)
         where = {"record": index, "key": self.key(index), "shard": name, "record_in_shard": number}
         return where | {"reason": str(error)}
 
     def key(self, index: int) -> str:
-        """Key of a record, "" where it was lost with the record."""
+        """Key of a record, "" where the record is damaged."""
         try:
             return self.source[index].key
         except records.BadRecord:

@@ -1,8 +1,8 @@
-"""Clips of repeated motion: every frame of an interval, where its cycles are, and the first windows to look through.
+"""Clips of repeated motion: all frames of an interval with the positions of its cycles and initial windows.
 
-The label of a clip is a row of integers, which `unpack` takes apart again.
+The label of a clip is one row of integers, which `CyclesSpec.unpack` splits into its parts.
 
-Letters: B clips, T frames that a clip has room for, n first windows.
+Letters: B clips, T frames of the longest clip (shorter ones are padded), n initial windows.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,15 @@ Array: TypeAlias = np.ndarray | jax.Array
 
 
 class CycleLabels(NamedTuple):
-    """offsets [B 2 T]: to the next and the previous cycle; windows [B n 3]; length, count [B]."""
+    """Labels of B clips.
+
+    Attributes:
+      offsets: [B 2 T], frames from each frame to the same phase of the next and of the previous cycle
+        (cycles.phase_offsets); IGNORED where unknown.
+      windows: [B n 3], initial windows (ops/repetition_windows.py).
+      length: [B], frames of the clip before padding.
+      count: [B], number of cycles.
+    """
 
     offsets: Array
     windows: Array
@@ -33,10 +41,14 @@ class CycleLabels(NamedTuple):
 
 @dataclass(frozen=True)
 class CyclesSpec:
-    """What is cut out of an annotated video.
+    """Clips of videos whose cycles are annotated.
 
-    max_frames: T. num_windows: of a training clip, 0 in tests. flip: probability of a mirrored clip. seed: of the
-    intervals that are drawn once for each video.
+    Attributes:
+      max_frames: T.
+      image_size: side of the clip, pixels.
+      num_windows: initial windows of a training clip, 0 in tests.
+      flip: probability that a training clip is mirrored.
+      seed: of the intervals, which are drawn once for each video.
     """
 
     max_frames: int
@@ -62,11 +74,11 @@ class CyclesSpec:
         return 1
 
     def make_reader(self, source: Source, cache_decoded: bool, decoding: Decoding) -> "CyclesReader":
-        """What cuts these clips out of the videos of `source`."""
+        """A reader of such clips."""
         return CyclesReader(source, self, cache_decoded, decoding)
 
     def unpack(self, label: Array) -> CycleLabels:
-        """The parts of labels [B ...]."""
+        """Splits labels [B L] into their parts."""
         rows, after = len(label), 2 * self.max_frames
         offsets, windows = label[:, :after], label[:, after:-2]
         return CycleLabels(
@@ -81,10 +93,11 @@ class CyclesReader(ClipReader):
     """Reads an interval of a video for training (with rng), or the whole annotated part of it for tests."""
 
     def read(self, index: int, rng: np.random.Generator | None, number: int = 0) -> Clip:
-        """One of ten intervals that are drawn once for each video, or all its cycles.
+        """Reads one of the ten intervals that are drawn once for each video, or (without rng) all its cycles.
 
         Raises:
-          BadRecord, BadVideo: unreadable. DataSetError: no cycles, or more frames than the spec has room for.
+          BadRecord, BadVideo: the record or its video cannot be read.
+          DataSetError: the record has no cycles, or more frames than `max_frames`.
         """
         record, num_frames, decoded = self._load(index)
         bounds = np.asarray(find_cycles(record, self.source).boundaries)
@@ -96,7 +109,7 @@ class CyclesReader(ClipReader):
             interval = cycles.draw_interval(bounds, own)
         if interval.length > self.spec.max_frames:
             raise records.DataSetError(
-                f"{record.key}: {interval.length} annotated frames, there is room for {self.spec.max_frames}"
+                f"{record.key}: {interval.length} annotated frames, the clips have at most {self.spec.max_frames}"
             )
         frames = np.arange(interval.first, interval.last + 1)
         video = decoded[frames] if decoded is not None else self.decode(index, record, frames, num_frames)
@@ -144,7 +157,7 @@ def longest_clip(source: Source) -> int:
 
 
 def fit_square(video: np.ndarray, size: int) -> np.ndarray:
-    """uint8 [F h w 3] -> [F size size 3]: the longer side becomes `size`, the rest is black, half on each side."""
+    """Resizes uint8 [F h w 3] so that its longer side is `size`, and pads it with black to [F size size 3]."""
     height, width = video.shape[1:3]
     longer = max(height, width)
     height, width = (max(round(side * size / longer), 1) for side in (height, width))

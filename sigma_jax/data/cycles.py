@@ -1,7 +1,7 @@
-"""Repeated motions in a video: boundaries of its cycles -> offsets between equal phases, sub-intervals, first windows.
+"""Cycles of a repeated motion: from their boundaries to offsets between equal phases, intervals and initial windows.
 
 After UCFRep (Zhang et al. 2020). Boundaries b_0 < b_1 < ... < b_c are numbers of frames; the video shows c cycles from
-b_0 to b_c. A frame at a boundary belongs to the cycle that starts there, the last one to the last cycle.
+b_0 to b_c. The frame at a boundary belongs to the cycle that starts there, and frame b_c to the last cycle.
 """
 
 import itertools
@@ -14,11 +14,11 @@ from sigma_jax.ops.ignored import IGNORED
 MIN_CYCLES = 2
 MAX_FRAMES = 300  # of a training interval
 NUM_INTERVALS = 10  # per video, drawn once
-_SMALL_CHANGE, _LARGE_RATIO = 2, 1.3  # frames; cycles that differ by more of both are not compared
+_SMALL_CHANGE, _LARGE_RATIO = 2, 1.3  # neighbouring cycles that differ by more frames and a larger ratio have no offset
 
 
 class Interval(NamedTuple):
-    """Frames first .. last (both included) of a video, and the count that is stored for them."""
+    """Frames first .. last (both included) of a video, and their stored number of cycles (see draw_interval)."""
 
     first: int
     last: int
@@ -49,13 +49,14 @@ def check_boundaries(boundaries: np.ndarray, num_frames: int | None = None) -> N
 
 
 def phase_offsets(boundaries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How far it is to the same phase of the next and of the previous cycle, for each frame b_0 .. b_c.
+    """Distances in frames to the same phase of the next and of the previous cycle, for each frame b_0 .. b_c.
 
-    The phase grows linearly within a cycle. IGNORED where there is no such cycle, or where the two differ by more than
-    2 frames and by more than a ratio of 1.3. Half frames are rounded up, as in the released annotations.
+    The phase grows linearly within a cycle. A distance is IGNORED where there is no such cycle, or where the two cycles
+    differ by more than 2 frames and by more than a ratio of 1.3. Half frames are rounded up, as in the released
+    annotations.
 
     Returns:
-      (next int [b_c - b_0 + 1], previous, the same).
+      (to the next cycle, to the previous one), each int [b_c - b_0 + 1].
     """
     bounds = np.asarray(boundaries, np.int64)
     frames = np.arange(bounds[0], bounds[-1] + 1)
@@ -79,10 +80,11 @@ def _differ(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def draw_interval(boundaries: np.ndarray, rng: np.random.Generator) -> Interval:
-    """A part of the video with two cycles or more, at most 300 frames long.
+    """Draws a training interval of at least two cycles and at most MAX_FRAMES frames, which starts and ends in cycles.
 
-    It begins and ends within cycles. The stored count is that of the boundaries drawn, as published: one too many for
-    the whole video and not corrected where the part is cut short; only the length of the first window depends on it.
+    The stored count follows the published code: it counts the drawn boundaries, which is one too many for the whole
+    video, and is not corrected where the interval is cut to MAX_FRAMES. Only the lengths of initial windows depend on
+    it.
     """
     bounds = np.asarray(boundaries, np.int64)
     cycles = len(bounds) - 1
@@ -94,13 +96,14 @@ def draw_interval(boundaries: np.ndarray, rng: np.random.Generator) -> Interval:
 
 
 def draw_window(interval: Interval, next_offset: int, rng: np.random.Generator) -> tuple[int, int, int]:
-    """A first window (left edge, middle, right edge) of a training interval, frames counted from its start.
+    """Draws an initial window (left edge, middle, right edge) of a training interval, in frames from its start.
 
-    A quarter of them has the true period times 2^U(-1, 1), a quarter the true period times 1/2, 1 or 2 give or take
-    5 per cent, half of them a scale of the search (evals/severe/counting.py). Drawn again until it ends in the clip.
+    The length of a half is, for a quarter of the windows, the true period times 2^U(-1, 1); for a quarter, the true
+    period times 1/2, 1 or 2 plus a uniform number in +-0.05; for half of them, one of the initial scales of a test
+    (evals/severe/counting.py). Windows that end outside the interval are drawn again.
 
     Args:
-      next_offset: of the interval's first frame; IGNORED where unknown, then the mean period is taken.
+      next_offset: phase offset of the interval's first frame; where it is IGNORED the mean period is taken.
     """
     length = interval.length
     period = next_offset if next_offset != IGNORED else length / interval.count

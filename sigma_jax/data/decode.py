@@ -22,14 +22,14 @@ from sigma_jax.data import time_limit
 from sigma_jax.data.pictures import MAX_PIXELS, BadVideo, decoder_errors
 
 _STORES_TIMES = {"mp4", "matroska"}  # FFmpeg's names of container formats
-_SKIPS_EXACTLY = {"h264", "hevc"}  # decoders that leave out frames nothing depends on, and change no other
+_SKIPS_EXACTLY = {"h264", "hevc"}  # decoders that can skip frames without references to them, and change no other frame
 ONE_FRAME = "one frame: a picture, not a video"
 _local = threading.local()
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What full decoding found."""
+    """Properties of a video, as found by decoding all of it."""
 
     num_frames: int
     height: int  # pixels, upright
@@ -41,22 +41,22 @@ class VideoInfo:
 
 
 def decode_frames(data: bytes | Path, indices: np.ndarray, num_frames: int | None = None) -> np.ndarray:
-    """Frames `indices` (any order, repeats allowed) as RGB uint8 [n h w 3].
+    """Decodes frames `indices` (any order, repeats allowed) as RGB uint8 [n h w 3].
 
     Args:
-      data: the file's bytes, or where it is.
+      data: the file's bytes, or its path.
       indices: int [n], frame numbers from 0.
-      num_frames: how many frames full decoding gave (probe). Where it is known the decoder may start at the last key
-        frame before the first index and leave out frames that no other needs; where it is not, it decodes everything
-        from the beginning. The frames are the same.
+      num_frames: the number of frames that full decoding gives (probe). If it is known the decoder may start at the
+        last key frame before the first index and skip frames that no other one needs; otherwise it decodes everything
+        from the beginning. The frames are the same in both cases.
 
     Raises:
-      BadVideo: no video stream, an error on the way to the last index, or fewer frames than asked for.
+      BadVideo: no video stream, an error before the last index, or fewer frames than requested.
     """
     indices = np.asarray(indices)
     wanted = np.unique(indices)
     frames = None
-    if num_frames and len(wanted) <= wanted[-1]:  # of all frames up to the last there is nothing to leave out
+    if num_frames and len(wanted) <= wanted[-1]:  # some frame up to the last one can be skipped
         with _open(data) as (container, stream), decoder_errors("not readable as a video"):
             frames = _decode_by_time(container, stream, wanted, num_frames)
     if frames is None:
@@ -68,12 +68,12 @@ def decode_frames(data: bytes | Path, indices: np.ndarray, num_frames: int | Non
 def probe(
     data: bytes | Path, visit: Callable[[np.ndarray], None] | None = None, wanted: np.ndarray | None = None
 ) -> VideoInfo:
-    """Decodes everything and says what it is.
+    """Decodes the whole video and returns its properties.
 
     Args:
-      data: the file's bytes, or where it is.
-      visit: gets every frame, RGB uint8 [h w 3], upright, in order.
-      wanted: bool [n]; `visit` gets those frames only.
+      data: the file's bytes, or its path.
+      visit: called with every frame in order, RGB uint8 [h w 3], upright.
+      wanted: bool [n]; `visit` is called with these frames only.
 
     Raises:
       BadVideo: empty, no container, no video stream, no frame, an error while decoding, or a size that changes.
@@ -108,16 +108,16 @@ def count_packets(data: bytes | Path) -> int:
 def _origin(container, first: float | None) -> float:
     """The timestamp, in seconds, at which a file starts."""
     if container.format.name in ("mpegts", "mpeg"):
-        return (container.start_time or 0) / 1e6  # of a clock that ran already
-    # the timestamps of AVI are made of the order of its packets, late by as many frames as the decoder waits for
+        return (container.start_time or 0) / 1e6  # the broadcast clock does not start at 0
+    # AVI stores no timestamps: they are derived from the order of packets, and late by the decoder's delay in frames.
     return first or 0.0 if container.format.name == "avi" else 0.0
 
 
 def _times(shown: list[float | None], start: float, fps: float) -> tuple[float, ...]:
     """Seconds from the start of the file at which frames are shown.
 
-    Timestamps that are missing or run backwards are no times of presentation: then frames follow at the average rate,
-    and without one the times are unknown, NaN.
+    If timestamps are missing or not ascending, frames are taken to follow at the average rate; without a rate the times
+    are NaN, for unknown.
     """
     if None not in shown and all(a <= b for a, b in itertools.pairwise(shown)):
         return tuple(time - start for time in shown)
@@ -125,7 +125,7 @@ def _times(shown: list[float | None], start: float, fps: float) -> tuple[float, 
 
 
 def _length_notes(container, stream, times: tuple[float, ...], fps: float) -> Iterator[str]:
-    """Says where a video has other frames or another length than it declares, or only one frame."""
+    """Notes for a video whose number of frames or length is not the declared one, or that has one frame only."""
     if len(times) == 1:
         yield ONE_FRAME
     if stream.frames and stream.frames != len(times):
@@ -136,7 +136,7 @@ def _length_notes(container, stream, times: tuple[float, ...], fps: float) -> It
 
 
 def _stream_notes(container, stream) -> Iterator[str]:
-    """Says which of several video streams was taken."""
+    """A note that names the chosen one of several video streams."""
     sizes = {s.index: "{}x{}".format(*_declared_size(s)) for s in _video_streams(container)}
     others = [f"{index} ({size})" for index, size in sizes.items() if index != stream.index]
     if others:
@@ -177,7 +177,7 @@ def _file(data: bytes | Path) -> BinaryIO:
 
 
 def _video_streams(container) -> list:
-    """All but cover pictures."""
+    """Video streams, without cover pictures."""
     import av
 
     cover = av.stream.Disposition.attached_pic
@@ -185,7 +185,7 @@ def _video_streams(container) -> list:
 
 
 def _rank(stream) -> int:
-    """FFmpeg's choice among video streams is the first of the highest: pixels, and a bonus for the default stream."""
+    """FFmpeg's score of a video stream, pixels plus a bonus for the default stream; it takes the highest, first one."""
     import av
 
     width, height = _declared_size(stream)
@@ -221,12 +221,12 @@ def _decode_from_start(container, stream, wanted: np.ndarray) -> np.ndarray:
 
 
 def _decode_by_time(container, stream, wanted: np.ndarray, num_frames: int) -> np.ndarray | None:
-    """As _decode_from_start, but from the last useful key frame, and leaving out frames that nothing depends on.
+    """The frames of `_decode_from_start`, decoded from the last useful key frame on, without unneeded frames.
 
-    None where the timestamps do not prove the frame numbers. Proof: a container that stores them (those of AVI are
-    guesses); as many shown packets as decodable frames, all with different timestamps, so that the rank of a timestamp
-    is the number of its frame; the seek lands on a key frame not after the first wanted frame; every wanted timestamp
-    comes out of the decoder.
+    None unless the timestamps prove the frame numbers: the container stores timestamps (those of AVI are derived);
+    there are as many shown packets as decodable frames, all with different timestamps, so that the rank of a timestamp
+    is the number of its frame; the seek reaches a key frame not after the first wanted frame; and the decoder returns
+    every wanted timestamp.
     """
     packets = [packet for packet in _stored_packets(container, stream) if not packet.is_discard]
     times = sorted({packet.pts for packet in packets if packet.pts is not None})
@@ -264,11 +264,11 @@ def _stored_packets(container, stream) -> list:
 
 
 def is_plain(data: bytes, num_frames: int, codecs: set[str]) -> bool:
-    """Whether every reader must give the same frames the same numbers: one video stream of one of `codecs` (FFmpeg's
-    names), as many packets as full decoding gave frames, none of them hidden by an edit list, each with a timestamp of
-    its own, and no display matrix that mirrors, which not all readers apply.
+    """Whether every decoding library must number the frames alike.
 
-    Raises BadVideo where there is no video.
+    This holds for one video stream with one of `codecs` (FFmpeg's names), as many packets as full decoding gives
+    frames, none of them hidden by an edit list, each with its own timestamp, and no display matrix that mirrors, which
+    not all libraries apply. Raises BadVideo where there is no video.
     """
     with _open(data) as (container, stream):
         if stream.codec_context.name not in codecs or len(container.streams.video) > 1:
@@ -310,7 +310,7 @@ def _upright(frame) -> np.ndarray:
 
 
 class _Turn(NamedTuple):
-    """One of the eight ways to lay a picture on the screen: first transposed, then flipped along its new axes."""
+    """One of the eight orientations of a picture: it is transposed first, then flipped along its new axes."""
 
     transpose: bool
     flip_x: bool
@@ -328,7 +328,7 @@ class _Turn(NamedTuple):
 
 
 def _turn_of(frame) -> _Turn:
-    """What the frame's display matrix asks for, to the next quarter turn; nothing where there is none, or a void one.
+    """The orientation in a frame's display matrix, rounded to a quarter turn; upright if there is none or a void one.
 
     A point (x, y) of the picture is shown at (a x + c y, b x + d y), with y counted downwards.
     """

@@ -1,9 +1,9 @@
-"""Which library decodes videos: PyAV, or decord or torchcodec where one is installed. The frames are the same.
+"""The libraries that decode videos: PyAV, and decord or torchcodec where they are installed. The frames are the same.
 
-PyAV (decode.py) numbers the frames. The others seek by frame numbers of their own, so a video goes to them only where
-its packets leave no doubt about the numbers (decode.is_plain), its codec is one they were found to seek exactly in, and
-they count as many frames as full decoding gave (tests/data/test_decoders.py). Everything else PyAV decodes: AVI, HEVC,
-edit lists that hide frames, and what the library refuses.
+PyAV (decode.py) defines the numbers of frames. The other libraries number frames themselves, so they are used only
+where the packets of a video leave no doubt about the numbers (decode.is_plain), its codec is one in which they seek
+exactly (tests/data/test_decoders.py), and they count as many frames as full decoding gives. PyAV decodes everything
+else: AVI, HEVC, edit lists that hide frames, and videos that the library refuses.
 """
 
 import contextlib
@@ -25,8 +25,9 @@ _EXACT = {"h264", "vp8", "vp9"}  # FFmpeg's names; decord loses pictures of HEVC
 class Decoding:
     """How videos are decoded.
 
-    decoder: one of DECODERS; `auto` is PyAV, the fastest here (launch/BENCHMARKS.md).
-    timeout: seconds that a clip of a video may take, 0 for no limit; one that takes longer counts as unreadable.
+    Attributes:
+      decoder: one of DECODERS; `auto` is PyAV, the fastest in our measurements (launch/BENCHMARKS.md).
+      timeout: seconds that decoding one clip may take, 0 for no limit; a video that takes longer counts as unreadable.
     """
 
     decoder: str = "auto"
@@ -40,14 +41,15 @@ class Decoding:
 
 
 def decode_frames(data: bytes, indices: np.ndarray, num_frames: int | None, decoder: str) -> np.ndarray:
-    """As decode.decode_frames, by the library `decoder`, one of DECODERS.
+    """`decode.decode_frames` by the library `decoder`, one of DECODERS.
 
     Raises:
-      BadVideo: as there. ValueError: an unknown decoder, or one that is not installed.
+      BadVideo: the frames cannot be decoded.
+      InvalidValue: an unknown decoder, or one that is not installed.
     """
     read = find(decoder)
     if read is not None and num_frames and decode.is_plain(data, num_frames, _EXACT):
-        with contextlib.suppress(Exception):  # PyAV then says what is wrong, or that nothing is
+        with contextlib.suppress(Exception):  # PyAV decodes the video then, or raises the error
             frames = read(data, np.asarray(indices), num_frames)
             if frames is not None:
                 return frames
@@ -78,7 +80,7 @@ def find(decoder: str) -> Callable[[bytes, np.ndarray, int], np.ndarray | None] 
 
 
 def _decord(data: bytes, indices: np.ndarray, num_frames: int) -> np.ndarray | None:
-    """None where the library counts other frames; it raises errors of its own at some rotated and some tiny videos."""
+    """None where the library counts another number of frames; it fails for some rotated and some tiny videos."""
     from decord import VideoReader
 
     reader = VideoReader(io.BytesIO(data), num_threads=1)
@@ -86,7 +88,7 @@ def _decord(data: bytes, indices: np.ndarray, num_frames: int) -> np.ndarray | N
 
 
 def _torchcodec(data: bytes, indices: np.ndarray, num_frames: int) -> np.ndarray | None:
-    """As _decord."""
+    """None where the library counts another number of frames."""
     from torchcodec.decoders import VideoDecoder
 
     reader = VideoDecoder(data, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")

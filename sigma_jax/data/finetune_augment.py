@@ -1,7 +1,7 @@
 """Augmentation of finetuning and probes on the host: RandAugment, random resized crop, flip. uint8 in, uint8 out.
 
 The published recipe: RandAugment `rand-m7-n4-mstd0.5-inc1` at native resolution, crop of 25-100 % of the area, flip.
-Whatever is drawn is shared by all frames of a clip. Random erasing and mixing follow on the device (objective/mixing).
+All frames of a clip share what is drawn. Random erasing, mixup and cutmix follow on the device (objective/mixing.py).
 
 Letters: F frames, h w pixels, m strength of an operation (0..10).
 """
@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-GREY = (128, 128, 128)  # what geometric operations uncover
+GREY = (128, 128, 128)  # fills the pixels that geometric operations uncover
 INTERPOLATIONS = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
 Operation = Callable[[Image.Image, float, int], Image.Image]  # picture, m, sign -> picture
 
@@ -37,7 +37,7 @@ def _posterize(image: Image.Image, m: float, sign: int) -> Image.Image:
     return image.point([value & mask for value in range(256)] * 3)
 
 
-# Strength: '(increasing)' variants, so that a larger m always changes more. sign is +1 or -1.
+# timm's "increasing" variants: a larger m always changes the picture more. sign is +1 or -1.
 OPERATIONS: dict[str, Operation] = {
     "AutoContrast": lambda image, m, sign: ImageOps.autocontrast(image),
     "Equalize": lambda image, m, sign: ImageOps.equalize(image),
@@ -59,7 +59,12 @@ OPERATIONS: dict[str, Operation] = {
 
 @dataclass(frozen=True)
 class RandAugment:
-    """`num_operations` draws with replacement, each applied with probability .5, strength ~ N(m, std) cut to 0..10."""
+    """RandAugment (Cubuk et al. 2020) as timm's `rand-m7-n4-mstd0.5-inc1`.
+
+    Attributes:
+      magnitude, std: strengths are drawn from N(magnitude, std) and clipped to 0..10.
+      num_operations: operations drawn with replacement, each of which is applied with probability 0.5.
+    """
 
     magnitude: float = 7.0
     num_operations: int = 4
@@ -91,9 +96,10 @@ def apply_operations(video: np.ndarray, operations: list[tuple[str, float, int]]
 def random_resized_crop_box(
     height: int, width: int, min_area: float, rng: np.random.Generator
 ) -> tuple[int, int, int, int]:
-    """(top, left, height, width): area U(min_area, 1) of the frame, log-uniform aspect in (3/4, 4/3).
+    """Draws a random box (top, left, height, width), as torchvision's RandomResizedCrop.
 
-    Ten tries, then the largest central box of an allowed aspect.
+    Its area is U(min_area, 1) of the frame's, its aspect ratio log-uniform in (3/4, 4/3). After ten boxes that do not
+    fit into the frame, it is the largest central box of an allowed aspect ratio.
     """
     low, high = 3 / 4, 1.3333
     for _ in range(10):
@@ -120,10 +126,14 @@ def resize(video: np.ndarray, height: int, width: int, interpolation: str = "bil
 
 @dataclass(frozen=True)
 class TrainAugment:
-    """The random part of a training clip.
+    """The random augmentation of a training clip.
 
-    operations: None turns RandAugment off. min_area: of the crop (.25 in SIGMA, .08 in VideoMAE; 1 with a square video
-    is no crop). flip: probability of a mirrored clip (0 for Something-Something, whose classes know left and right).
+    Attributes:
+      operations: RandAugment, or None to turn it off.
+      min_area: smallest share of the frame's area in the crop (0.25 in SIGMA, 0.08 in VideoMAE; 1 with a square video
+        is no crop).
+      flip: probability that the clip is mirrored (0 for Something-Something, some of whose classes say left or right).
+      interpolation: one of INTERPOLATIONS.
     """
 
     operations: RandAugment | None = RandAugment()
@@ -141,7 +151,7 @@ class TrainAugment:
 
 
 def crop_offsets(long_side: int, size: int, num_crops: int, rounds_up: bool = False) -> list[int]:
-    """Where test crops start along the long side: evenly from end to end, or one in the middle."""
+    """Offsets in pixels of test crops along the long side: equally spaced from end to end, or one in the middle."""
     room = long_side - size
     places = [room / 2] if num_crops == 1 else [crop * room / (num_crops - 1) for crop in range(num_crops)]
     return [math.ceil(place) if rounds_up else int(place) for place in places]
@@ -149,9 +159,13 @@ def crop_offsets(long_side: int, size: int, num_crops: int, rounds_up: bool = Fa
 
 @dataclass(frozen=True)
 class ViewCrop:
-    """The spatial part of a test view: short side to `short_side` (the size itself where 0), then a crop.
+    """The spatial part of a test view: the short side is resized, then a square is cropped along the long side.
 
-    rounds_up: a crop that starts between two pixels starts at the second (Charades), not at the first.
+    Attributes:
+      num_crops: crops of one temporal view.
+      short_side: pixels to which the short side is resized; 0: the size of the crop.
+      interpolation: one of INTERPOLATIONS.
+      rounds_up: whether offsets between two pixels are rounded up (Charades) or down.
     """
 
     num_crops: int = 1

@@ -1,7 +1,7 @@
-"""What tells one data set from another without reading it whole: a run keeps this and goes on with the same data only.
+"""The identity of a data set, found without reading all of it: a run stores it and resumes on the same data only.
 
-A copy elsewhere, or with other file names, is the same data. Other videos, more of them, another order, other shards or
-another label map are not.
+A copy in another place or with other file names has the same identity. Other videos, more of them, another order, other
+shards or another label map give another one.
 """
 
 import hashlib
@@ -13,8 +13,8 @@ from sigma_jax.data.records import BadRecord, RecordSource
 from sigma_jax.data.schema import Record
 from sigma_jax.data.source import Source
 
-SAMPLED = 16  # records that are read whole
-_NAMES = 1000  # a label map with more classes is kept as its hash only
+SAMPLED = 16  # records whose content is hashed
+_NAMES = 1000  # of a label map with more classes only the hash is stored
 
 
 def identify(source: Source) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def identify(source: Source) -> dict[str, Any]:
 
 
 def _parts(source: Source, index: int) -> Iterable[bytes]:
-    """What a record holds, to be hashed."""
+    """The content of a record as bytes to be hashed."""
     try:
         record: Record = source.read_whole(index)
     except BadRecord:
@@ -48,7 +48,7 @@ def _parts(source: Source, index: int) -> Iterable[bytes]:
 
 
 def _hash(parts: Iterable[bytes]) -> str:
-    """16 hexadecimal digits; where one part ends and the next begins matters."""
+    """16 hexadecimal digits that depend on the parts and on where each of them ends."""
     total = hashlib.sha256()
     for part in parts:
         total.update(hashlib.sha256(part).digest())

@@ -1,9 +1,10 @@
-"""Crops cut out of JPEGs before they are decoded, so that only the crop is decoded.
+"""Crops JPEGs before they are decoded, so that only the crop has to be decoded.
 
-With restart markers the data of a JPEG is a row of segments, each some blocks (MCUs) of one row of blocks, and each can
-be decoded without those before it. The segments that a crop touches, behind the header of a smaller picture, are
-therefore a JPEG of that part, and its pixels are those of the whole picture. Chroma is interpolated between blocks, so
-the part reaches one pixel beyond the crop. `prepare --payload=jpeg` writes such JPEGs; others are decoded whole.
+With restart markers the data of a JPEG is a sequence of segments. Each segment holds some blocks (MCUs) of one row of
+blocks and can be decoded without the segments before it. The segments that a crop touches, after the header of a
+smaller picture, are therefore a JPEG of that part, and its pixels are those of the whole picture. Chroma is
+interpolated between blocks, so the part reaches one pixel beyond the crop. `prepare --payload=jpeg` writes such JPEGs;
+others are decoded whole.
 
 Letters: n pictures, S segments of a row of blocks, T all segments of a picture.
 """
@@ -15,7 +16,7 @@ import numpy as np
 
 Box = tuple[int, int, int, int]  # top, left, height, width in pixels
 BLOCK = 16  # pixels along each side of a block with 4:2:0 chroma
-MIN_PIXELS = 2**16  # of a picture: cutting smaller ones takes longer than decoding them whole
+MIN_PIXELS = 2**16  # of a picture: cropping smaller ones takes longer than decoding them whole
 _SIZE, _RESTART, _SCAN = 0xC0, 0xDD, 0xDA  # markers: baseline frame header, restart interval, start of scan
 _REFUSED = {*range(0xC1, 0xD0)} - {0xC4, 0xC8, 0xCC}  # frame headers of other kinds of JPEG
 _RST0, _EOI = 0xD0, 0xD9
@@ -28,7 +29,7 @@ def restart_interval(width: int) -> int:
 
 @dataclass(frozen=True)
 class _Header:
-    """What the bytes before the segments say."""
+    """What the bytes of a JPEG before its segments say."""
 
     size: int  # bytes
     size_at: int  # where height and width stand, big-endian u16 each
@@ -47,16 +48,17 @@ def cut(images: Sequence[bytes], box: Box) -> tuple[list[bytearray], tuple[int, 
         header | s0 RST0 s1 RST1 s2 RST2 s3 RST3 | s4 RST4 s5 RST5 s6 RST6 s7 RST7 | s8 RST0 s9 RST1 s10 RST2 s11 EOI
         header*                                         | s5 RST0 s6 RST1               | s9 RST2 s10 EOI
 
-    The header gets the height and width of the part; every segment keeps the marker behind it, which gets the number of
-    its new place.
+    In the header, height and width are replaced by those of the part. Every segment keeps the marker behind it, which
+    is renumbered for its new place.
 
     Args:
-      images: n JPEGs, one video's: all with the same header.
-      box: inside the pictures.
+      images: n JPEGs of one video, all with the same header.
+      box: lies inside the pictures.
 
     Returns:
-      None where they cannot be cut (no restart markers within the rows, another kind of JPEG, different headers, or
-      markers that are not where they should be: damage is for the decoder to find), or it would not pay.
+      (JPEGs, (top, left) of the box in them), or None where the pictures cannot be cropped (no restart markers within
+      the rows, another kind of JPEG, different headers, or markers in unexpected places, which the decoder will report
+      as damage) or are small.
     """
     header = _read_header(images[0])
     if header is None or any(image[: header.size] != images[0][: header.size] for image in images[1:]):
@@ -75,7 +77,7 @@ def cut(images: Sequence[bytes], box: Box) -> tuple[list[bytearray], tuple[int, 
 
 
 def _touched_segments(header: _Header, box: Box) -> tuple[np.ndarray, Box]:
-    """Numbers [rows columns] of the segments that `box` and the pixels beside it touch, and the box these make up."""
+    """Numbers [rows columns] of the segments that `box`, enlarged by a pixel, touches, and the box that they cover."""
     top, left, height, width = box
     block_height, block_width = header.block
     segment_width = block_width * (-(-header.width // block_width) // header.segments)
@@ -90,7 +92,7 @@ def _touched_segments(header: _Header, box: Box) -> tuple[np.ndarray, Box]:
 def _join_segments(
     joined: bytes, edges: np.ndarray, marks: np.ndarray, head: bytearray, touched: np.ndarray
 ) -> list[bytearray]:
-    """The JPEGs of the segments `touched` of all pictures behind `head`, their markers numbered anew."""
+    """Joins `head` and the segments `touched` of every picture to a JPEG, with renumbered markers."""
     low, high = (
         edges[:, touched[:, 0]],
         edges[:, touched[:, -1] + 1],
@@ -108,7 +110,7 @@ def _join_segments(
 
 
 def _read_header(image: bytes) -> _Header | None:
-    """None where it is not a large baseline JPEG in one scan whose segments divide the rows of blocks."""
+    """The header; None unless it is a baseline JPEG of MIN_PIXELS in one scan whose segments divide the block rows."""
     at, interval, size_at = 2, 0, 0
     while image[at : at + 1] == b"\xff" and at + 4 <= len(image):
         marker, length = image[at + 1], int.from_bytes(image[at + 2 : at + 4], "big")
@@ -138,7 +140,7 @@ def _read_header(image: bytes) -> _Header | None:
 
 
 def _find_marks(joined: bytes, starts: np.ndarray, sizes: np.ndarray, header: _Header) -> np.ndarray | None:
-    """int64 [n T]: where the marker behind each segment is; None where they are not those of whole pictures."""
+    """Positions int64 [n T] of the marker behind each segment; None where they are not those of complete pictures."""
     data = np.frombuffer(joined, np.uint8)
     found = np.flatnonzero((data[:-1] == 0xFF) & (data[1:] - _RST0 < 10))
     found = found[found - starts[np.searchsorted(starts, found, side="right") - 1] >= header.size]
@@ -151,7 +153,7 @@ def _find_marks(joined: bytes, starts: np.ndarray, sizes: np.ndarray, header: _H
 
 
 def _numbers(count: int) -> np.ndarray:
-    """Second bytes of `count` markers: each carries its place modulo 8; the last one ends the picture."""
+    """Second bytes of `count` markers: restart markers are numbered modulo 8, the last marker ends the picture."""
     numbers = (_RST0 + np.arange(count) % 8).astype(np.uint8)
     numbers[-1] = _EOI
     return numbers

@@ -18,7 +18,16 @@ from sigma_jax.data.source import Source
 
 @dataclass(frozen=True)
 class LabelledSpec:
-    """What is cut out of a labelled video: frames, a size, and what happens to them in training and in tests."""
+    """Labelled clips for training a classifier, and test views.
+
+    Attributes:
+      sampling: which frames are taken.
+      image_size: side of the clip, pixels.
+      num_classes: labels must be below it.
+      augment: augmentation of training clips.
+      crops: spatial crops of test views.
+      num_views: temporal test views of a video.
+    """
 
     sampling: FrameSampling
     image_size: int
@@ -45,7 +54,7 @@ class LabelledSpec:
         return False
 
     def make_reader(self, source: Source, cache_decoded: bool, decoding: Decoding) -> "LabelledReader":
-        """What cuts these clips out of the videos or images of `source`."""
+        """A reader of such clips; an image is a video of one frame."""
         return LabelledReader(source, self, cache_decoded, decoding)
 
 
@@ -60,15 +69,16 @@ class LabelledReader(ClipReader):
         decoding: Decoding = AUTO,
     ):
         super().__init__(source, spec, cache_decoded, decoding)
-        self._latest = threading.local()  # frames decoded last: neighbouring copies and crops share them
+        self._latest = threading.local()  # the last decoded frames, which copies and crops of one video share
 
     def read(self, index: int, rng: np.random.Generator | None, number: int = 0) -> Clip:
-        """A labelled clip: copy `number` of a random clip, or test view `number`.
+        """Reads a labelled clip: with rng, copy `number` of a random clip; without, test view `number`.
 
-        Copies of one rng have the same frames and differ in everything else.
+        Copies with equal rngs have the same frames and differ in their augmentation.
 
         Raises:
-          BadRecord, BadVideo: unreadable. DataSetError: a label that is no class.
+          BadRecord, BadVideo: the record or its video cannot be read.
+          DataSetError: a label that is no class.
         """
         record, num_frames, decoded = self._load(index)
         spec = self.spec
@@ -86,7 +96,7 @@ class LabelledReader(ClipReader):
         return Clip(np.broadcast_to(video, spec.shape), label, record.key)
 
     def label(self, record: schema.Record, frames: np.ndarray | None) -> int | np.ndarray:
-        """What is known of the frames of a training clip, or (None) of the video.
+        """The label of frames [F] of a training clip, or of a whole video (None).
 
         Raises:
           DataSetError: a label that is no class.

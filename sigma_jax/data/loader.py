@@ -1,11 +1,12 @@
 """Shards -> clips -> batches with grain: batch i is a pure function of (seed, i).
 
-The stream of a run is the concatenation of its epochs, each a new exact shuffle of all records. Global batch i holds
-the places i*G .. i*G + G - 1 of the stream (G = global batch; it may span two epochs), and host h gets its h-th part.
-What is random about a clip (frames, crop, replacement of an unreadable record) depends on (seed, place) only. So the
+The stream of a run is the concatenation of its epochs, each a new permutation of all records. Global batch i holds
+the places i*G .. i*G + G - 1 of the stream (G = global batch; it may span two epochs), and host h reads its h-th part.
+The random choices of a clip (frames, crop, replacement of an unreadable record) depend on (seed, place) only. So the
 position of a run is one number, whatever the number of workers and hosts.
 
-Workers fill chunks, equal parts of a batch, in shared memory (slots.py); what they fill is handed out without a copy.
+Worker processes fill chunks, equal parts of a batch, in shared memory (slots.py), from which batches are handed out
+without a copy.
 
   open_loader(LoaderSpec(data_dir, "train", ClipSpec(16, 4, 224, "multi_scale"), Shuffled(seed=0), global_batch=256))
 """
@@ -34,15 +35,15 @@ from sigma_jax.runtime.errors import InvalidValue
 _CHUNK_BYTES = 2**25
 _MAX_REPLACEMENTS = 20
 _ENDLESS = 2**60
-BATCHES_AHEAD = 2  # prepared by all readers together
-KEY_BYTES = 256
+BATCHES_AHEAD = 2  # batches that all readers together prepare ahead
+KEY_BYTES = 256  # a batch holds this many bytes of each video's key
 
 
 class Clips(Protocol):
-    """What is cut out of videos: ClipSpec, LabelledSpec, MultiLabelSpec, CyclesSpec."""
+    """A kind of clips that can be read from videos: ClipSpec, LabelledSpec, MultiLabelSpec, CyclesSpec."""
 
     shape: tuple[int, ...]  # of one clip
-    label_shape: tuple[int, ...]  # of what is known of it; () for one class
+    label_shape: tuple[int, ...]  # of one label; () for one class
     is_random: bool  # whether reading needs a random generator
     num_test_views: int  # of one video
 
@@ -51,13 +52,16 @@ class Clips(Protocol):
 
 @dataclass(frozen=True)
 class Shuffled:
-    """Endless shuffled random clips; an unreadable record is replaced by another, as published, and counted.
+    """An endless stream of random clips in shuffled order.
 
-    seed: decides order, frames, crops and augmentation; not negative.
-    repeats: how often the same frames of a video are augmented; copies are neighbours in the batch, and a batch of
-      global_batch clips holds global_batch / repeats videos.
-    max_bad_fraction: share of unreadable records above which the run stops.
-    bad_records_dir: folder (the workdir) where bad_records.file_name names each unreadable record once.
+    An unreadable record is counted and replaced by another one, as in the authors' code.
+
+    Attributes:
+      seed: decides order, frames, crops and augmentation; not negative.
+      repeats: augmented copies of the same frames of a video (repeated augmentation). Copies are neighbours in the
+        batch, and a batch of global_batch clips holds global_batch / repeats videos.
+      max_bad_fraction: share of unreadable records, 0..1, above which the run stops.
+      bad_records_dir: folder (the workdir) in which the file bad_records.file_name lists each unreadable record once.
     """
 
     seed: int
@@ -68,10 +72,11 @@ class Shuffled:
 
 @dataclass(frozen=True)
 class OnePass:
-    """Every record once, in order, with all its test views; the last batch is filled up with rows of weight 0.
+    """Every record once, in order, with all its test views; the last batch is padded with rows of weight 0.
 
-    allow_incomplete: a record that cannot be read gets weight 0 and is listed in `Loader.bad_records`; otherwise it
-      is a RuntimeError that names it.
+    Attributes:
+      allow_incomplete: whether a record that cannot be read gets weight 0 and is listed in `Loader.bad_records`.
+        Otherwise it raises TooManyBadRecords, which names it.
     """
 
     allow_incomplete: bool = False
@@ -79,7 +84,12 @@ class OnePass:
 
 @dataclass(frozen=True)
 class Workers:
-    """Who reads: processes of this host (0: threads of this process), and this host among all."""
+    """The reading processes.
+
+    Attributes:
+      num_workers: worker processes of this host; 0: threads of this process.
+      process_index, process_count: this process among those of the run.
+    """
 
     num_workers: int = 0
     process_index: int = 0
@@ -88,14 +98,16 @@ class Workers:
 
 @dataclass(frozen=True)
 class LoaderSpec:
-    """What a loader reads, in which order, and who reads it.
+    """What a loader reads, in which order, and by which processes.
 
-    data_dir, split: see source.open_source.
-    clips: what is cut out of a video: ClipSpec (clips.py) or LabelledSpec (labelled.py).
-    order: Shuffled for training, OnePass for measuring.
-    global_batch: clips of a batch over all processes.
-    decoding: which library decodes videos, and how long one may take.
-    cache_decoded: keep decoded videos in memory (of each worker, at most clips.CACHE_BYTES); for small data sets.
+    Attributes:
+      data_dir, split: see source.open_source.
+      clips: which clips are read from a video, such as ClipSpec (clips.py) or LabelledSpec (labelled.py).
+      order: Shuffled for training, OnePass for evaluation.
+      global_batch: clips of a batch over all processes.
+      workers: the reading processes.
+      decoding: which library decodes videos, and its time limit.
+      cache_decoded: keep decoded videos in memory (at most clips.CACHE_BYTES in each worker), for small data sets.
     """
 
     data_dir: str | os.PathLike
@@ -110,12 +122,12 @@ class LoaderSpec:
 
 @dataclass(frozen=True)
 class Layout:
-    """Which places of the stream a chunk holds: every host's part of a batch is cut into equal chunks."""
+    """How batches are divided: every host's part of a batch consists of equal chunks."""
 
     global_batch: int
     process_index: int
-    rows: int  # of one host
-    chunk_rows: int
+    rows: int  # clips of a batch on one host
+    chunk_rows: int  # clips of a chunk
 
     @property
     def chunks_per_batch(self) -> int:
@@ -128,7 +140,11 @@ class Layout:
 
 
 def make_layout(global_batch: int, process_index: int, process_count: int, spec: Clips) -> Layout:
-    """Chunks of at most _CHUNK_BYTES, but at least one clip."""
+    """The layout with the largest chunks of at most _CHUNK_BYTES, but of at least one clip.
+
+    Raises:
+      InvalidValue: the batch cannot be divided equally among the processes.
+    """
     if global_batch < 1 or global_batch % process_count:
         raise InvalidValue(f"global_batch {global_batch} does not divide over {process_count} processes")
     rows = global_batch // process_count
@@ -138,26 +154,26 @@ def make_layout(global_batch: int, process_index: int, process_count: int, spec:
 
 
 def chunks_ahead(layout: Layout, num_workers: int) -> int:
-    """Chunks that each worker keeps ready, so that all have BATCHES_AHEAD batches."""
+    """Chunks that each worker prepares ahead, so that all workers together prepare BATCHES_AHEAD batches."""
     return math.ceil(BATCHES_AHEAD * layout.chunks_per_batch / num_workers)
 
 
 def shared_rooms(layout: Layout, spec: Clips, num_workers: int) -> Rooms:
-    """Shared memory for the chunks that are ready, one more of each worker, and the batches that are lent."""
+    """Size of the shared memory: chunks that are ready, one more for each worker, and the batches that are lent."""
     chunks = num_workers * (chunks_ahead(layout, num_workers) + 1)
     count = math.ceil(chunks / layout.chunks_per_batch) + LENT
     return Rooms(count, layout.chunks_per_batch, layout.chunk_rows * math.prod(spec.shape))
 
 
 class ShuffledChunks:
-    """Chunk number -> rows of the endless shuffled stream; `repeats` neighbouring places hold one video."""
+    """Reads chunk i of the endless shuffled stream, in which `repeats` neighbouring places hold one video."""
 
     names = ("video", "label", "record")  # of a batch
 
     def __init__(self, reader: ClipReader, layout: Layout, order: Shuffled):
         self.reader, self.layout, self.seed, self.repeats = reader, layout, order.seed, order.repeats
         shuffle_seed = int(np.random.SeedSequence(order.seed).generate_state(1)[0])
-        # grain reshuffles each repetition; looked up by place, nothing is ever listed
+        # grain permutes each epoch anew and computes a record's number from its place, without a list
         self.order = grain.MapDataset.range(len(reader.source)).shuffle(seed=shuffle_seed).repeat()
 
     def __call__(self, chunk: int, video: np.ndarray | None = None) -> dict:
@@ -186,7 +202,7 @@ class ShuffledChunks:
 
 
 class EvalChunks:
-    """Chunk number -> rows of one pass in order, all views of a record together; rows beyond the end have weight 0."""
+    """Reads chunk i of one pass in order, with all views of a record together; padding rows have weight 0."""
 
     names = ("video", "label", "record", "weight", "view", "key")  # of a batch
 
@@ -215,7 +231,7 @@ class EvalChunks:
 
 @dataclass(frozen=True)
 class IntoSlots:
-    """In a worker: chunk number -> rows, their video in shared memory; the number of the batch takes its place."""
+    """In a worker process: reads a chunk, its clips into shared memory; its `video` is then the number of the batch."""
 
     chunks: ShuffledChunks | EvalChunks
     slots: Slots
@@ -224,15 +240,17 @@ class IntoSlots:
         layout, spec = self.chunks.layout, self.chunks.reader.spec
         video = self.slots.take(int(chunk), (layout.chunk_rows, *spec.shape))
         out = self.chunks(chunk, video)
-        video[out["weight"] == 0] = 0  # what an earlier chunk left where nothing was read
+        video[out["weight"] == 0] = 0  # the memory holds an earlier chunk where nothing was read
         return out | {"video": int(chunk) // layout.chunks_per_batch}
 
 
 @contextlib.contextmanager
 def _readable_flag() -> Iterator[None]:
-    """As long as grain's processes are in use. Grain reads an absl flag of its own when it starts them, which fails in
-    a program that parses no flags: so that one counts as given, with its default. Nothing else changes, and that not
-    for longer than needed."""
+    """Makes grain's absl flag readable inside the block, for programs that do not parse absl flags.
+
+    Grain reads this flag when it starts worker processes, which would fail before flags are parsed. Inside the block
+    the flag counts as given, with its default value.
+    """
     flag = flags.FLAGS["grain_enable_multiprocess_worker_profiling"]
     flag.present += 1
     try:
@@ -242,12 +260,12 @@ def _readable_flag() -> Iterator[None]:
 
 
 def start_worker(worker: int, num_workers: int) -> None:
-    """In worker process `worker`."""
+    """Runs first in each worker process; grain requires both arguments."""
     time_limit.end_with_parent()
 
 
 def empty_chunk(layout: Layout, spec: Clips, video: np.ndarray | None = None) -> dict:
-    """Rows to be filled, into `video` where it is given."""
+    """A chunk without content, whose clips will be written into `video` where it is given."""
     n = layout.chunk_rows
     return {
         "video": np.zeros((n, *spec.shape), np.uint8) if video is None else video,
@@ -256,18 +274,18 @@ def empty_chunk(layout: Layout, spec: Clips, video: np.ndarray | None = None) ->
         "weight": np.zeros(n, np.float32),
         "view": np.zeros(n, np.int32),
         "key": np.zeros((n, KEY_BYTES), np.uint8),
-        "bad": [],  # records that could not be read, see ClipReader.describe
-        "failure": "",  # why rows are empty that should not be
+        "bad": [],  # entries of unreadable records, see ClipReader.describe
+        "failure": "",  # why the chunk could not be filled; "" if it was
     }
 
 
 class Loader(Iterator):
     """Iterator over one host's batches: video uint8 [b F s s 3], label int32 [b ...], record int64 [b].
 
-    `label` has the clips' `label_shape`; where that is one class, it is -1 where a record has none. `record` is the
-    number of the record in its split. Evaluations add `weight` float32 [b] (0 for what could not be read, and for
-    padding, whose record is -1), `view` int32 [b] (which view of the video) and `key` uint8 [b KEY_BYTES] (the video's
-    name, UTF-8, cut or filled with zeros).
+    `label` has the clips' `label_shape`; a single class is -1 where a record has none. `record` is the number of the
+    record in its split. Batches of OnePass also have `weight` float32 [b] (0 for records that cannot be read, and for
+    padding, whose record is -1), `view` int32 [b] (number of the test view) and `key` uint8 [b KEY_BYTES] (the video's
+    key in UTF-8, truncated or padded with zeros).
     """
 
     def __init__(self, chunks: ShuffledChunks | EvalChunks, *, num_batches: int, num_workers: int, bad: BadRecords):
@@ -279,7 +297,7 @@ class Loader(Iterator):
         """The next batch.
 
         Raises:
-          RuntimeError: too many unreadable records, or in evaluation a single one.
+          TooManyBadRecords: too many records cannot be read, or in an evaluation a single one.
           StopIteration: after the last batch of an evaluation.
         """
         if self._iterator is None:
@@ -315,11 +333,11 @@ class Loader(Iterator):
         return dataset.mp_prefetch(options, worker_init_fn=start_worker)
 
     def state(self) -> dict[str, int]:
-        """The position: number of the batch that comes next. Batches prepared but not handed out do not count."""
+        """The position, for a checkpoint: the number of the next batch. Batches that are only prepared do not count."""
         return {"next_batch": self._next_batch}
 
     def restore(self, state: dict[str, int]) -> None:
-        """Continues as a loader that returned state() did, whatever its number of workers or hosts."""
+        """Continues at the position that `state` returned, with any number of workers and hosts."""
         self.close()
         self._next_batch = int(state["next_batch"])
 
@@ -329,20 +347,20 @@ class Loader(Iterator):
 
     @property
     def source(self) -> Source:
-        """What is read from."""
+        """The data that is read."""
         return self._chunks.reader.source
 
     @property
     def bad_records(self) -> list[dict]:
-        """What could not be read: record, key, shard, record_in_shard, reason."""
+        """Entries of the records that could not be read: record, key, shard, record_in_shard, reason."""
         return list(self._bad.found.values())
 
     def keys(self, batch: dict[str, np.ndarray]) -> list[str]:
-        """Keys of a batch's records, "" for what cannot be read; each is read again."""
+        """Keys of a batch's records, "" for damaged ones; each record is read again."""
         return [self._chunks.reader.key(int(record)) for record in batch["record"]]
 
     def close(self) -> None:
-        """Ends the workers; the next batch would start new ones."""
+        """Ends the worker processes; asking for another batch would start new ones."""
         if self._slots is not None:
             self._slots.release()
         if self._iterator is not None:
@@ -355,15 +373,15 @@ class Loader(Iterator):
 
 
 def open_loader(spec: LoaderSpec) -> Loader:
-    """The batches that a spec asks for, from the first one on.
+    """Opens a data set and returns the loader of a spec, at its first batch.
 
     Raises:
-      DataSetError: the data set is missing or not in order.
-      ValueError: settings that make no clip or no equal batches.
+      DataSetError: the data set is missing or damaged.
+      InvalidValue: the batch cannot be divided equally, or one pass over a split asks for random clips.
     """
     order, workers = spec.order, spec.workers
     if isinstance(order, OnePass) and spec.clips.is_random:
-        raise InvalidValue(f"{spec.clips} is cut out at random; one pass over a split needs clips that are not")
+        raise InvalidValue(f"{spec.clips} are random clips; one pass over a split needs crop='center' or 'none'")
     reader = spec.clips.make_reader(open_source(spec.data_dir, spec.split), spec.cache_decoded, spec.decoding)
     layout = make_layout(spec.global_batch, workers.process_index, workers.process_count, spec.clips)
     num_records = len(reader.source)

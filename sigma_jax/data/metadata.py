@@ -1,4 +1,4 @@
-"""Sidecars of a data set: what TFDS needs to open our shards, the label map, and what prepare reported.
+"""Files beside the shards of a data set: descriptions for TFDS, the label map, and the report of tools.prepare.
 
 `dataset_info.json` and `features.json` are in the format of tensorflow-datasets, so that
 `tfds.builder_from_directory(data_dir)` finds the splits; `label_map.txt` has one class name a line, index = line.
@@ -16,12 +16,12 @@ from sigma_jax.runtime.files import replacing
 
 INFO, FEATURES = "dataset_info.json", "features.json"
 REPORT, LABEL_MAP = "prepare_report.json", "label_map.txt"
-WRITER = "written by sigma_jax.tools.prepare."  # how the description of our data sets ends
+WRITER = "written by sigma_jax.tools.prepare."  # the description of our data sets ends with this
 _TENSOR, _TEXT, _SCALAR = (
     f"tensorflow_datasets.core.features.{name}"
     for name in ("tensor_feature.Tensor", "text_feature.Text", "scalar.Scalar")
 )
-_REPORTED = {  # what is read of prepare_report.json
+_REPORTED = {  # the entries of prepare_report.json that are read, with their types
     **{"videos": int, "label_hash": str, "refused": list},
     **{"videos_per_class": dict, "payload": dict, "subset": dict},
 }
@@ -31,12 +31,17 @@ _SEQUENCE = "tensorflow_datasets.core.features.sequence_feature.Sequence"
 def write_metadata(
     data_dir: Path, name: str, split: str, lengths: list[int], num_bytes: int, payload: str = "video"
 ) -> None:
-    """Adds one split (records per shard, bytes of all shards) to dataset_info.json; writes features.json.
+    """Adds one split to dataset_info.json, and writes features.json.
 
-    `payload` is one of payload.PAYLOADS.
+    Args:
+      data_dir: folder of the shards.
+      name, split: of the data set.
+      lengths: records of each shard.
+      num_bytes: bytes of all shards together.
+      payload: one of payload.PAYLOADS.
     """
     info_path = data_dir / INFO
-    read_shard_lengths(data_dir, split)  # what is there must be in order
+    read_shard_lengths(data_dir, split)  # raises if the existing file is damaged
     splits = read_json(info_path).get("splits", [])
     entry = {
         "filepathTemplate": "{DATASET}-{SPLIT}-{SHARD_X_OF_Y}.{FILEFORMAT}",
@@ -71,13 +76,13 @@ def _tensor(class_name: str, dtype: str) -> dict:
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Writes a file that is either there completely or not at all."""
+    """Writes a JSON file atomically."""
     with replacing(path) as partial:
         partial.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def read_json(path: Path) -> dict:
-    """The content of a file, empty where there is none. Raises DataSetError where it is damaged."""
+    """The object in a JSON file, {} if there is no file. Raises DataSetError where it is damaged."""
     if not path.exists():
         return {}
     try:
@@ -91,8 +96,8 @@ def read_json(path: Path) -> dict:
 
 
 def damaged(path: Path, reason: str) -> DataSetError:
-    """The error to raise for a sidecar that cannot be what was written."""
-    return DataSetError(f"{path} is damaged ({reason}): copy it again, or delete it and make it anew")
+    """The error to raise for a file beside the shards that cannot be what was written."""
+    return DataSetError(f"{path} is damaged ({reason}): copy it again, or delete it and prepare the data again")
 
 
 def read_shard_lengths(data_dir: Path, split: str) -> list[int]:
@@ -111,7 +116,7 @@ def read_shard_lengths(data_dir: Path, split: str) -> list[int]:
 
 
 def read_reports(data_dir: Path) -> dict[str, dict]:
-    """What `tools.prepare` reported of each split; empty where it did not write this data set.
+    """The report of `tools.prepare` by split; {} where another program wrote the data set.
 
     Raises:
       DataSetError: prepare_report.json is damaged.
@@ -131,11 +136,15 @@ def label_hash(names: Sequence[str]) -> str:
 
 
 def find_contradictions(data_dir: Path, split: str, lengths: Sequence[int]) -> list[str]:
-    """What the sidecars promise and the shards do not keep: records of each shard, and the label map that the classes
-    were numbered by. Reads small files only; sidecars that are not there promise nothing.
+    """Where the shards differ from the files beside them, as sentences: records of each shard, and the label map.
+
+    Only small files are read; a file that does not exist contradicts nothing.
+
+    Args:
+      lengths: records of each shard, as found in the shards.
 
     Raises:
-      DataSetError: a sidecar is damaged.
+      DataSetError: a file beside the shards is damaged.
     """
     found, count, again = [], sum(lengths), "Copy the shards and this file again, or prepare them again"
     stated, report = read_shard_lengths(data_dir, split), read_reports(data_dir).get(split, {})
@@ -160,7 +169,13 @@ def find_contradictions(data_dir: Path, split: str, lengths: Sequence[int]) -> l
 
 
 def check_label(names: Sequence[str], label: int, name: str) -> str:
-    """What is wrong with a record's label, whose class it calls `name`, under a label map; "" where nothing is."""
+    """What is wrong with a record's label: its class name must be the one in the label map; "" if it is.
+
+    Args:
+      names: the label map, in order; [] if there is none.
+      label: number of the class in the record.
+      name: name of the class in the record, "" if it states none.
+    """
     if not names or not name or name.isdecimal() or not 0 <= label < len(names):
         return ""
     if spelling(names[label]) == spelling(name):
@@ -169,21 +184,23 @@ def check_label(names: Sequence[str], label: int, name: str) -> str:
 
 
 def problems_of(split: str, report: dict) -> list[str]:
-    """What keeps a split from being the whole of its list, given its part of prepare_report.json; sentences."""
+    """Sentences that say why a split is not complete, from its part of prepare_report.json."""
     problems, refused = list(report.get("subset", {}).get("problems", ())), report.get("refused", ())
     if refused:
         total, first = report.get("videos", 0) + len(refused), refused[0]
         problems.append(
-            f"{split}: {len(refused)} of {total} videos are missing or of no use, the first: {first['key']}: "
+            f"{split}: {len(refused)} of {total} videos are missing or unusable, the first: {first['key']}: "
             f"{first['reason']}"
         )
     return problems
 
 
 def read_problems(data_dir: str | Path, splits: Iterable[str], about: tuple[str, ...] = ()) -> list[str]:
-    """problems_of for these splits of a data set that `tools.prepare` wrote; [] for those of others.
+    """The problems of several splits (problems_of); [] for data sets that `tools.prepare` did not write.
 
-    about: only splits whose report has one of these (subset, expected_videos); (): all.
+    Args:
+      splits: names of splits.
+      about: only splits whose report has one of these entries (subset, expected_videos); (): all.
     """
     reports = {split: report for split, report in read_reports(Path(data_dir)).items() if split in splits}
     if about:
@@ -192,7 +209,7 @@ def read_problems(data_dir: str | Path, splits: Iterable[str], about: tuple[str,
 
 
 def read_label_map(data_dir: Path) -> list[str]:
-    """Class names in order of their index; empty where the data set has none.
+    """Class names of label_map.txt in order of their index; [] if there is no such file.
 
     Raises:
       DataSetError: a class without a name.
@@ -205,6 +222,6 @@ def read_label_map(data_dir: Path) -> list[str]:
 
 
 def write_label_map(data_dir: Path, names: list[str]) -> None:
-    """Writes one class name a line."""
+    """Writes label_map.txt, one class name a line."""
     with replacing(data_dir / LABEL_MAP) as partial:
         partial.write_text("".join(f"{name}\n" for name in names), encoding="utf-8", errors="surrogateescape")

@@ -1,4 +1,4 @@
-"""Clips with several labels at once: of a training clip those of its frames, of a test view those of its video."""
+"""Clips with several labels at once: a training clip has the labels of its frames, a test view those of its video."""
 
 from dataclasses import dataclass
 
@@ -12,14 +12,14 @@ from sigma_jax.data.source import Source
 
 @dataclass(frozen=True)
 class MultiLabelSpec(LabelledSpec):
-    """As LabelledSpec; the label is a row of 0 and 1, one for each class."""
+    """A LabelledSpec whose labels are multi-hot vectors."""
 
     @property
     def label_shape(self) -> tuple[int, ...]:
         return (self.num_classes,)
 
     def make_reader(self, source: Source, cache_decoded: bool, decoding: Decoding) -> "MultiLabelReader":
-        """What cuts these clips out of the videos of `source`."""
+        """A reader of such clips."""
         return MultiLabelReader(source, self, cache_decoded, decoding)
 
 
@@ -27,10 +27,13 @@ class MultiLabelReader(LabelledReader):
     """Reads clips whose records have an annotation of labels (annotations.Labels)."""
 
     def label(self, record: schema.Record, frames: np.ndarray | None) -> np.ndarray:
-        """Union of the labels of all frames between the first and the last one of a clip, or of the whole video.
+        """Labels of all frames from the first to the last one of a clip, or (None) of the whole video.
+
+        Returns:
+          Multi-hot, uint8 [num_classes].
 
         Raises:
-          DataSetError: a video without labels of this kind, or one outside the label map.
+          DataSetError: the video has no labels of this kind, or one outside the label map.
         """
         try:
             found = annotations.decode(record.annotation)

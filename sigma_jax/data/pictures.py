@@ -1,6 +1,6 @@
 """Decoding pictures: encoded frames of a video with libjpeg-turbo or OpenCV, still images with Pillow.
 
-What a picture claims to be is checked before it is decoded, and whatever a decoder raises is a BadVideo.
+The size in a picture's header is checked before it is decoded, and whatever a decoder raises becomes BadVideo.
 """
 
 import io
@@ -16,33 +16,34 @@ from PIL import Image, UnidentifiedImageError
 from sigma_jax.data import jpeg_crop
 from sigma_jax.runtime.errors import UserError
 
-MAX_PIXELS = 2**26  # per frame; larger claims are refused before anything is allocated
+MAX_PIXELS = 2**26  # per frame; larger pictures are refused before memory is allocated
 _JPEG = b"\xff\xd8"
 
 ChooseBox = Callable[[int, int], jpeg_crop.Box]  # (height, width) -> the part that is wanted
 
 
 class BadVideo(UserError, ValueError):
-    """These bytes give no usable video; the message is the reason."""
+    """A video or picture cannot be decoded or used; the message is the reason."""
 
 
 @contextmanager
 def decoder_errors(what: str) -> Iterator[None]:
-    """Around calls of a decoder: whatever it raises becomes BadVideo, "`what`: the reason"."""
+    """Turns whatever a decoder raises inside the block into BadVideo with the message "`what`: the reason"."""
     try:
         yield
-    except (BadVideo, TimeoutError):  # time_limit.py gives up with the latter
+    except (BadVideo, TimeoutError):  # time_limit.py raises TimeoutError
         raise
-    except Exception as error:  # libraries raise errors of many kinds at damaged data, MemoryError too
+    except Exception as error:  # libraries raise errors of many kinds for damaged data, MemoryError among them
         raise BadVideo(f"{what}: {getattr(error, 'strerror', None) or str(error) or type(error).__name__}") from error
 
 
 def decode_images(images: Sequence[bytes], choose_box: ChooseBox | None = None) -> np.ndarray:
-    """Encoded pictures of one size (JPEG; PNG and others through OpenCV) as RGB uint8 [n h w 3].
+    """Decodes pictures of one size (JPEG; PNG and others through OpenCV) as RGB uint8 [n h w 3].
 
     Args:
-      choose_box: (height, width) of the pictures -> the (top, left, height, width) that is wanted of them; None: all.
-        Of JPEGs with restart markers only that part is decoded (jpeg_crop.py); the pixels are the same.
+      images: n encoded pictures.
+      choose_box: returns the wanted part (top, left, height, width) of pictures of size (height, width); None: all. Of
+        JPEGs with restart markers only that part is decoded (jpeg_crop.py); the pixels are the same.
 
     Raises:
       BadVideo: a picture that cannot be decoded, or is of another size than the first.
@@ -60,7 +61,7 @@ def decode_images(images: Sequence[bytes], choose_box: ChooseBox | None = None) 
 
 
 def cut_out(video: np.ndarray, choose_box: ChooseBox | None) -> np.ndarray:
-    """The part of [F h w 3] that is wanted, a view; None: all."""
+    """A view of the wanted part of [F h w 3]; all of it without choose_box."""
     return video if choose_box is None else _part(video, choose_box(*video.shape[1:3]))
 
 
@@ -70,7 +71,7 @@ def _part(video: np.ndarray, box: jpeg_crop.Box) -> np.ndarray:
 
 
 def _size_of(image: bytes | bytearray, number: int) -> tuple[int, int]:
-    """(height, width) that encoded frame `number` claims; BadVideo where it is no picture, or too large."""
+    """(height, width) in the header of encoded frame `number`; raises BadVideo if it is no picture, or too large."""
     with decoder_errors(f"frame {number} is no picture"):
         if image[:2] == _JPEG:
             height, width = simplejpeg.decode_jpeg_header(image)[:2]
@@ -109,7 +110,7 @@ def _decode_other(data: bytes | bytearray) -> np.ndarray:
 
 
 def _open(file: BinaryIO) -> Image.Image:
-    """A picture of which only the header was read."""
+    """Opens a picture and reads its header only."""
     try:
         return Image.open(file)
     except UnidentifiedImageError as error:
@@ -117,7 +118,7 @@ def _open(file: BinaryIO) -> Image.Image:
 
 
 def open_image(file: BinaryIO) -> Image.Image:
-    """A still picture, decoded; raises BadVideo where it cannot be, or claims too many pixels."""
+    """Decodes a still picture; raises BadVideo if that fails, or it has too many pixels."""
     with decoder_errors("not readable as an image"):
         image = _open(file)
         if image.width * image.height > MAX_PIXELS:

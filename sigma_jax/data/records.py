@@ -1,4 +1,4 @@
-"""TFRecord shards: framing with both checksums, offset index, random access. What a record holds: data/schema.py.
+"""TFRecord shards: framing with both checksums, index of offsets, random access. schema.py defines a record's content.
 
 Our shards are `name-split-00000-of-00064.tfrecord`; other writers' `name-split.tfrecord-00000-of-00064` and
 `split-00000-of-00064` are found too. Beside them lies one `name-split.index.npz` with the offset of every record. A
@@ -54,9 +54,9 @@ def _masked_crc(data: bytes) -> int:
 
 
 class ShardWriter:
-    """Writes one shard; it appears under its name only when complete (context manager leaves without an error).
+    """Context manager that writes one shard, which gets its name when the block ends without an error.
 
-    What a killed process leaves is named `.partial`.
+    Until then, and where the process is killed, its name ends in `.partial`.
     """
 
     def __init__(self, path: str | Path):
@@ -65,11 +65,11 @@ class ShardWriter:
         self._size = 0
 
     def write(self, record: Record) -> None:
-        """Appends one record; on disk when it returns, as far as the operating system is concerned."""
+        """Appends one record; it has been passed to the operating system when this returns."""
         self.write_payload(encode_record(record))
 
     def write_payload(self, payload: bytes) -> None:
-        """As write, of a record that is encoded already."""
+        """Appends a record that is encoded already."""
         self._size = append_payload(self.path, self._size, payload)
 
     def __enter__(self) -> "ShardWriter":
@@ -83,9 +83,9 @@ class ShardWriter:
 
 
 def append_payload(shard: Path, offset: int, payload: bytes) -> int:
-    """Writes an encoded record at byte `offset` of an unfinished shard, where it then ends; returns its new size.
+    """Writes an encoded record at byte `offset`, the end of an unfinished shard; returns the shard's new size.
 
-    What a process that was killed while it wrote has left behind `offset` is overwritten.
+    Bytes behind `offset`, which a killed process may have left, are removed.
     """
     length = struct.pack("<Q", len(payload))
     data = length + _FOOTER.pack(_masked_crc(length)) + payload + _FOOTER.pack(_masked_crc(payload))
@@ -99,14 +99,14 @@ def append_payload(shard: Path, offset: int, payload: bytes) -> int:
 
 
 def finish_shard(shard: Path) -> None:
-    """Gives an unfinished shard its name; one that nothing was appended to becomes an empty file."""
+    """Gives an unfinished shard its name; a shard without records is an empty file."""
     with open(partial_path(shard), "ab") as file:
         os.fsync(file.fileno())
     os.replace(partial_path(shard), shard)
 
 
 def partial_path(shard: Path) -> Path:
-    """Where a shard is written until it is complete."""
+    """The path under which a shard is written until it is complete."""
     return shard.with_name(f"{shard.name}.partial")
 
 
@@ -115,7 +115,7 @@ def shard_name(name: str, split: str, shard: int, count: int) -> str:
 
 
 def _match(file_name: str) -> re.Match | None:
-    """Name, split, shard and count of a shard; splits of our own names may contain `_`, of others' they may not."""
+    """Parses a shard's file name into name, split, shard and count; only in our own names a split may contain `_`."""
     return _OURS.match(file_name) or _SHARD.match(file_name)
 
 
@@ -129,7 +129,7 @@ def find_splits(data_dir: str | Path) -> list[str]:
     data_dir = Path(data_dir)
     splits = sorted({m["split"] for m in map(_match, os.listdir(data_dir)) if m}) if data_dir.is_dir() else []
     if not splits:
-        find_shards(data_dir, "train")  # says what is missing
+        find_shards(data_dir, "train")  # raises the error that says what is missing
     return splits
 
 
@@ -141,7 +141,7 @@ def find_shards(data_dir: str | Path, split: str) -> list[Path]:
     """
     data_dir, again = Path(data_dir), f"Make the shards with: {_PREPARE.format(data_dir)} --split={split}"
     if not data_dir.is_dir():
-        raise DataSetError(f"data_dir {data_dir} does not exist or is no folder. {again}")
+        raise DataSetError(f"data_dir {data_dir} does not exist or is not a folder. {again}")
     matches = [m for m in map(_match, sorted(os.listdir(data_dir))) if m]
     if not matches:
         raise DataSetError(
@@ -208,7 +208,7 @@ def _make_index(shards: list[Path]) -> dict[str, np.ndarray]:
 
 
 def _save_index(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    with replacing(path) as partial, partial.open("wb") as file:  # hosts may build it at once
+    with replacing(path) as partial, partial.open("wb") as file:  # several hosts may build it at the same time
         np.savez(file, **arrays)
 
 
@@ -230,8 +230,8 @@ def _load_index(shards: list[Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray]
         arrays = _make_index(shards)
         try:
             _save_index(path, arrays)
-        except OSError as error:  # shards of others lie in folders that cannot be written
-            logging.warning("the index is made anew at every start, since it cannot be kept: %s", error)
+        except OSError as error:  # the folder may be read-only, as where several users share a data set
+            logging.warning("the index cannot be saved and will be built again at every start: %s", error)
         sizes, counts, offsets = arrays.values()
     advice = f"If the shards were replaced on purpose, delete {path}; otherwise copy or prepare them again."
     if len(sizes) != len(shards):
@@ -243,21 +243,21 @@ def _load_index(shards: list[Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def _read_index(path: Path) -> list[np.ndarray]:
-    """sizes, counts and offsets; DataSetError unless a scan of shards of these sizes could have given them."""
+    """sizes, counts and offsets of an index; raises DataSetError if they do not fit together."""
     try:
         with np.load(path) as arrays:
             sizes, counts, offsets = (arrays[name] for name in ("sizes", "counts", "offsets"))
-    except Exception as error:  # of many kinds, as the damage
-        raise DataSetError(f"the index {path} is damaged ({error!r:.200}): delete it, it is then made anew") from error
+    except Exception as error:  # NumPy raises errors of many kinds for damaged files
+        raise DataSetError(f"the index {path} is damaged ({error!r:.200}): delete it to have it built again") from error
     if not _is_consistent(sizes, counts, offsets):
         raise DataSetError(
-            f"the index {path} is damaged (its numbers contradict each other): delete it, it is then made anew"
+            f"the index {path} is damaged (its numbers contradict each other): delete it to have it built again"
         )
     return [sizes, counts, offsets]
 
 
 def _is_consistent(sizes: np.ndarray, counts: np.ndarray, offsets: np.ndarray) -> bool:
-    """Whether the records of every shard begin at 0, follow each other, and end where it ends."""
+    """Whether the records of every shard begin at 0, follow each other, and end at the end of the shard."""
     arrays = (sizes, counts, offsets)
     if not all(isinstance(array, np.ndarray) and array.ndim == 1 and array.dtype == np.int64 for array in arrays):
         return False
@@ -272,7 +272,7 @@ def _is_consistent(sizes: np.ndarray, counts: np.ndarray, offsets: np.ndarray) -
 
 
 class _StoredFrames(Sequence):
-    """The frames of one record, each read from the shard when it is asked for."""
+    """The frames of one record; each is read from the shard on access."""
 
     def __init__(self, source: "RecordSource", shard: int, record: int, payload_start: int, head: Head):
         self._source, self._place, self._payload_start, self._head = source, (shard, record), payload_start, head
@@ -291,15 +291,21 @@ class RecordSource:
     stills = False
 
     def __init__(self, data_dir: str | Path, split: str, decode: Callable[[bytes], Record] = decode_record):
-        """Raises DataSetError where the shards or their index are not in order (see find_shards).
+        """Opens the shards and their index, which is built if there is none.
 
-        `decode` turns a payload into a Record; ValueError where it cannot.
+        Args:
+          data_dir: folder of the shards.
+          split: name of the split.
+          decode: turns a payload into a Record; raises ValueError where it cannot.
+
+        Raises:
+          DataSetError: shards are missing or contradict their index (see find_shards).
         """
         self.data_dir, self.split, self.classes = Path(data_dir), split, ()
         self.shards = find_shards(data_dir, split)
         self._sizes, counts, self._offsets = _load_index(self.shards)
         self.lengths = counts.tolist()
-        self._ends = np.cumsum(counts)  # global number of the record behind each shard
+        self._ends = np.cumsum(counts)  # number of the first record after each shard
         self._files, self._lock, self._decode, self._has_heads = {}, threading.Lock(), decode, None
 
     def __len__(self) -> int:
@@ -310,7 +316,7 @@ class RecordSource:
         shard, number = self.locate(index)
         name = self.shards[shard].name
         try:
-            if self._has_heads is not False:  # not known (None) before the first record
+            if self._has_heads is not False:  # None, for unknown, before the first record
                 head = self._read_head(index, shard, number)
                 if head is not None:
                     return head
@@ -321,7 +327,7 @@ class RecordSource:
             raise error if isinstance(error, BadRecord) else BadRecord(name, number, str(error)) from error
 
     def read_whole(self, index: int) -> Record:
-        """As source[index], but everything is read and both checksums of the record are checked."""
+        """Record number `index`, all of it in memory, with both checksums checked; raises BadRecord."""
         shard, number = self.locate(index)
         payload = self._read(index, shard, number)
         try:
@@ -340,7 +346,7 @@ class RecordSource:
         return self._offsets
 
     def locate_shard(self, shard: int) -> tuple[int, int]:
-        """(number of its first record, that of the record behind its last)."""
+        """(number of the shard's first record, number of the first record after it)."""
         return int(self._ends[shard - 1] if shard else 0), int(self._ends[shard])
 
     def locate(self, index: int) -> tuple[int, int]:
@@ -351,12 +357,12 @@ class RecordSource:
         return shard, int(index - (self._ends[shard - 1] if shard else 0))
 
     def _extent(self, index: int, shard: int) -> tuple[int, int]:
-        """First byte of a record and the one behind it, with framing."""
+        """First byte of a record with its framing, and the first byte after it."""
         end = self._sizes[shard] if index + 1 == self._ends[shard] else self._offsets[index + 1]
         return int(self._offsets[index]), int(end)
 
     def _read_head(self, index: int, shard: int, record: int) -> Record | None:
-        """A record whose frames are read when they are asked for; None where it is not of that kind or damaged."""
+        """A `jpeg` record whose frames are read on access; None where it is another kind of record, or damaged."""
         start, end = self._extent(index, shard)
         size = end - start - _FRAME
         data = os.pread(self._file(shard), min(_HEAD_BYTES, size) + _HEADER.size, start)
@@ -373,7 +379,7 @@ class RecordSource:
         return replace(head.record, frames=_StoredFrames(self, shard, record, start + _HEADER.size, head))
 
     def read_frame(self, shard: int, record: int, start: int, size: int, crc: int) -> bytes:
-        """`size` bytes of a shard; raises BadRecord unless they have this CRC-32C."""
+        """Reads `size` bytes of a shard; raises BadRecord unless they have this CRC-32C."""
         data = os.pread(self._file(shard), size, start)
         if len(data) != size or google_crc32c.value(data) != crc:
             raise BadRecord(self.shards[shard].name, record, f"corrupt frame at byte {start} (checksum differs)")
@@ -405,7 +411,7 @@ class RecordSource:
                 os.close(file)
             self._files = {}
 
-    def __del__(self, close: Callable[[int], None] = os.close):  # kept here: `os` is gone when the interpreter ends
+    def __del__(self, close: Callable[[int], None] = os.close):  # bound here: at exit the module `os` may be gone
         for file in self.__dict__.get("_files", {}).values():
             close(file)
 

@@ -22,7 +22,7 @@ def pretrain_indices(num_frames_in_video: int, num_frames: int, stride: int, rng
     room = num_frames_in_video - num_frames * stride
     if room >= 0:
         return rng.integers(room + 1) + steps
-    num_steps = max(num_frames_in_video - 2, 0) // stride  # steps that stay inside
+    num_steps = max(num_frames_in_video - 2, 0) // stride  # steps inside the video, by the rule of the docstring
     return np.minimum(steps, num_steps * stride)
 
 
@@ -49,10 +49,14 @@ SAMPLINGS = ("dense", "uniform", "window", "tiled")
 class FrameSampling:
     """Frames for training and testing a classifier, as in the published finetuning code.
 
-    kind: 'dense' (Kinetics: a window of num_frames * stride frames), 'uniform' (Something-Something: num_frames
-    segments of equal length; stride plays no part), 'window' (Charades: exactly stride frames apart; where the video is
-    shorter than the window, it lies anywhere in it and its ends are repeated) or 'tiled' (SEVERE's action recognition:
-    a shorter video is repeated from its start).
+    Attributes:
+      kind: one of SAMPLINGS. 'dense' (Kinetics): from a window of num_frames * stride frames. 'uniform'
+        (Something-Something): one from each of num_frames segments of equal length; stride is not used. 'window'
+        (Charades): exactly stride frames apart; a video shorter than the window lies anywhere in it, and its first and
+        last frame are repeated. 'tiled' (SEVERE's action recognition): as 'window', but a shorter video is repeated
+        from its start.
+      num_frames: F.
+      stride: distance of neighbouring frames, in frames of the video.
     """
 
     kind: str
@@ -81,9 +85,9 @@ class FrameSampling:
         return np.clip(filled, 0, num_frames_in_video - 1).astype(np.int64)
 
     def view(self, num_frames_in_video: int, view: int, num_views: int) -> np.ndarray:
-        """Frame numbers int64 [F] of test view `view` of `num_views`; short videos give the same view again.
+        """Frame numbers int64 [F] of temporal test view `view` of `num_views`; the views of short videos are equal.
 
-        One view is the middle of the video (ours; the published code always takes several).
+        A single view is the middle of the video, which is our choice: the published code always takes several views.
         """
         check_clip(num_frames_in_video, self.num_frames, self.stride)
         if not 0 <= view < num_views:
@@ -101,16 +105,16 @@ class FrameSampling:
 
     @property
     def window(self) -> int:
-        """Frames from the first to the last of a clip, both included."""
+        """Length of a clip in frames of the video, from its first to its last frame, both included."""
         return (self.num_frames - 1) * self.stride + 1
 
     def _view_start(self, num_frames_in_video: int, view: int, num_views: int) -> int:
         room = max(num_frames_in_video - self.window, 0)
         place = room / 2 if num_views == 1 else view * room / (num_views - 1)
-        return round(place) if self.kind == "window" else int(place)  # as published, each
+        return round(place) if self.kind == "window" else int(place)  # both as in the published code
 
     def _fit(self, num_frames_in_video: int, start: int) -> np.ndarray:
-        """Frames from `start` on; beyond the ends those are repeated, or the video is (tiled)."""
+        """Frames from `start` on; outside the video its first or last frame is repeated, or (tiled) the whole video."""
         frames = start + np.arange(self.num_frames) * self.stride
         if self.kind == "tiled":
             return frames % num_frames_in_video
@@ -118,16 +122,16 @@ class FrameSampling:
 
 
 def dense_window(end: int, span: int, num_frames: int) -> np.ndarray:
-    """F points spread over [end - span, end], both ends included, rounded down, below `end`.
+    """Frame numbers int64 [F]: equally spaced points from end - span to end, rounded down and clipped below `end`.
 
-    The published code spreads over span, not span - stride, so the real spacing is span / (F - 1).
+    As in the published code the points span `span` frames and not span - stride, so that they are span / (F - 1) apart.
     """
     start = end - span
     return np.clip(np.floor(np.linspace(start, end, num_frames)), start, end - 1).astype(np.int64)
 
 
 def _uniform_train(num_frames_in_video: int, num_frames: int, rng: np.random.Generator) -> np.ndarray:
-    """One random frame per segment. Videos shorter than F are spread evenly; the published code repeats frame 0."""
+    """One random frame per segment; a video shorter than F is spread evenly (the authors' code repeats frame 0)."""
     length = num_frames_in_video // num_frames
     if length:
         return np.arange(num_frames) * length + rng.integers(length, size=num_frames)
@@ -135,7 +139,7 @@ def _uniform_train(num_frames_in_video: int, num_frames: int, rng: np.random.Gen
 
 
 def _uniform_view(num_frames_in_video: int, num_frames: int, view: int, num_views: int) -> np.ndarray:
-    """Segments cut into `num_views` parts: view v takes the start of part v of every segment; one view, the middle."""
+    """Frames of view v: the start of the v-th of `num_views` equal parts of every segment; of one view, its middle."""
     segment = num_frames_in_video / num_frames
     offset = segment / 2 if num_views == 1 else segment * view / num_views
     return np.floor(offset + np.arange(num_frames) * segment + 1e-9).astype(np.int64)

@@ -1,10 +1,10 @@
-"""What one record holds, and how it is written as `tf.train.Example`; others' `SequenceExample` are read as well.
+"""The content of one record, and its form as a `tf.train.Example`; `SequenceExample` of other writers are read as well.
 
-Ours, one feature per field of Record. Payload `video`: the feature `video` has the bytes of the file. Payload `jpeg`:
-`frames` has one JPEG a frame, and the record is three Examples one behind the other, which any protobuf parser reads as
-one: first the small features with `frame_table` (little-endian u32 pairs: bytes and CRC-32C of each frame), then
-`head_crc` (CRC-32C of the first Example), last `frames`. So a reader can fetch and check a few frames of a long video
-without touching the rest (read_head).
+Ours: one feature per field of Record. With the payload `video` the feature `video` holds the bytes of the file. With
+the payload `jpeg` the feature `frames` holds one JPEG a frame, and the record consists of three concatenated Examples,
+which any protobuf parser reads as one: first the small features with `frame_table` (little-endian u32 pairs: bytes and
+CRC-32C of each frame), then `head_crc` (CRC-32C of the first Example), last `frames`. So a reader can fetch and check a
+few frames of a long video without reading the rest (read_head).
 
 tensorflow-datasets, written as tfrecord: the first feature that is a sequence of JPEG or PNG pictures, and `label`.
 DMVR / Scenic: context `clip/label/index`, `clip/label/text`, `clip/media_id` (or `clip/key`), list `image/encoded`.
@@ -37,12 +37,12 @@ class Record:
     width: int = 0
     fps: float = 0.0
     frames: Sequence[bytes] = ()  # one JPEG or PNG a frame
-    annotation: str = ""  # what is known beyond the class (annotations.py); not written where there is none
+    annotation: str = ""  # cycles or several labels (annotations.py); "" is not written
 
 
 @dataclass(frozen=True)
 class Head:
-    """The small part of a `jpeg` record: everything but the frames, and where those are."""
+    """The small part of a `jpeg` record: everything but the frames, and their positions."""
 
     record: Record
     starts: np.ndarray  # int64 [n], byte of the payload where each frame begins
@@ -51,7 +51,7 @@ class Head:
 
 
 def encode_record(record: Record) -> bytes:
-    """Serialised tf.train.Example (see above)."""
+    """Serialises a record as tf.train.Example, in the form that the module's docstring describes."""
     example = tf_example_pb2.Example()
     features = example.features.feature
     for name in ("key", "label_name"):
@@ -72,7 +72,7 @@ def encode_record(record: Record) -> bytes:
 
 
 def decode_record(payload: bytes) -> Record:
-    """Inverse of encode_record; of ours only the payload and `key` must be present. Reads DMVR and TFDS ones too.
+    """Parses a record of ours, of DMVR or of TFDS; of our features only the payload and `key` are required.
 
     Raises:
       ValueError: not an Example, a feature is missing or of another kind.
@@ -89,7 +89,7 @@ def decode_record(payload: bytes) -> Record:
 
 
 def _parse(payload: bytes) -> tuple[dict, dict]:
-    """(features, feature lists); Example is the same bytes as a SequenceExample without lists."""
+    """(features, feature lists); the bytes of an Example are those of a SequenceExample without lists."""
     try:
         example = tf_example_pb2.SequenceExample.FromString(payload)
     except DecodeError as error:
@@ -98,7 +98,7 @@ def _parse(payload: bytes) -> tuple[dict, dict]:
 
 
 def parse_features(payload: bytes) -> dict:
-    """Features of a serialised tf.train.Example by name; raises ValueError where it is none."""
+    """Features of a serialised tf.train.Example by name; raises ValueError if it is something else."""
     return _parse(payload)[0]
 
 
@@ -165,7 +165,7 @@ def _head_crc(head: bytes) -> bytes:
 
 
 def head_size(prefix: bytes) -> int:
-    """Bytes from the start of a payload that read_head needs, 0 where it cannot begin a `jpeg` record."""
+    """Number of leading bytes of a payload that read_head needs, 0 if this is not the start of a `jpeg` record."""
     length, shift = 0, 0
     for position, byte in enumerate(prefix[1:6], 2):
         length |= (byte & 127) << shift
@@ -176,7 +176,7 @@ def head_size(prefix: bytes) -> int:
 
 
 def read_head(prefix: bytes, payload_size: int) -> Head | None:
-    """The head of a `jpeg` record of ours, given its first head_size(prefix) bytes or more; None where it is not one.
+    """Parses the head of a `jpeg` record of ours from at least head_size(prefix) bytes; None for other records.
 
     Raises:
       ValueError: the head's checksum is right, but its content is not.

@@ -1,9 +1,10 @@
-"""Memory in which worker processes lay down batches, used again and again.
+"""Shared memory into which worker processes write batches; it is allocated once and reused.
 
-Fresh shared memory is handed out page by page: 2 ms for a clip that takes 5 ms to read, where it was measured
-(launch/BENCHMARKS.md). So the main process makes room for a few batches before it starts, all pages at once. It tells
-the workers which room each coming batch gets; they fill it chunk by chunk, and the main process lends the whole batch
-out without a copy. When the last array (or device buffer) that refers to it is gone, the room is free again.
+The kernel allocates fresh shared memory page by page, which was measured to take 2 ms for a clip that takes 5 ms to
+read (launch/BENCHMARKS.md). So the main process allocates rooms for a few batches in advance. It announces to the
+workers which room each coming batch gets; they fill it chunk by chunk, and the main process lends the whole batch to
+its user without a copy. When the last array (or device buffer) that refers to the batch is deleted, the room is free
+again.
 """
 
 import collections
@@ -18,7 +19,7 @@ import numpy as np
 
 from sigma_jax.runtime.errors import UserError
 
-LENT = 2  # batches that may be lent at once: the one in use and the one after it; others are copied
+LENT = 2  # batches that may be lent at the same time: the one in use and the next one; further ones are copied
 _SHARED = "/dev/shm"  # where Linux keeps shared memory
 _PAGE = 4096
 
@@ -29,7 +30,7 @@ class TooLittleMemory(UserError, OSError):
 
 @dataclass(frozen=True)
 class Rooms:
-    """How much memory: `count` rooms for batches, each of `chunks` parts of `chunk_bytes`."""
+    """Size of the memory: `count` rooms, each for a batch of `chunks` chunks of `chunk_bytes` bytes."""
 
     count: int
     chunks: int
@@ -41,18 +42,18 @@ class Rooms:
 
     @property
     def total_bytes(self) -> int:
-        return _PAGE + self.count * self.room_bytes  # the first page is the notice board
+        return _PAGE + self.count * self.room_bytes  # the first page holds the announcements
 
 
 class Slots:
-    """Rooms for the batches from `first_batch` on. Pickled copies, in children of this process, share the memory.
+    """Rooms for the batches from `first_batch` on. Pickled copies in child processes share the memory.
 
-    On Linux the memory is a file without a name, which the children open by way of this process: whatever is killed,
-    and whenever, nothing is left of it when they all have ended.
+    On Linux the memory is a file without a name, which the children open through this process's entry in /proc. So the
+    kernel frees it when all processes have ended, even if they were killed.
     """
 
     def __init__(self, rooms: Rooms, first_batch: int = 0):
-        """Raises TooLittleMemory where the machine has less shared memory than that."""
+        """Allocates the memory; raises TooLittleMemory if the machine does not have as much shared memory."""
         self.rooms = rooms
         nameless = os.path.isdir(_SHARED)
         self._file = tempfile.TemporaryFile(dir=_SHARED) if nameless else tempfile.NamedTemporaryFile()  # noqa: SIM115
@@ -68,12 +69,12 @@ class Slots:
             ) from error
         self._map(self._file.fileno())
         self._free, self._lent = collections.deque(range(rooms.count)), set()
-        self._next_batch = first_batch  # that has no room yet
+        self._next_batch = first_batch  # the first batch that has no room yet
         self._announce()
 
     def _map(self, file: int) -> None:
         self._memory = np.frombuffer(mmap.mmap(file, self.rooms.total_bytes), np.uint8)
-        # where batch b will be: board[b % count] holds (b + 1) * count + room; board[-1] is 1 when all is over
+        # board[b % count] is (b + 1) * count + room once batch b has a room; board[-1] is 1 when reading has ended
         self._board = self._memory[: 8 * (self.rooms.count + 1)].view(np.int64)
 
     def __getstate__(self) -> dict:
@@ -85,19 +86,20 @@ class Slots:
             self._map(file.fileno())
 
     def take(self, chunk: int, shape: tuple[int, ...]) -> np.ndarray:
-        """In a worker: the part of memory for a chunk, uint8 with old content, once its batch has a room."""
+        """In a worker: waits until the chunk's batch has a room; returns its memory, uint8 with old content."""
         batch, part = divmod(chunk, self.rooms.chunks)
         while not self._board[-1]:
             known, room = divmod(int(self._board[batch % self.rooms.count]), self.rooms.count)
             if known == batch + 1:
                 return self._array(room, part * self.rooms.chunk_bytes, shape)
             time.sleep(0.001)
-        return np.zeros(shape, np.uint8)  # nobody will ask for it
+        return np.zeros(shape, np.uint8)  # reading has ended, so nobody will use the chunk
 
     def hand_out(self, batch: int, shape: tuple[int, ...]) -> np.ndarray:
-        """In the main process: batch number `batch`, all of whose chunks are filled, uint8 of `shape`.
+        """In the main process: returns a filled batch, uint8 of `shape`.
 
-        Lent as long as the array or a part of it is used anywhere; a copy where LENT batches are lent already.
+        The array is lent: its room is not reused as long as the array or a view of it exists. If LENT batches are lent
+        already, it is a copy.
         """
         room = int(self._board[batch % self.rooms.count]) % self.rooms.count
         video = self._array(room, 0, shape)
@@ -113,7 +115,7 @@ class Slots:
         return video
 
     def _announce(self) -> None:
-        """Gives rooms that are free to the batches that come next."""
+        """Assigns free rooms to the next batches, and announces them to the workers."""
         while self._free:
             room = self._free.popleft()
             self._board[self._next_batch % self.rooms.count] = (self._next_batch + 1) * self.rooms.count + room
@@ -124,16 +126,16 @@ class Slots:
         return self._memory[start : start + int(np.prod(shape))].reshape(shape)
 
     def release(self) -> None:
-        """Lets workers that wait for a room go on, to their end."""
+        """Announces that reading has ended, so that workers stop waiting for a room."""
         self._board[-1] = 1
 
     def close(self) -> None:
-        """Gives the memory back, in the main process when the workers have ended; what is lent stays until then."""
+        """Frees the memory once the workers have ended; in the main process. Lent batches stay valid."""
         self._file.close()
 
 
 class _Loan:
-    """Lent memory: the base of every array that refers to it."""
+    """The base object of lent arrays, whose deletion ends the loan."""
 
     def __init__(self, memory: np.ndarray):
         self.memory = memory
@@ -141,13 +143,13 @@ class _Loan:
 
 
 def _give_back(room: int, lent: set[int], free: collections.deque) -> None:
-    """When a loan ends; may run in any thread."""
+    """Frees a room when its loan ends; may run in any thread."""
     lent.discard(room)
     free.append(room)
 
 
 def _reserve(file: int, size: int) -> None:
-    """Raises OSError where so many bytes cannot be had; without this the first write to a missing page is a crash."""
+    """Allocates `size` bytes or raises OSError; otherwise a write to a page that cannot be had would crash (SIGBUS)."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file, 0, size)
     else:  # macOS

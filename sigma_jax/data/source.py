@@ -1,6 +1,6 @@
-"""What loaders read from: one protocol, and which kind of data set a folder is.
+"""The protocol of all data sets that loaders read, and how the kind of a data folder is recognised.
 
-A folder is what its own files declare, in this order; what lies deeper (a run's pictures, say) plays no part:
+The first of these that is found directly in the folder decides; deeper files (a run's pictures, say) are not looked at:
 
 1. `*.array_record-*` files: a set of tensorflow-datasets, of images where features.json says so, else of videos
 2. `*.tfrecord` shards: those of tools.prepare, or others' (data/schema.py, data/tfds_sets.py)
@@ -20,7 +20,7 @@ class Source(Protocol):
 
     data_dir: Path
     split: str
-    shards: Sequence[Path]  # the files or the folder that it reads
+    shards: Sequence[Path]  # the files, or for images the folder, that are read
     classes: Sequence[str]  # names in order of their numbers; empty where classes are numbers only or there are none
     stills: bool  # every record is one image
     lengths: Sequence[int]  # records of each shard
@@ -32,7 +32,7 @@ class Source(Protocol):
         ...
 
     def read_whole(self, index: int) -> schema.Record:
-        """As source[index], but everything is read at once and every checksum there is gets checked."""
+        """Record number `index`, all of it in memory, with every available checksum checked."""
         ...
 
     def describe(self, index: int) -> tuple[str, int]:
@@ -41,10 +41,10 @@ class Source(Protocol):
 
 
 def open_source(data_dir: str | os.PathLike, split: str) -> Source:
-    """The records of a split, whoever wrote them, checked against what its sidecars promise.
+    """Opens a split of a data folder, whichever program wrote it, and compares it to the files beside the shards.
 
     Raises:
-      DataSetError: nothing that can be read, shards are missing or damaged, or the sidecars say something else.
+      DataSetError: nothing that can be read, shards are missing or damaged, or they contradict the files beside them.
     """
     source = open_unchecked(data_dir, split)
     contradictions = find_contradictions(source)
@@ -54,12 +54,16 @@ def open_source(data_dir: str | os.PathLike, split: str) -> Source:
 
 
 def find_contradictions(source: Source) -> list[str]:
-    """As metadata.find_contradictions; image folders promise nothing."""
+    """metadata.find_contradictions of an opened split; [] for image data sets."""
     return [] if source.stills else metadata.find_contradictions(source.data_dir, source.split, source.lengths)
 
 
 def open_unchecked(data_dir: str | os.PathLike, split: str) -> Source:
-    """As open_source, without find_contradictions."""
+    """Opens a split without comparing it to the files beside the shards.
+
+    Raises:
+      DataSetError: nothing that can be read, or shards are missing or damaged.
+    """
     data_dir = Path(data_dir)
     if tfds_sets.array_record_splits(data_dir):
         source = _open_array_records(data_dir, split)

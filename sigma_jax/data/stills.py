@@ -1,4 +1,4 @@
-"""Image data sets as sources of still clips: a folder of class folders, or what tensorflow-datasets has prepared.
+"""Image data sets, whose images are read as clips of one frame: a folder of class folders, or a set of TFDS.
 
 DATA/train/<class>/<image>, DATA/val/<class>/<image>        (ImageNet's layout)
 tfds/<name>/<config or version>/...array_record             (--data_dir names the folder of the version)

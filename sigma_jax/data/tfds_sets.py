@@ -1,13 +1,12 @@
 """Video data sets that tensorflow-datasets wrote, as tfrecord or array_record, read by their features.json.
 
-Which feature is the video, first of these, each in order of its name:
+The video is the first feature of these kinds, in this order and then by name:
 
 - `Video`, or a `Sequence` of `Image`, also inside a `FeaturesDict` or the steps of an episode: encoded pictures
 - `Tensor` uint8 [F h w c], c 1 or 3, encoding none, bytes or zlib: pixels
 - `Tensor` string [] whose content begins as a video file does: a compressed video
-
-The label is the feature `label`, or else the first `ClassLabel`; the key the first text named as one of _KEYS.
-TensorFlow is not needed: tensorflow-datasets cannot even open features.json with `Video` without it.
+The label is the feature `label`, or else the first `ClassLabel`; the key is the first text feature named as in _KEYS.
+TensorFlow is not needed, while tensorflow-datasets itself needs it to open a features.json with `Video`.
 """
 
 import itertools
@@ -28,23 +27,23 @@ _KEYS = ("key", "video_id", "media_id", "id", "video_name", "filename", "name")
 _VIDEO_STARTS = re.compile(
     rb"....(ftyp|moov|mdat|wide|free)|\x1aE\xdf\xa3|RIFF....AVI |FLV|\x00\x00\x01\xba|OggS", re.S
 )
-_OURS = {"key", "num_frames", "fps"}  # every features.json of tools.prepare has them
+_OURS = {"key", "num_frames", "fps"}  # features in every features.json that tools.prepare writes
 
 
 @dataclass(frozen=True)
 class _Leaf:
-    """One stored feature."""
+    """One stored feature of features.json."""
 
     kind: str  # Video, Image, Tensor, Text, ClassLabel, ...
-    shape: tuple[int, ...] = ()  # of a Tensor; -1 unknown
+    shape: tuple[int, ...] = ()  # of a Tensor; -1: unknown
     dtype: str = ""
     encoding: str = "none"
-    steps: int = 0  # sequences around it
+    steps: int = 0  # number of nested sequences that contain it
     num_classes: int = 0
 
 
 def _leaves(feature: dict, path: str = "", steps: int = 0) -> Iterator[tuple[str, _Leaf]]:
-    """(name in the record, feature) of everything below one entry of features.json."""
+    """(name in the record, feature) of all features inside one entry of features.json."""
     kind = feature.get("pythonClassName", "").rpartition(".")[2]
     if "featuresDict" in feature:
         for name, inner in feature["featuresDict"]["features"].items():
@@ -61,14 +60,21 @@ def _leaves(feature: dict, path: str = "", steps: int = 0) -> Iterator[tuple[str
 
 @dataclass(frozen=True)
 class FeatureReader:
-    """Turns a payload (tf.train.Example) into a Record, as features.json says. Picklable."""
+    """Parses payloads (tf.train.Example) into Records, as features.json describes them. Picklable.
+
+    Attributes:
+      video, label, key: names of the features; "" where there is none.
+      leaf: the feature of the video.
+      class_names: of the label, in order.
+      num_classes: of the label; 0: not stated.
+    """
 
     video: str
     leaf: _Leaf
     label: str = ""
     key: str = ""
     class_names: tuple[str, ...] = ()
-    num_classes: int = 0  # 0: not stated
+    num_classes: int = 0
 
     def __call__(self, payload: bytes) -> Record:
         """Raises ValueError where the payload is no Example or lacks the video."""
@@ -102,7 +108,7 @@ def _first(features: dict, name: str, kind: str, default):
 
 
 def _tensor(values, leaf: _Leaf) -> np.ndarray:
-    """uint8 [F h w c] of one stored Tensor; ValueError where it does not fit its shape."""
+    """Pixels uint8 [F h w c] of one stored Tensor; raises ValueError if they do not have its shape."""
     if leaf.encoding == "none":
         pixels = np.array(values, np.int64)
         if pixels.size and not 0 <= pixels.min() <= pixels.max() <= 255:
@@ -118,7 +124,7 @@ def _tensor(values, leaf: _Leaf) -> np.ndarray:
 
 
 def _inflate(data: bytes) -> bytes:
-    """Raises ValueError where the data are damaged or more than 2 GiB."""
+    """Decompresses zlib data; raises ValueError if they are damaged or hold more than 2 GiB."""
     stream = zlib.decompressobj()
     try:
         pixels = stream.decompress(data, 2**31)
@@ -130,7 +136,7 @@ def _inflate(data: bytes) -> bytes:
 
 
 class _Pixels(Sequence):
-    """Frames as uncompressed pictures (portable pixmaps), each made when it is asked for."""
+    """Frames as uncompressed pictures (portable pixmaps), each made on access."""
 
     def __init__(self, video: np.ndarray):
         self._video = video
@@ -144,10 +150,10 @@ class _Pixels(Sequence):
 
 
 def find_reader(data_dir: Path) -> FeatureReader | None:
-    """What reads the records of this folder; None where there is no features.json or `tools.prepare` wrote it.
+    """The reader of a folder's records; None if there is no features.json, or `tools.prepare` wrote it.
 
     Raises:
-      DataSetError: no feature of it can be a video.
+      DataSetError: features.json is damaged, or no feature in it can be a video.
     """
     leaves = _read_features(data_dir)
     if not leaves or leaves.keys() >= _OURS:
@@ -174,7 +180,7 @@ def find_reader(data_dir: Path) -> FeatureReader | None:
 
 
 def _read_features(data_dir: Path) -> dict[str, _Leaf]:
-    """What features.json tells by name, in order; {} where there is none.
+    """The features of features.json by name, sorted; {} if there is no such file.
 
     Raises:
       DataSetError: it is damaged.
@@ -188,7 +194,7 @@ def _read_features(data_dir: Path) -> dict[str, _Leaf]:
 
 
 def holds_stills(data_dir: Path) -> bool:
-    """Whether features.json tells of one image a record, the feature `image`."""
+    """Whether records hold one image each, the feature `image` of features.json."""
     image = _read_features(data_dir).get("image", _Leaf(""))
     return image.kind == "Image" and not image.steps
 
@@ -208,13 +214,13 @@ def _class_names(data_dir: Path, label: str) -> list[str]:
 
 
 def class_names(data_dir: Path) -> tuple[str, ...]:
-    """Names of the classes in order; empty where this is no such folder or it has none."""
+    """Class names in order; () for other kinds of folders, or without class names."""
     reader = find_reader(data_dir)
     return reader.class_names if reader else ()
 
 
 def num_classes(data_dir: Path) -> int:
-    """What features.json says; 0 where this is no such folder or it does not say."""
+    """Number of classes in features.json; 0 for other kinds of folders, or where it is not stated."""
     reader = find_reader(data_dir)
     return reader.num_classes if reader else 0
 
@@ -260,7 +266,7 @@ class ArrayRecords:
 
 
 def array_record_splits(data_dir: str | os.PathLike) -> list[str]:
-    """Splits of which there are array_record files; empty where there are none."""
+    """Names of the splits for which there are array_record files."""
     return sorted({m["split"] for m in _array_record_files(Path(data_dir))})
 
 
@@ -270,10 +276,10 @@ def _array_record_files(folder: Path) -> list[re.Match]:
 
 
 def open_array_records(data_dir: str | os.PathLike, split: str) -> ArrayRecords:
-    """The split of a folder that holds array_record files.
+    """Opens a split of a folder with array_record files.
 
     Raises:
-      DataSetError: no such split, shards are missing, or no features.json that tells the video.
+      DataSetError: no such split, files are missing or damaged, or no features.json that describes the video.
     """
     folder = Path(data_dir)
     found = _array_record_files(folder)

@@ -1,4 +1,4 @@
-"""Limits: on how long one call may take, even where a decoder's C code never comes back, and on a worker's life."""
+"""A time limit for calls, even of C code that never returns, and the end of workers whose parent process is gone."""
 
 import multiprocessing
 import os
@@ -8,13 +8,13 @@ from typing import Any
 
 
 def call(seconds: float, function: Callable, *args) -> Any:
-    """`function(*args)`, in a thread of its own that is given up after `seconds` (0: no limit, no thread).
+    """Calls `function(*args)` with a time limit, in a thread (0: no limit and no thread).
 
-    A thread cannot be ended from outside: one that was given up ends at its next check(), or, stuck in a library, with
-    the process.
+    A thread cannot be ended from outside: after the limit it ends at its next check() or, if a library does not return,
+    with the process.
 
     Raises:
-      TimeoutError: it took longer. Whatever `function` raises is raised here.
+      TimeoutError: the call took more than `seconds`. Exceptions of `function` are raised as they are.
     """
     if not seconds:
         return function(*args)
@@ -30,7 +30,7 @@ def call(seconds: float, function: Callable, *args) -> Any:
 
 
 def check() -> None:
-    """Ends a call or thread that was given up; to be called from loops. Raises TimeoutError."""
+    """Raises TimeoutError in a thread that was given up; loops call this to end such threads."""
     if is_given_up(threading.current_thread()):
         raise TimeoutError("given up")
 
@@ -45,7 +45,7 @@ def is_given_up(thread: threading.Thread) -> bool:
 
 
 def end_with_parent() -> None:
-    """In a worker process: ends it when its parent is gone. One that was killed cannot say so, and workers wait on."""
+    """In a worker process: ends it when its parent is gone, since a killed parent cannot tell its workers to end."""
 
     def wait() -> None:
         multiprocessing.parent_process().join()

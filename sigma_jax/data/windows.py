@@ -1,8 +1,8 @@
-"""Long videos in one pass: windows of frames at fixed distances, decoded by threads that hand them over as they come.
+"""Sliding windows over long videos, decoded in one pass by threads.
 
 A window is `num_frames` frames, `stride` apart; the next one begins `step` frames later, and the last one ends with the
-video. A reader holds the pictures of one window (where windows overlap, of one span), and what is handed over but not
-yet taken is bounded in bytes. So time grows with the length of a video, and memory does not.
+video. A thread holds the pictures of one window (of overlapping windows, those of one span), and the windows that wait
+to be used are limited in bytes. So time grows with the length of a video, and memory does not.
 
 Letters: F frames of a window, s the side of its pictures.
 """
@@ -21,12 +21,19 @@ from sigma_jax.data.augment import center_crop_resize
 from sigma_jax.data.decode import count_packets, decode_frames, probe
 from sigma_jax.data.pictures import BadVideo
 
-_WAITING_BYTES = 2**28  # of windows that nobody has taken yet
+_WAITING_BYTES = 2**28  # limit of the windows that wait to be used
 
 
 @dataclass(frozen=True)
 class WindowSpec:
-    """Which frames make a window, and the side of its pictures (short side resized, then the central square)."""
+    """The frames of a window.
+
+    Attributes:
+      num_frames: F.
+      stride: distance of neighbouring frames of a window, in frames of the video.
+      step: distance of the starts of neighbouring windows, in frames of the video.
+      size: side of the pictures in pixels: the short side is resized to it, then the central square is cropped.
+    """
 
     num_frames: int
     stride: int
@@ -39,7 +46,7 @@ class WindowSpec:
         return (self.num_frames - 1) * self.stride + 1
 
     def starts(self, num_frames_in_video: int) -> list[int]:
-        """First frames of all windows; one more ends with the video where those `step` apart leave a rest."""
+        """First frames of all windows: every `step` frames, and one more that ends with the video if frames remain."""
         last = max(num_frames_in_video - self.span, 0)
         starts = list(range(0, last + 1, self.step))
         return starts + [last] * (starts[-1] < last)
@@ -61,19 +68,19 @@ class Window:
 
 @dataclass(frozen=True)
 class End:
-    """A video has no more windows. Where a window of the same start came twice the later one counts."""
+    """Follows the last window of a video. If two windows with the same start came, the later one is valid."""
 
     video: int
-    starts: tuple[int, ...] = ()  # those that count, in order
+    starts: tuple[int, ...] = ()  # of the valid windows, in order
     frames: np.ndarray | None = None  # int64 [windows 2], first and last frame
     seconds: np.ndarray | None = None  # float64 [windows 2], when these are shown (decode.VideoInfo.times)
-    error: Exception | None = None  # BadVideo or OSError: nothing of the video is of use
+    error: Exception | None = None  # BadVideo or OSError: no window of the video is valid
 
 
 def read_windows(paths: Sequence[Path], spec: WindowSpec, num_threads: int) -> Iterator[Window | End]:
-    """The windows of all videos, those of one in order and its End after them; several videos come interleaved.
+    """Yields the windows of all videos, those of one video in order with an End after them; videos are interleaved.
 
-    Threads read ahead until _WAITING_BYTES wait to be taken. They end with the iterator.
+    Threads read ahead until _WAITING_BYTES of windows wait to be used. They end with the iterator.
     """
     size = spec.num_frames * spec.size * spec.size * 3
     results = queue.Queue(max(_WAITING_BYTES // size, 1))
@@ -95,10 +102,10 @@ def read_windows(paths: Sequence[Path], spec: WindowSpec, num_threads: int) -> I
 
 
 class _Reader(threading.Thread):
-    """Reads videos from an iterator that all readers share (a built-in one: taking from it is atomic)."""
+    """Reads videos from an iterator that all threads share (a list's iterator: its next() is atomic)."""
 
     def __init__(self, videos: Iterator[tuple[int, Path]], spec: WindowSpec, results: queue.Queue):
-        super().__init__(daemon=True)  # one inside a library does not keep the process alive
+        super().__init__(daemon=True)  # a library call that does not return must not keep the process alive
         self.videos, self.spec, self.results = videos, spec, results
 
     def run(self) -> None:
@@ -120,7 +127,7 @@ class _Reader(threading.Thread):
         starts = self.spec.starts(info.num_frames)
         frames = self.spec.frames(starts, info.num_frames)
         for start, indices in zip(starts, frames, strict=True):
-            if not np.array_equal(cutter.done.get(start), indices):  # the count of packets was not that of frames
+            if not np.array_equal(cutter.done.get(start), indices):  # the number of packets was not that of frames
                 clip = center_crop_resize(decode_frames(path, indices, info.num_frames), self.spec.size)
                 self._hand_over(Window(number, start, clip))
         ends = frames[:, [0, -1]]
@@ -140,7 +147,7 @@ class _Reader(threading.Thread):
 
 
 class _Cutter:
-    """Cuts windows out of a video of `expected` frames whose wanted ones come one after the other."""
+    """Assembles windows of a video of `expected` frames from its wanted frames, which are added in order."""
 
     def __init__(self, spec: WindowSpec, expected: int):
         starts = spec.starts(max(expected, 1))
@@ -150,7 +157,7 @@ class _Cutter:
         for _, frames in self._windows:
             self.wanted[frames] = True
         self._numbers = iter(np.flatnonzero(self.wanted).tolist())
-        self.done: dict[int, np.ndarray] = {}  # start -> frames of windows that were cut
+        self.done: dict[int, np.ndarray] = {}  # start -> frames of the complete windows
 
     def add(self, picture: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """(start, uint8 [F s s 3]) of the windows that this frame, uint8 [h w 3], completes."""
@@ -161,5 +168,5 @@ class _Cutter:
             yield start, np.stack([self._pictures[i] for i in frames.tolist()])
             self.done[start], self._next = frames, self._next + 1
             first = self._windows[self._next][0] if self._next < len(self._windows) else number + 1
-            while self._pictures and next(iter(self._pictures)) < first:  # nothing needs it any more
+            while self._pictures and next(iter(self._pictures)) < first:  # no later window needs this picture
                 del self._pictures[next(iter(self._pictures))]

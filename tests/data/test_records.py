@@ -147,7 +147,7 @@ def test_an_index_that_cannot_be_kept_is_made_at_every_start(data_dir, monkeypat
     monkeypatch.setattr(records, "_save_index", no_room)
     source = RecordSource(data_dir, "train")
     assert [source[i] for i in range(11)] == RECORDS and not list(data_dir.glob("*.npz"))
-    assert "made anew at every start" in caplog.text and "Read-only" in caplog.text
+    assert "built again at every start" in caplog.text and "Read-only" in caplog.text
 
 
 def test_an_open_source_dies_quietly_with_the_interpreter(data_dir):

@@ -169,7 +169,7 @@ def test_videos_without_the_annotation_a_task_needs_are_told(toys):
     with pytest.raises(DataSetError, match=r"labels \[8, 9\] are not in|labels \[\d"):
         few = dataclasses.replace(clips, num_classes=2)
         next(iter(open_loader(LoaderSpec(pairs, "val", few, OnePass(), 1))))
-    with pytest.raises(DataSetError, match="there is room for 5"):
+    with pytest.raises(DataSetError, match="clips have at most 5"):
         next(iter(open_loader(LoaderSpec(cycles, "val", CyclesSpec(5, 32), OnePass(), 1))))
 
 
