@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sigma_jax.models.pretrain import Compute
+from sigma_jax.models.compute import Compute
 from sigma_jax.ops.attention import attend
 from sigma_jax.ops.scores import Sweeps, keep_scores, platform_sweeps
 from sigma_jax.ops.sinkhorn import hard_assignments, prototype_scalings

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from sigma_jax.models.attentive import AttentivePool
+from sigma_jax.models.compute import Compute
 from sigma_jax.models.encoder import Encoder
-from sigma_jax.models.pretrain import Compute
 from sigma_jax.models.sizes import VideoSize
 from sigma_jax.models.transformer import LayerNorm
 from sigma_jax.ops.tubes import TubeGrid
@@ -48,17 +48,12 @@ class VideoClassifier(nn.Module):
         """
         encoder = Encoder(
             self.grid,
-            self.size.width,
-            self.size.depth,
-            self.size.num_heads,
-            positions=self.positions,
+            self.size,
+            self.positions,
+            self.compute,
             final_norm=False,
             drop_path=self.drop_path,
             kernel_init=finetune_init,
-            dtype=self.compute.dtype,
-            backend=self.compute.backend,
-            remat=self.compute.remat,
-            unroll=self.compute.unroll,
             name="encoder",
         )
         latents = encoder(video, train=train, collect=collect)

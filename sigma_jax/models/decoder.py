@@ -7,6 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sigma_jax.models.compute import Compute
+from sigma_jax.models.sizes import VideoSize
 from sigma_jax.models.transformer import Block, LayerNorm, TorchDense, init_stack, run_stack
 from sigma_jax.ops.posembed import position_table
 from sigma_jax.ops.tubes import TubeGrid
@@ -21,16 +23,10 @@ class Decoder(nn.Module):
     """Light transformer; input order is [visible, hidden], each ascending (goldens `dec_in`)."""
 
     grid: TubeGrid
-    width: int
-    depth: int
-    num_heads: int
+    size: VideoSize
     target_width: int
-    mlp_ratio: float = 4.0
     positions: str = "sincos_1d"
-    dtype: jnp.dtype = jnp.float32
-    backend: str = "auto"
-    remat: str = "none"
-    unroll: int = 1
+    compute: Compute = Compute()
 
     @nn.compact
     def __call__(
@@ -41,24 +37,26 @@ class Decoder(nn.Module):
         With collect also {'embedded' [B V Dd], 'input' [B N Dd], 'blocks' [L B N Dd]}; without it the last block works
         on hidden tubes only.
         """
-        num_masked = masked_idx.shape[1]
-        table = jnp.asarray(position_table(self.positions, self.grid.shape, self.width), self.dtype)
-        mask_token = self.param("mask_token", mask_token_init, (1, 1, self.width)).astype(self.dtype)
-        embedded = TorchDense(self.width, use_bias=False, dtype=self.dtype, name="embed")(latents)
+        num_masked, compute = masked_idx.shape[1], self.compute
+        width, depth, num_heads = self.size.decoder_width, self.size.decoder_depth, self.size.decoder_num_heads
+        table = jnp.asarray(position_table(self.positions, self.grid.shape, width), compute.dtype)
+        mask_token = self.param("mask_token", mask_token_init, (1, 1, width)).astype(compute.dtype)
+        embedded = TorchDense(width, use_bias=False, dtype=compute.dtype, name="embed")(latents)
         x = jnp.concatenate([embedded + table[visible_idx], mask_token + table[masked_idx]], axis=1)
 
-        block = Block(self.num_heads, self.mlp_ratio, dtype=self.dtype, backend=self.backend, parent=None)
-        params = self.param("blocks", init_stack, block, self.depth, self.width)
+        block = Block(num_heads, dtype=compute.dtype, backend=compute.backend, parent=None)
+        params = self.param("blocks", init_stack, block, depth, width)
         y, blocks = run_stack(
             block,
             params,
             x,
             num_outputs=None if collect else num_masked,
-            remat=self.remat,
-            unroll=self.unroll,
+            remat=compute.remat,
+            unroll=compute.unroll,
             collect=collect,
         )
-        y = LayerNorm(self.dtype, name="norm")(y[:, -num_masked:])
-        head = nn.Dense(self.target_width, kernel_init=nn.initializers.xavier_uniform(), dtype=self.dtype, name="head")
+        y = LayerNorm(compute.dtype, name="norm")(y[:, -num_masked:])
+        xavier = nn.initializers.xavier_uniform()
+        head = nn.Dense(self.target_width, kernel_init=xavier, dtype=compute.dtype, name="head")
         predictions = head(y).astype(jnp.float32)
         return (predictions, {"embedded": embedded, "input": x, "blocks": blocks}) if collect else predictions

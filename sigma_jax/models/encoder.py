@@ -7,6 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sigma_jax.models.compute import Compute
+from sigma_jax.models.sizes import VideoSize
 from sigma_jax.models.transformer import Block, LayerNorm, TorchDense, init_stack, run_stack
 from sigma_jax.ops.masking import gather
 from sigma_jax.ops.posembed import position_table, resize_positions
@@ -23,18 +25,12 @@ class Encoder(nn.Module):
     """
 
     grid: TubeGrid
-    width: int
-    depth: int
-    num_heads: int
-    mlp_ratio: float = 4.0
+    size: VideoSize
     positions: str = "sincos_1d"
+    compute: Compute = Compute()
     final_norm: bool = True
     drop_path: float = 0.0
     kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
-    dtype: jnp.dtype = jnp.float32
-    backend: str = "auto"
-    remat: str = "none"
-    unroll: int = 1
     position_grid: tuple[int, int] | None = None
 
     @nn.compact
@@ -52,27 +48,23 @@ class Encoder(nn.Module):
         Returns:
           latents [B V D].
         """
+        size, compute = self.size, self.compute
         tubes = video_to_tubes(video, self.grid.tube_size)
         t, h, w = self.grid.shape
         h0, w0 = self.position_grid or (h, w)
-        table = jnp.asarray(position_table(self.positions, (t, h0, w0), self.width))
-        positions = resize_positions(table, (t, h0, w0), (t, h, w)).astype(self.dtype)
+        table = jnp.asarray(position_table(self.positions, (t, h0, w0), size.width))
+        positions = resize_positions(table, (t, h0, w0), (t, h, w)).astype(compute.dtype)
         if visible_idx is not None:
             tubes, positions = gather(tubes, visible_idx), positions[visible_idx]
-        embedded = TorchDense(self.width, dtype=self.dtype, name="embed")(standardize_tubes(tubes))
+        embedded = TorchDense(size.width, dtype=compute.dtype, name="embed")(standardize_tubes(tubes))
         x = embedded + positions
 
         block = Block(
-            self.num_heads,
-            self.mlp_ratio,
-            kernel_init=self.kernel_init,
-            dtype=self.dtype,
-            backend=self.backend,
-            parent=None,
+            size.num_heads, kernel_init=self.kernel_init, dtype=compute.dtype, backend=compute.backend, parent=None
         )
-        params = self.param("blocks", init_stack, block, self.depth, self.width)
+        params = self.param("blocks", init_stack, block, size.depth, size.width)
         drop = (self.drop_path, self.make_rng("drop_path")) if train and self.drop_path else None
-        x, blocks = run_stack(block, params, x, drop=drop, remat=self.remat, unroll=self.unroll, collect=collect)
+        x, blocks = run_stack(block, params, x, drop=drop, remat=compute.remat, unroll=compute.unroll, collect=collect)
         if self.final_norm:
-            x = LayerNorm(self.dtype, name="norm")(x)
+            x = LayerNorm(compute.dtype, name="norm")(x)
         return (x, {"embedded": embedded, "blocks": blocks}) if collect else x

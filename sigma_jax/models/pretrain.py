@@ -3,12 +3,11 @@
 Letters: B clips, V visible, M hidden tubes, P numbers in a tube, E target width, K prototypes.
 """
 
-import dataclasses
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sigma_jax.models.compute import Compute
 from sigma_jax.models.decoder import Decoder
 from sigma_jax.models.encoder import Encoder
 from sigma_jax.models.projection import ProjectionNetwork
@@ -16,16 +15,6 @@ from sigma_jax.models.sizes import VideoSize
 from sigma_jax.models.transformer import REMAT_POLICIES
 from sigma_jax.ops.tubes import TubeGrid
 from sigma_jax.runtime.errors import InvalidValue
-
-
-@dataclasses.dataclass(frozen=True)
-class Compute:
-    """How the arithmetic is done; none of it changes what is computed, up to rounding."""
-
-    dtype: jnp.dtype = jnp.float32
-    backend: str = "auto"  # attention
-    remat: str = "none"
-    unroll: int = 1  # blocks per scan step, 0 = all
 
 
 class PretrainModel(nn.Module):
@@ -41,25 +30,9 @@ class PretrainModel(nn.Module):
     compute: Compute = Compute()
 
     def setup(self):
-        shared = {
-            "grid": self.grid,
-            "positions": self.positions,
-            "dtype": self.compute.dtype,
-            "backend": self.compute.backend,
-            "remat": self.compute.remat,
-            "unroll": self.compute.unroll,
-        }
-        size = self.size
-        self.encoder = Encoder(
-            width=size.width, depth=size.depth, num_heads=size.num_heads, final_norm=self.final_norm, **shared
-        )
-        self.decoder = Decoder(
-            width=size.decoder_width,
-            depth=size.decoder_depth,
-            num_heads=size.decoder_num_heads,
-            target_width=self.target_width,
-            **shared,
-        )
+        shared = {"positions": self.positions, "compute": self.compute}
+        self.encoder = Encoder(self.grid, self.size, final_norm=self.final_norm, **shared)
+        self.decoder = Decoder(self.grid, self.size, self.target_width, **shared)
         if self.projection_widths:
             if self.projection_widths[-1] != self.target_width:
                 raise InvalidValue(

@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from sigma_jax.data.decoders import Decoding
 from sigma_jax.data.loader import Clips, Loader, LoaderSpec, Shuffled, Workers, open_loader
 from sigma_jax.evals.protocol import Evaluator
-from sigma_jax.models.pretrain import Compute
+from sigma_jax.models.compute import Compute
 from sigma_jax.models.sizes import TeacherSize, VideoSize, lookup
 from sigma_jax.ops.tubes import TubeGrid
 from sigma_jax.runtime.random import Moment

@@ -27,7 +27,7 @@ from sigma_jax.evals.multi_view import (
     top_scores,
 )
 from sigma_jax.evals.protocol import Evaluator
-from sigma_jax.models.pretrain import Compute
+from sigma_jax.models.compute import Compute
 from sigma_jax.objective.classification import smoothed_targets, soft_target_cross_entropy
 from sigma_jax.objective.mixing import MixSettings, erase, mix
 from sigma_jax.ops.tubes import unit_pixels

@@ -12,7 +12,7 @@ chip; nothing is recomputed. Parameters are read once per step, so they weigh le
 
 import jax.numpy as jnp
 
-from sigma_jax.models.pretrain import Compute
+from sigma_jax.models.compute import Compute
 from sigma_jax.models.sizes import TeacherSize
 from sigma_jax.ops.tubes import TubeGrid
 

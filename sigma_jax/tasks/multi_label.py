@@ -17,7 +17,7 @@ from sigma_jax.data.multi_label import MultiLabelSpec
 from sigma_jax.datasets.specs import SPECS
 from sigma_jax.evals.multi_view import MAXIMUM_OF_SIGMOID, Summary, VideoScores
 from sigma_jax.evals.severe.multi_label_scores import RANKINGS, mean_average_precision
-from sigma_jax.models.pretrain import Compute
+from sigma_jax.models.compute import Compute
 from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.runtime.random import Moment
 from sigma_jax.runtime.trees import Params

@@ -26,8 +26,9 @@ from sigma_jax.evals.protocol import Evaluator
 from sigma_jax.evals.segmentation.benchmark import ClusteringEvaluator, read_clips
 from sigma_jax.evals.segmentation.layouts import open_sequences
 from sigma_jax.evals.segmentation.settings import ClusteringSettings
+from sigma_jax.models.compute import Compute
 from sigma_jax.models.dino import DinoVit, tube_features
-from sigma_jax.models.pretrain import Compute, PretrainModel
+from sigma_jax.models.pretrain import PretrainModel
 from sigma_jax.models.prototypes import constrain, cosine_scores
 from sigma_jax.models.sizes import TEACHER_SIZES, VIDEO_SIZES, lookup
 from sigma_jax.objective.feature_queue import empty_queue

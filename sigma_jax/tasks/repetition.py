@@ -24,7 +24,7 @@ from sigma_jax.data.metadata import read_problems
 from sigma_jax.data.source import open_source
 from sigma_jax.evals.protocol import Evaluator
 from sigma_jax.evals.severe.counting_test import CountingTest, look_fn
-from sigma_jax.models.pretrain import Compute
+from sigma_jax.models.compute import Compute
 from sigma_jax.models.repetition import NUM_OUTPUTS, split_heads, window_pixels
 from sigma_jax.objective.repetition import (
     Ring,

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from sigma_jax.data.loader import Clips, Loader
 from sigma_jax.evals.multi_view import ResultFiles
 from sigma_jax.models.classifier import VideoClassifier
-from sigma_jax.models.pretrain import Compute
+from sigma_jax.models.compute import Compute
 from sigma_jax.models.sizes import VIDEO_SIZES, lookup
 from sigma_jax.ops.tubes import TubeGrid
 from sigma_jax.runtime.config import read_section

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from sigma_jax.data.identity import identify
 from sigma_jax.data.loader import Loader
 from sigma_jax.evals.protocol import Evaluator
-from sigma_jax.models.pretrain import Compute
+from sigma_jax.models.compute import Compute
 from sigma_jax.models.transformer import REMAT_POLICIES
 from sigma_jax.ops.attention import check_backend, cudnn_problem
 from sigma_jax.report.run import Trained

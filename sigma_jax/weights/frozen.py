@@ -18,9 +18,10 @@ from einops import rearrange
 from sigma_jax.data import augment, sampling
 from sigma_jax.models.attentive import AttentivePool
 from sigma_jax.models.classifier import VideoClassifier
+from sigma_jax.models.compute import Compute
 from sigma_jax.models.dino import DinoVit
 from sigma_jax.models.encoder import Encoder
-from sigma_jax.models.pretrain import Compute, PretrainModel
+from sigma_jax.models.pretrain import PretrainModel
 from sigma_jax.models.sizes import TeacherSize, VideoSize
 from sigma_jax.models.transformer import LayerNorm
 from sigma_jax.ops.tubes import TubeGrid
@@ -95,18 +96,8 @@ class EncoderAlone(nn.Module):
     @nn.compact
     def __call__(self, video: jax.Array) -> jax.Array:
         """video [B F y x 3] (uint8, or float in [0, 1]) -> latents [B N D]."""
-        encoder = Encoder(
-            self.grid,
-            self.size.width,
-            self.size.depth,
-            self.size.num_heads,
-            positions=self.positions,
-            final_norm=self.final_norm,
-            dtype=self.compute.dtype,
-            backend=self.compute.backend,
-            position_grid=self.position_grid,
-            name="encoder",
-        )
+        options = {"final_norm": self.final_norm, "position_grid": self.position_grid}
+        encoder = Encoder(self.grid, self.size, self.positions, self.compute, **options, name="encoder")
         return encoder(video)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from sigma_jax.models.pretrain import Compute
+from sigma_jax.models.compute import Compute
 from sigma_jax.runtime.random import stream
 from sigma_jax.runtime.sharding import make_mesh, shard_batch, state_shardings
 from sigma_jax.train.optimizer import adamw
