@@ -7,11 +7,13 @@ Expected, the paper's numbers after 800 epochs of pre-training on K400, ViT-B: K
 
 dataset: k400, ssv2 (the authors' scripts); ucf101, hmdb51 (VideoMAE's recipe for UCF101, the authors released none);
 folder: your own videos, classes counted from the label map (launch/EVALUATE.md). Batches count videos.
+
+The encoder, how clips are read and how the machine is used are those of configs/k400.py.
 """
 
 from ml_collections import ConfigDict
 
-from sigma_jax.runtime.config import parse_arg
+from sigma_jax.runtime.config import load_config, parse_arg
 
 FIXES = (
     "validation during training takes one central view; the released code draws it at random",
@@ -25,22 +27,14 @@ OWN_RECIPE = ("recipe and views after VideoMAE's UCF101 script: SIGMA released n
 
 def get_config(arg: str | None = None) -> ConfigDict:
     choice = parse_arg(arg, dataset=("k400", "ssv2", "ucf101", "hmdb51", "folder"), size=("B", "S", "L", "H", "tiny"))
-    c = ConfigDict()
+    c = load_config(f"configs/k400.py:size={choice.size}").unlock()
     c.task = "finetune"
-    c.seed = 0
-    c.needs_accelerator = True
     c.decisions = FIXES  # where the protocol is ours; printed in every result
 
     c.batch_size = 32  # videos, global
     c.max_batch_per_device = 64  # clips; more than this is split by gradient accumulation
     c.total_epochs = 100.0
 
-    c.model = ConfigDict()
-    c.model.size = choice.size
-    c.model.num_frames = 16
-    c.model.image_size = 224
-    c.model.tube_size = (2, 16, 16)
-    c.model.positions = "sincos_1d"
     c.model.pooling = "mean"
     c.model.freeze_encoder = False
     c.model.drop_path = 0.1
@@ -66,26 +60,19 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.optim.ema_decay = None  # e.g. 0.9999: evaluate averaged weights
     c.optim.warmup_epochs = 5.0
 
-    c.data = ConfigDict()
+    del c.data.crop
     c.data.name = choice.dataset
-    c.data.split = "train"
     c.data.val_split = "val"
     c.data.test_split = "val"
     c.data.num_classes = None  # counted in the data; a known data set must have what it should
     c.data.label_hash = None  # of the label map, filled in
     c.data.sampling = "dense"
-    c.data.frame_stride = 4
     c.data.repeats = 1  # augmented copies of each video in a batch
     c.data.min_area = 0.25
     c.data.flip = 0.5
     c.data.interpolation = "bilinear"
     c.data.short_side = 0  # of test views, 0: the image size
     c.data.rand_augment = (7.0, 4.0, 0.5)  # magnitude, operations, std; () for none
-    c.data.num_workers = 16
-    c.data.max_bad_fraction = 0.01
-    c.data.decoder = "auto"  # of videos: auto is pyav; decord and torchcodec where they are installed
-    c.data.decode_timeout = 60.0  # seconds; a video that takes longer counts as unreadable
-    c.data.cache_decoded = False
 
     c.evals = ConfigDict()
     c.evals.val_every_epochs = 1.0
@@ -93,23 +80,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.evals.num_crops = 3
     c.evals.batch_size = 64  # views, global
 
-    c.compute = ConfigDict()
-    c.compute.dtype = "auto"
-    c.compute.attention = "auto"
     c.compute.remat = "none"
-    c.compute.unroll = "auto"
-
-    c.mesh = ConfigDict()
-    c.mesh.data = -1
-    c.mesh.fsdp = 1
-
-    c.log_every_steps = 50
-    c.checkpoint = ConfigDict()
-    c.checkpoint.save_every_epochs = 1.0
     c.checkpoint.keep_last = 1
     c.checkpoint.keep_every_epochs = 0.0
-    c.health = ConfigDict()
-    c.health.max_nonfinite_run = 20
 
     if choice.dataset == "ssv2":
         c.total_epochs = 40.0
