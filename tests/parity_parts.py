@@ -14,7 +14,7 @@ from sigma_jax.ops.sinkhorn import hard_assignments, prototype_scalings, soft_as
 from sigma_jax.ops.tubes import PIXEL_MEAN, PIXEL_STD, TubeGrid
 from sigma_jax.runtime.sharding import make_mesh
 from sigma_jax.tasks.pretrain import PretrainTask
-from sigma_jax.train.schedule import schedule_values
+from sigma_jax.train.schedule import cosine_with_warmup
 from sigma_jax.weights.torch_weights import from_torch
 from tests.parity import Row, compare
 
@@ -49,14 +49,9 @@ def schedule(arrays: dict) -> list[Row]:
         per_epoch = args["niter_per_ep"]
         warmup = args.get("warmup_steps", -1)
         warmup = args.get("warmup_epochs", 0) * per_epoch if warmup is None or warmup <= 0 else warmup
-        ours = schedule_values(
-            args["base_value"],
-            args["final_value"],
-            args["epochs"] * per_epoch,
-            warmup,
-            args.get("start_warmup_value", 0.0),
-        )
-        out.append(compare(f"schedule {case}", ours, arrays[f"{case}:values"], 1e-9))
+        total, start = args["epochs"] * per_epoch, args.get("start_warmup_value", 0.0)
+        rate = cosine_with_warmup(args["base_value"], args["final_value"], total, warmup, start)
+        out.append(compare(f"schedule {case}", rate(np.arange(total)), arrays[f"{case}:values"], 1e-9))
     return out
 
 

@@ -22,14 +22,25 @@ def cosine_with_warmup(
     warmup_steps: int = 0,
     start_warmup_value: float = 0.0,
 ) -> Callable[[Any], Any]:
-    """Schedule for use inside jit: `step` (int scalar or array, 0-based) -> fp32 value(s).
+    """Schedule for use inside jit (fp32), and in float64 outside: `step` (int or array, 0-based) -> value(s).
 
     Steps beyond the last one keep the last value. Raises ValueError unless 0 <= warmup_steps < total_steps.
     """
-    _check_lengths(total_steps, warmup_steps)
+    if total_steps < 1:
+        raise InvalidValue(f"total_steps is {total_steps}, expected at least 1: set total_epochs or total_steps higher")
+    if not 0 <= warmup_steps < total_steps:
+        raise InvalidValue(
+            f"warmup_steps is {warmup_steps}, expected 0 to {total_steps - 1} (total_steps is {total_steps}): "
+            "shorten the warm-up (warmup_epochs, warmup_steps or warmup_percent) or train longer"
+        )
 
     def value_at(step):
-        return _curve(jnp, jnp.asarray(step), base_value, final_value, (total_steps, warmup_steps), start_warmup_value)
+        xp = jnp if isinstance(step, jax.Array) else np
+        step = xp.minimum(step, total_steps - 1)
+        rising = start_warmup_value + (base_value - start_warmup_value) * (step / max(warmup_steps - 1, 1))
+        progress = (step - warmup_steps) / (total_steps - warmup_steps)  # in [0, 1), never 1
+        cosine = xp.cos(0.5 * math.pi * progress) ** 2  # (1 + cos(pi p)) / 2
+        return xp.where(step < warmup_steps, rising, final_value + (base_value - final_value) * cosine)
 
     return value_at
 
@@ -56,39 +67,6 @@ def steps_with_warmup(
         return xp.where(step < warmup_steps, rising, base_value * factor**passed)
 
     return value_at
-
-
-def schedule_values(
-    base_value: float,
-    final_value: float,
-    total_steps: int,
-    warmup_steps: int = 0,
-    start_warmup_value: float = 0.0,
-) -> np.ndarray:
-    """The same schedule as a table: float64 [total_steps], equal to the golden to 1e-9."""
-    _check_lengths(total_steps, warmup_steps)
-    steps = np.arange(total_steps)
-    return _curve(np, steps, base_value, final_value, (total_steps, warmup_steps), start_warmup_value)
-
-
-def _curve(xp, step, base_value, final_value, lengths, start_value):
-    """The one formula behind both; `xp` is numpy (exact table) or jax.numpy (inside jit)."""
-    total_steps, warmup_steps = lengths
-    step = xp.minimum(step, total_steps - 1)
-    rising = start_value + (base_value - start_value) * (step / max(warmup_steps - 1, 1))
-    progress = (step - warmup_steps) / (total_steps - warmup_steps)  # in [0, 1), never 1
-    falling = final_value + (base_value - final_value) * xp.cos(0.5 * math.pi * progress) ** 2  # (1 + cos(pi p)) / 2
-    return xp.where(step < warmup_steps, rising, falling)
-
-
-def _check_lengths(total_steps: int, warmup_steps: int) -> None:
-    if total_steps < 1:
-        raise InvalidValue(f"total_steps is {total_steps}, expected at least 1: set total_epochs or total_steps higher")
-    if not 0 <= warmup_steps < total_steps:
-        raise InvalidValue(
-            f"warmup_steps is {warmup_steps}, expected 0 to {total_steps - 1} (total_steps is {total_steps}): "
-            "shorten the warm-up (warmup_epochs, warmup_steps or warmup_percent) or train longer"
-        )
 
 
 def scaled_lr(base_lr: float, global_batch: int) -> float:
