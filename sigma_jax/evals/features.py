@@ -3,7 +3,7 @@
 Letters: B clips, F frames, y x pixels, n clips of a whole data set, D feature width.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,18 @@ Batch = Mapping[str, np.ndarray]
 FeatureFn = Callable[[np.ndarray], jax.Array]
 
 PIXEL_BINS = 8  # the raw-pixel control averages a clip to 8 x 8 x 8 coloured cells
+
+
+def computed(function: FeatureFn, batches: Iterable[Batch]) -> Iterator[tuple[Batch, jax.Array]]:
+    """(batch, function of its `video`), one batch late: the host prepares the next one while the device computes."""
+    running = None
+    for batch in batches:
+        result = function(batch["video"])
+        if running is not None:
+            yield running
+        running = batch, result
+    if running is not None:
+        yield running
 
 
 def extract(feature_fn: FeatureFn, batches: Iterable[Batch]) -> tuple[np.ndarray, np.ndarray]:
@@ -32,8 +44,7 @@ def extract(feature_fn: FeatureFn, batches: Iterable[Batch]) -> tuple[np.ndarray
         ValueError: no clips, features of another shape, or features that are not finite.
     """
     features, labels = [], []
-
-    def collect(batch: Batch, result: jax.Array) -> None:
+    for batch, result in computed(feature_fn, batches):
         is_real = np.asarray(batch.get("weight", np.ones(len(batch["label"])))) > 0
         if result.ndim < 2 or len(result) != len(is_real):
             raise ValueError(
@@ -42,15 +53,6 @@ def extract(feature_fn: FeatureFn, batches: Iterable[Batch]) -> tuple[np.ndarray
             )
         features.append(np.asarray(result, np.float32)[is_real])
         labels.append(np.asarray(batch["label"])[is_real])
-
-    running = None  # collected one batch late: the host prepares the next batch while the device computes
-    for batch in batches:
-        result = feature_fn(batch["video"])
-        if running is not None:
-            collect(*running)
-        running = batch, result
-    if running is not None:
-        collect(*running)
     if not sum(map(len, labels)):
         raise InvalidValue("no clips to extract features from: the batches were empty or all padding")
     features = np.concatenate(features)

@@ -18,7 +18,7 @@ import numpy as np
 from absl import logging
 
 from sigma_jax.evals.attentive_grid import TokenRows
-from sigma_jax.evals.features import Batch
+from sigma_jax.evals.features import Batch, computed
 from sigma_jax.runtime.errors import InvalidValue
 
 Tokens = Callable[[np.ndarray], jax.Array]  # video uint8 [B F y x 3] -> tokens [B N D]
@@ -85,15 +85,12 @@ class Views(NamedTuple):
 def _write(folder: Path, tokens: Tokens, batches: Iterable[Batch], views: Views) -> None:
     """tokens.npy and videos.json."""
     stored, labels, keys, seen = None, {}, {}, {}
-
-    def collect(batch: Batch, result: jax.Array) -> None:
-        nonlocal stored
+    for batch, result in computed(tokens, batches):
         found = np.asarray(result)
+        steps, width = found.shape[1:]
         if stored is None:
-            steps, width = found.shape[1:]
             shape = (views.num_videos, views.num_crops, views.num_segments * steps, width)
             stored = np.lib.format.open_memmap(folder / "tokens.npy", "w+", np.float16, shape)
-        steps = found.shape[1]
         for row, record in enumerate(np.asarray(batch["record"]).tolist()):
             if record < 0:
                 continue  # padding
@@ -101,21 +98,13 @@ def _write(folder: Path, tokens: Tokens, batches: Iterable[Batch], views: Views)
             if batch["weight"][row] <= 0:
                 continue  # unreadable
             segment, crop = divmod(int(batch["view"][row]), views.num_crops)
-            stored[record, crop, segment * steps : (segment + 1) * steps] = found[row]
-            if not np.isfinite(stored[record, crop, segment * steps : (segment + 1) * steps]).all():
+            place = stored[record, crop, segment * steps : (segment + 1) * steps]
+            place[:] = found[row]
+            if not np.isfinite(place).all():
                 raise InvalidValue(f"tokens of record {record} are not finite in half precision: check the weights")
             seen[record] += 1
             labels[record] = np.asarray(batch["label"][row]).tolist()
             keys[record] = bytes(batch["key"][row]).rstrip(b"\0").decode("utf-8", "backslashreplace")
-
-    running = None  # collected one batch late: the host decodes the next one while the device computes
-    for batch in batches:
-        result = tokens(batch["video"])
-        if running is not None:
-            collect(*running)
-        running = batch, result
-    if running is not None:
-        collect(*running)
     rows = sorted(record for record, count in seen.items() if count == views.num_segments * views.num_crops)
     if not rows:
         raise InvalidValue(f"of {len(seen)} videos none could be read completely: nothing to probe")

@@ -6,14 +6,7 @@ import numpy as np
 import pytest
 
 from sigma_jax.models.repetition import NUM_OUTPUTS, OUTSIDE, split_heads, window_pixels
-from sigma_jax.objective.repetition import (
-    advance,
-    empty_ring,
-    next_windows,
-    repetition_loss,
-    replace_group,
-    window_targets,
-)
+from sigma_jax.objective import repetition
 from sigma_jax.ops.repetition_windows import IGNORED, best_factor, move, window_frames
 from sigma_jax.ops.tubes import PIXEL_MEAN, PIXEL_STD
 
@@ -48,9 +41,9 @@ def test_frames_outside_the_clip_are_the_mean_colour_after_normalising():
 def test_unknown_offsets_teach_nothing():
     heads = split_heads(jnp.ones((2, NUM_OUTPUTS)))
     state, unknown = jnp.array([[2, 9, 17], [0, 19, 30]]), jnp.full((2, 20), IGNORED)
-    left, right = window_targets(state, unknown, unknown)  # the second window ends with the last frame
+    left, right = repetition.window_targets(state, unknown, unknown)  # the second window ends with the last frame
     assert (np.asarray(left[0]) == IGNORED).all() and (np.asarray(right[0]) == IGNORED).all()
-    assert float(repetition_loss(heads, left, right)[0]) == 0.0
+    assert float(repetition.repetition_loss(heads, left, right)[0]) == 0.0
 
 
 def test_windows_move_on_until_they_are_over():
@@ -59,25 +52,25 @@ def test_windows_move_on_until_they_are_over():
     heads = split_heads(jnp.asarray(outputs.reshape(3, -1)))
     assert np.asarray(best_factor(heads.left_logits, heads.left_boxes, 2.0)).tolist() == [1.0] * 3
     state, length = jnp.array([[10, 19, 29], [10, 19, 29], [10, 12, 29]]), jnp.array([100, 20, 100])
-    moved, is_over = next_windows(state, heads, length, jax.random.key(0))
+    moved, is_over = repetition.next_windows(state, heads, length, jax.random.key(0))
     assert is_over.tolist() == [False, True, True]  # beyond the end; a half of three frames
     shift = int(moved[0, 1]) - 19
     assert 5 <= shift <= 20 and moved[0].tolist() == [10 + shift, 19 + shift, 29 + shift]
 
 
 def test_the_ring_takes_new_clips_in_turn_and_draws_again():
-    ring = empty_ring(lifetime=2, clips=1, num_frames=4, size=2, num_windows=3)
+    ring = repetition.empty_ring(lifetime=2, clips=1, num_frames=4, size=2, num_windows=3)
     clips = {
         "video": jnp.ones((1, 4, 2, 2, 3), jnp.uint8), "offsets": jnp.ones((1, 2, 4), jnp.int32),
         "windows": jnp.arange(9).reshape(1, 3, 3), "length": jnp.array([4]),
     }  # fmt: skip
-    ring = replace_group(ring, clips, jnp.array(3))
+    ring = repetition.replace_group(ring, clips, jnp.array(3))
     assert ring["length"].tolist() == [[0], [4]] and ring["state"][1, 0].tolist() == [0, 1, 2]
     moved, over = jnp.full((2, 1, 3), 7), jnp.array([[False], [True]])
-    ring = advance(ring, moved, over)
+    ring = repetition.advance(ring, moved, over)
     assert ring["state"].tolist() == [[[7, 7, 7]], [[3, 4, 5]]]
     for expected in ([6, 7, 8], [0, 1, 2]):
-        ring = advance(ring, moved, over)
+        ring = repetition.advance(ring, moved, over)
         assert ring["state"][1, 0].tolist() == expected
 
 
@@ -85,7 +78,7 @@ def test_loss_counts_ignored_anchors_only_in_the_boxes_mean():
     heads = split_heads(jnp.zeros((1, NUM_OUTPUTS)))
     classes, boxes = jnp.array([[1, 0, IGNORED, 0, 0, 0, 0]]), jnp.array([[2.0, 0, 0, 0, 0, 0, 0]])
     nothing = jnp.full((1, 7), IGNORED), jnp.zeros((1, 7))
-    loss, parts = repetition_loss(heads, (classes, boxes), nothing)
+    loss, parts = repetition.repetition_loss(heads, (classes, boxes), nothing)
     assert float(parts["loss_class"]) == pytest.approx(np.log(2))
     assert float(parts["loss_box"]) == pytest.approx(50 * 1.5 / 7)
     assert float(loss) == pytest.approx(float(parts["loss_class"] + parts["loss_box"]))

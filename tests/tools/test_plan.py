@@ -29,7 +29,7 @@ from sigma_jax.tools.planning.kernels import by_kind, by_part, kernels_of
 from sigma_jax.tools.planning.search import advice, largest_batch
 from sigma_jax.train.setup import build_task, plan_program
 
-HLO = """HloModule step
+SUM_AND_SLICE = """HloModule step
 
 %sum (a: f32[], b: f32[]) -> f32[] {
   %a = f32[] parameter(0)
@@ -42,7 +42,9 @@ HLO = """HloModule step
   %p1 = s32[] parameter(1)
   ROOT %slice = f32[1,100]{1,0} dynamic-slice(%p0, %p1, %p1), dynamic_slice_sizes={1,100}
 }
+"""
 
+HLO = """
 %body (s: (s32[], f32[100], f32[12,100])) -> (s32[], f32[100], f32[12,100]) {
   %s = (s32[], f32[100]{0}, f32[12,100]{1,0}) parameter(0)
   %i = s32[] get-tuple-element(%s), index=0
@@ -74,7 +76,7 @@ ENTRY %main (x: f32[100], w: f32[12,100]) -> f32[100] {
 
 
 def test_loops_are_multiplied_out():
-    module = Module(HLO)
+    module = Module(SUM_AND_SLICE + HLO)
     (found,) = module.collectives({"data": 2, "fsdp": 4})
     assert found == Collective("all-reduce", 400, 12, ("fsdp",), "jit(step)/while/x")
     row, reduce = (
@@ -115,20 +117,7 @@ def test_only_the_part_that_moves_is_counted():
     assert Module(STACKING).memory_bytes() == read + stacked + beside + fetched
 
 
-ASYNCHRONOUS = """HloModule step
-
-%sum (a: f32[], b: f32[]) -> f32[] {
-  %a = f32[] parameter(0)
-  %b = f32[] parameter(1)
-  ROOT %add = f32[] add(%a, %b)
-}
-
-%fused (p0: f32[12,100], p1: s32[]) -> f32[100] {
-  %p0 = f32[12,100]{1,0} parameter(0)
-  %p1 = s32[] parameter(1)
-  ROOT %slice = f32[1,100]{1,0} dynamic-slice(%p0, %p1, %p1), dynamic_slice_sizes={1,100}
-}
-
+ASYNCHRONOUS = """
 %multiplied (q0: bf16[8,16], q1: bf16[16,32]) -> bf16[8,32] {
   %q0 = bf16[8,16]{1,0} parameter(0)
   %q1 = bf16[16,32]{1,0} parameter(1)
@@ -159,7 +148,7 @@ ENTRY %main (stack: f32[12,100], i: s32[], x: bf16[8,16], w: bf16[16,32], q: bf1
 
 def test_what_runs_beside_others_is_seen():
     """A sliced stack in an asynchronous fusion counts as its slice; a wrapped collective is found."""
-    module = Module(ASYNCHRONOUS)
+    module = Module(SUM_AND_SLICE + ASYNCHRONOUS)
     (found,) = module.collectives({"data": 2})
     assert (found.kind, found.num_bytes, found.axes) == ("all-reduce", 400, ("data",))
     kernels = {kernel.name: kernel for kernel in kernels_of(module)}

@@ -30,6 +30,18 @@ def _report(out, split="train"):
     return json.loads((out / "prepare_report.json").read_text())[split]
 
 
+def _refused(out):
+    """{key: reason} of the videos that were refused."""
+    return {item["key"]: item["reason"] for item in _report(out)["refused"]}
+
+
+def _assert_refused(out, expected):
+    """Exactly these, for reasons with these words in them."""
+    refused = _refused(out)
+    assert refused.keys() == expected.keys()
+    assert all(expected[key] in reason for key, reason in refused.items())
+
+
 def _read(out, split="train"):
     source = records.RecordSource(out, split)
     return [source[i] for i in range(len(source))]
@@ -79,7 +91,6 @@ def test_odd_files_are_refused_by_reason_or_accepted(tmp_path, capsys):
     (folder / "cut.mp4").write_bytes(nasa[: len(nasa) * 2 // 3])
     os.symlink(folder / "nowhere", folder / "dangling.mp4")
     assert _prepare(out, videos=folder, max_refused=0.6) == 0
-    refused = {item["key"]: item["reason"] for item in _report(out)["refused"]}
     expected = {
         "-video-with-dash-.mp4": "too small: 1x1",
         "cut.mp4": "decoding failed after",
@@ -88,8 +99,7 @@ def test_odd_files_are_refused_by_reason_or_accepted(tmp_path, capsys):
         "one_pixel.mp4": "too small: 1x1",
         "sample_audio_only.mp4": "no video stream, only ['audio']",
     }
-    assert refused.keys() == expected.keys()
-    assert all(expected[key] in reason for key, reason in refused.items())
+    _assert_refused(out, expected)
     accepted = {record.key: (record.num_frames, record.label) for record in _read(out)}
     assert accepted == {
         "discard_first_keyframe.mp4": (25, -1),
@@ -151,8 +161,7 @@ def test_a_slip_in_a_list_of_numbers_is_refused_and_makes_no_names(videos, tmp_p
     listed.write_text("a.mp4,10\n-d.mp4,9\ng.mp4,-1\nh.mp4,nine\nb c.mp4,400\n")
     assert _prepare(tmp_path / "out", videos=videos, csv=listed, name="k400") == 0
     assert {record.key: record.label for record in _read(tmp_path / "out")} == {"a.mp4": 10, "-d.mp4": 9, "g.mp4": -1}
-    refused = {item["key"]: item["reason"] for item in _report(tmp_path / "out")["refused"]}
-    assert refused == {
+    assert _refused(tmp_path / "out") == {
         "h.mp4": "label 'nine' is no number of a class: expected 0..399, or -1 for none",
         "b c.mp4": "label '400' is no number of a class: expected 0..399, or -1 for none",
     }
@@ -164,8 +173,10 @@ def test_a_class_of_two_lines_would_shift_all_others(videos, tmp_path):
         shutil.copy(videos / "a.mp4", videos / name)
     assert _prepare(tmp_path / "out", videos=videos) == 0
     assert (tmp_path / "out/label_map.txt").read_text() == "e\n"
-    reasons = {item["key"]: item["reason"] for item in _report(tmp_path / "out")["refused"]}
-    assert reasons == {"a\nb/a.mp4": "label 'a\\nb' is no line", "c\u2028d/a.mp4": "label 'c\\u2028d' is no line"}
+    assert _refused(tmp_path / "out") == {
+        "a\nb/a.mp4": "label 'a\\nb' is no line",
+        "c\u2028d/a.mp4": "label 'c\\u2028d' is no line",
+    }
 
 
 def test_two_runs_at_once_do_not_share_a_folder(videos, tmp_path, capsys):
@@ -199,15 +210,13 @@ def test_lines_that_do_not_fit_are_refused(videos, tmp_path):
     listed = tmp_path / "list.csv"
     listed.write_text(f"a.mp4,0\n\nmissing.mp4,1\ng.mp4\n../videos/a.mp4,1\n{videos}/h.mp4,-1\nb c.mp4,-2\n")
     assert _prepare(tmp_path / "out", videos=videos, csv=listed, max_refused=1) == 0
-    refused = {item["key"]: item["reason"] for item in _report(tmp_path / "out")["refused"]}
     expected = {
         "missing.mp4": "line 3 of list.csv: no such file",
         "g.mp4": "line 4 of list.csv: expected `path label`",
         "../videos/a.mp4": "line 5 of list.csv: already listed in line 1",
         "b c.mp4": "label '-2' is no number of a class: expected 0..n, or -1 for none",
     }
-    assert refused.keys() == expected.keys()
-    assert all(expected[key] in reason for key, reason in refused.items())
+    _assert_refused(tmp_path / "out", expected)
     assert [record.label for record in _read(tmp_path / "out")] == [0, -1]
 
 
