@@ -5,6 +5,7 @@ reported in one sentence; 1 also for any other exception, whose traceback goes t
 WORKDIR/error-PROCESS.txt; 130 and 143 after Ctrl-C and SIGTERM. SIGMA_TRACEBACK=1 shows where a UserError came from.
 """
 
+import argparse
 import contextlib
 import dataclasses
 import errno
@@ -144,6 +145,13 @@ def _process() -> int:
     """This process's index in the run; found without starting a JAX backend."""
     jax = sys.modules.get("jax")
     return jax.process_index() if jax is not None and jax.distributed.is_initialized() else 0
+
+
+def command_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
+    """The parser of `python -m sigma_jax.tools.NAME`; --help begins with the module's docstring."""
+    return argparse.ArgumentParser(
+        prog=f"python -m sigma_jax.tools.{name}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
 
 
 def parse_flags(values: flags.FlagValues, argv: list[str], doc: str | None) -> list[str]:

@@ -32,7 +32,7 @@ from sigma_jax.data.loader import LoaderSpec, Shuffled, Workers, open_loader
 from sigma_jax.data.records import RecordSource, scan_offsets
 from sigma_jax.data.schema import Record
 from sigma_jax.data.source import Source, open_source
-from sigma_jax.runtime.command import Command, leave
+from sigma_jax.runtime.command import Command, command_parser, leave
 
 
 def bench_data(args: argparse.Namespace) -> int:
@@ -45,9 +45,7 @@ def bench_data(args: argparse.Namespace) -> int:
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="bench data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("bench_data", __doc__)
     parser.add_argument("--data_dir", type=Path, required=True)
     parser.add_argument("--split", default="train")
     parser.add_argument("--workers", type=lambda text: [int(n) for n in text.split(",")], default=[0, 1, 2])

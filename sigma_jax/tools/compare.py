@@ -24,7 +24,7 @@ from sigma_jax.report.reference import (
     write_bands,
     write_reference,
 )
-from sigma_jax.runtime.command import Command, leave
+from sigma_jax.runtime.command import Command, command_parser, leave
 from sigma_jax.runtime.config import load_json, shipped
 from sigma_jax.runtime.errors import InvalidValue, NotThere
 
@@ -81,7 +81,7 @@ def compare(run: Path, reference_folder: Path | None) -> int:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser("compare", __doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run, then maybe a reference")
     parser.add_argument("--make", type=Path, metavar="FOLDER", help="write a reference of these runs instead")
     args = parser.parse_args(argv)

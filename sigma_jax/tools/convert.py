@@ -15,10 +15,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sigma_jax.runtime.command import Command, leave
+from sigma_jax.runtime.command import Command, command_parser, leave
 from sigma_jax.runtime.errors import InvalidValue
+from sigma_jax.tools.weights_flags import add_weights_flags
 from sigma_jax.weights.facts import RECORDED
-from sigma_jax.weights.formats import FORMATS, WHICH, describe, read_weights, write_weights
+from sigma_jax.weights.formats import FORMATS, describe, read_weights, write_weights
 from sigma_jax.weights.frozen import check
 from sigma_jax.weights.weights_file import Weights
 
@@ -26,18 +27,14 @@ SUFFIXES = {".npz": "npz", ".pth": "pth", ".pt": "pth", ".bin": "pth"}
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m sigma_jax.tools.convert", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = command_parser("convert", __doc__)
     parser.add_argument("source", metavar="IN")
     parser.add_argument("out", metavar="OUT")
     parser.add_argument("--from", dest="form", choices=FORMATS, help="format of IN (default: detected)")
     parser.add_argument("--to", choices=FORMATS, help="format of OUT (default: by its suffix)")
-    parser.add_argument("--num_heads", type=int, help="where the file does not say and width / 64 is wrong")
-    parser.add_argument("--decoder_num_heads", type=int, help="likewise, of the decoder")
     parser.add_argument("--num_frames", type=int, help="frames of training, where no file says them (default 16)")
     parser.add_argument("--image_size", type=int, help="pixels of training, where no file says them (default 224)")
-    parser.add_argument("--weights", choices=WHICH, default="model", help="ema: averaged weights")
+    add_weights_flags(parser, decoder=True)
     args = parser.parse_args(argv)
     args.to = args.to or SUFFIXES.get(Path(args.out).suffix)
     if args.to is None:

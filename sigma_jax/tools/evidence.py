@@ -44,7 +44,7 @@ from sigma_jax.report.comparison import write_comparison
 from sigma_jax.report.curves import read_metrics
 from sigma_jax.report.page import Picture, RunPage, write_page
 from sigma_jax.runtime.checkout import commit
-from sigma_jax.runtime.command import Command, leave
+from sigma_jax.runtime.command import Command, command_parser, leave
 from sigma_jax.runtime.compilation import quick_compilation
 from sigma_jax.runtime.config import load_config, load_json
 from sigma_jax.runtime.errors import Failed, InvalidValue
@@ -352,7 +352,7 @@ def text(results: Results, note: str) -> Iterator[str]:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser("evidence", __doc__)
     parser.add_argument("--workdir", type=Path, required=True, help="folder of all runs and the tables")
     parser.add_argument("--data_dir", type=Path, required=True, help="shards: of moving shapes, or of any videos")
     parser.add_argument("--questions", choices=("labels", "time"), default="labels")

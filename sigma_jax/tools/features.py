@@ -28,11 +28,11 @@ from tqdm import tqdm
 from sigma_jax.data.metadata import damaged, read_json, write_json
 from sigma_jax.data.windows import End, Window, WindowSpec, read_windows
 from sigma_jax.datasets.listing import Entry, list_folder
-from sigma_jax.runtime.command import Command, leave
+from sigma_jax.runtime.command import Command, command_parser, leave
 from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.runtime.files import replacing
 from sigma_jax.runtime.logs import start_logging
-from sigma_jax.weights.formats import WHICH
+from sigma_jax.tools.weights_flags import add_weights_flags
 from sigma_jax.weights.frozen import Pretrained, load
 
 POOLS = ("mean", "time", "none")
@@ -86,9 +86,7 @@ class Video:
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m sigma_jax.tools.features", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = command_parser("features", __doc__)
     parser.add_argument("--videos", required=True, type=Path, help="folder of videos; sub-folders are kept")
     parser.add_argument("--init", required=True, help="weights in any format")
     parser.add_argument("--out", required=True, type=Path, help="folder for the features")
@@ -99,8 +97,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--pool", choices=POOLS, default="mean")
     parser.add_argument("--batch_size", type=int, default=8, help="windows at once (default 8)")
     parser.add_argument("--num_workers", type=int, default=4, help="decoding threads (default 4)")
-    parser.add_argument("--weights", choices=WHICH, default="model", help="ema: averaged weights")
-    parser.add_argument("--num_heads", type=int, help="where the weights do not say and width / 64 is wrong")
+    add_weights_flags(parser)
     args = parser.parse_args(argv)
     for name in ("num_frames", "stride", "window_step", "size", "batch_size", "num_workers"):
         if getattr(args, name) is not None and getattr(args, name) < 1:

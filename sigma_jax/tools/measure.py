@@ -16,14 +16,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sigma_jax.runtime.command import Command, WrongUsage, leave
+from sigma_jax.runtime.command import Command, WrongUsage, command_parser, leave
 from sigma_jax.tools.benchmarks.campaign import Campaign
 from sigma_jax.tools.benchmarks.goals import table
 from sigma_jax.tools.benchmarks.stages import PYTHON, Stage, stages
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser("measure", __doc__)
     parser.add_argument("--budget", type=float, default=500, help="seconds that it may take")
     parser.add_argument("--folder", type=Path, default=Path("/tmp/sigma_measure"))
     parser.add_argument("--only", default="", help="names of stages, with commas")

@@ -7,7 +7,7 @@ import argparse
 import tomllib
 from pathlib import Path
 
-from sigma_jax.runtime.command import Command, leave
+from sigma_jax.runtime.command import Command, command_parser, leave
 from sigma_jax.runtime.errors import InvalidValue
 
 NEEDED = ("name", "published", "method", "data", "inside", "place", "licence")
@@ -24,7 +24,7 @@ under the licence of its source. "Not checked" means that we have not held the f
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser("model_zoo", __doc__)
     parser.add_argument("--manifest", type=Path, default=Path("launch/model_zoo.toml"))
     parser.add_argument("--out", type=Path, default=Path("launch/MODEL_ZOO.md"))
     return parser.parse_args(argv)

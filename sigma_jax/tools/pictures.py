@@ -21,10 +21,10 @@ from sigma_jax.data.decode import BadVideo, decode_frames, probe
 from sigma_jax.data.sampling import center_indices
 from sigma_jax.report.prototype_tubes import tube_scores, write_prototype_tubes
 from sigma_jax.report.reconstruction import reconstruct, write_reconstruction
-from sigma_jax.runtime.command import Command, leave
+from sigma_jax.runtime.command import Command, command_parser, leave
 from sigma_jax.runtime.errors import InvalidValue, NotThere
 from sigma_jax.runtime.logs import start_logging
-from sigma_jax.weights.formats import WHICH
+from sigma_jax.tools.weights_flags import add_weights_flags
 from sigma_jax.weights.frozen import Pretrained, load
 
 KINDS = ("prototypes", "reconstruction")
@@ -35,23 +35,19 @@ CAPTIONS = {
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m sigma_jax.tools.pictures", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = command_parser("pictures", __doc__)
     parser.add_argument("--video", required=True, type=Path, help="a video file")
-    parser.add_argument("--init", required=True, help="pre-training weights in any format, or a run folder")
-    parser.add_argument("--out", required=True, type=Path, help="folder for the pictures")
     parser.add_argument("--kind", choices=KINDS, help="default: what the weights allow")
+    parser.add_argument("--init", required=True, help="pre-training weights in any format, or a run folder")
     parser.add_argument("--teacher", help="of SIGMA-DINO weights: the frozen network they were trained with")
+    parser.add_argument("--out", required=True, type=Path, help="folder for the pictures")
     parser.add_argument("--prototypes", type=int, default=7, help="panels (default 7, as in the paper)")
     parser.add_argument("--num_frames", type=int, help="of the clip (default: those of training)")
     parser.add_argument("--stride", type=int, help="frames between them (default: as in training, or 4)")
     parser.add_argument("--mask_ratio", type=float, default=0.9, help="hidden share of a reconstruction (default .9)")
     parser.add_argument("--seed", type=int, default=0, help="of the mask (default 0)")
     parser.add_argument("--raw_pixels", action="store_true", help="the model was trained on pixels as they are")
-    parser.add_argument("--weights", choices=WHICH, default="model", help="ema: averaged weights")
-    parser.add_argument("--num_heads", type=int, help="where the weights do not say and width / 64 is wrong")
-    parser.add_argument("--decoder_num_heads", type=int, help="likewise of the decoder")
+    add_weights_flags(parser, decoder=True)
     return parser.parse_args(argv)
 
 

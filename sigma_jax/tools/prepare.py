@@ -22,12 +22,12 @@ from sigma_jax.datasets.payload import PAYLOADS, Payload
 from sigma_jax.datasets.prepare_spec import MAX_REFUSED, PrepareSpec
 from sigma_jax.datasets.preparing import TooManyRefused, prepare
 from sigma_jax.datasets.subsets import SUBSETS
-from sigma_jax.runtime.command import Command, leave
+from sigma_jax.runtime.command import Command, command_parser, leave
 from sigma_jax.runtime.errors import UserError
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser("prepare", __doc__)
     parser.add_argument("--videos", type=Path, help="folder of videos (with --csv: what its paths are relative to)")
     parser.add_argument("--csv", type=Path, help="list of videos and labels, see --format")
     parser.add_argument("--format", default="csv", choices=sorted(FORMATS), help="of the list")

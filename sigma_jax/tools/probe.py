@@ -30,22 +30,22 @@ from sigma_jax.evals.features import FeatureFn, extract, raw_pixel_features
 from sigma_jax.evals.frozen_features import frozen_scores
 from sigma_jax.evals.knn import TEMPERATURE
 from sigma_jax.evals.labellings import labellings
-from sigma_jax.models.pretrain import Compute
-from sigma_jax.runtime.command import Command, leave
+from sigma_jax.models.compute import Compute
+from sigma_jax.runtime.command import Command, command_parser, leave
 from sigma_jax.runtime.logs import start_logging, telling
-from sigma_jax.weights.formats import WHICH
+from sigma_jax.tools.weights_flags import add_weights_flags
 from sigma_jax.weights.frozen import Pretrained, load, untrained
 
 Features = tuple[np.ndarray, np.ndarray]  # [n D], stored labels [n]
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser("probe", __doc__)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--workdir", type=Path, help="folder of a run")
     which.add_argument("--init", help="run folder, checkpoint or file of weights, in any format")
     parser.add_argument("--checkpoint_dir", help="of --workdir: its checkpoints, where training had this flag too")
-    parser.add_argument("--weights", choices=WHICH, default="model", help="ema: averaged weights")
+    add_weights_flags(parser)
     parser.add_argument("--data_dir", type=Path, required=True, help="labelled shards or images")
     parser.add_argument("--bank_split", default="bank", help="labelled split that k-NN and the linear probe learn from")
     parser.add_argument("--test_split", default="val", help="labelled split that is measured")
@@ -55,7 +55,6 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--k", type=int, default=20, help="neighbours of k-NN (default 20)")
     parser.add_argument("--cache", type=Path, help="folder of features, which are computed once")
     parser.add_argument("--out", type=Path, help="of --init: where the table is kept, as JSON")
-    parser.add_argument("--num_heads", type=int, help="where the weights do not say and width / 64 is wrong")
     parser.add_argument("--bfloat16", action="store_true", help="compute in bfloat16")
     return parser.parse_args(argv)
 

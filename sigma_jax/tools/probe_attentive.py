@@ -19,6 +19,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from sigma_jax.data.finetune_augment import ViewCrop
 from sigma_jax.data.identity import identify
@@ -29,12 +30,12 @@ from sigma_jax.data.source import open_source
 from sigma_jax.datasets.classes import read_classes
 from sigma_jax.evals.attentive_grid import GridSettings, TokenSet, attentive_grid, few_shot
 from sigma_jax.evals.token_cache import CachedTokens, Views, cached_tokens
-from sigma_jax.models.pretrain import Compute
-from sigma_jax.runtime.command import Command, WrongUsage, leave
+from sigma_jax.models.compute import Compute
+from sigma_jax.runtime.command import Command, WrongUsage, command_parser, leave
 from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.runtime.files import replacing
 from sigma_jax.runtime.logs import start_logging
-from sigma_jax.weights.formats import WHICH
+from sigma_jax.tools.weights_flags import add_weights_flags
 from sigma_jax.weights.frozen import Pretrained, load
 
 HELD_OUT = 10  # every so many-th training video chooses the head where there is no val split
@@ -50,7 +51,7 @@ def _integers(text: str) -> tuple[int, ...]:
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser("probe_attentive", __doc__)
     parser.add_argument("--init", required=True, help="run folder, checkpoint or file of weights")
     parser.add_argument("--data_dir", required=True, help="labelled shards or images")
     parser.add_argument("--out", required=True, type=Path, help="folder for result.json")
@@ -75,8 +76,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--multi_label", type=Path, help="file of `key label label ...` lines")
     parser.add_argument("--few_shot", type=int, default=0, help="training videos per class; 0: all")
     parser.add_argument("--few_shot_seeds", type=_integers, default=(0, 1, 2), help="of the choice (default 0,1,2)")
-    parser.add_argument("--weights", choices=WHICH, default="model", help="ema: averaged weights")
-    parser.add_argument("--num_heads", type=int, help="of the encoder, where the weights do not say")
+    add_weights_flags(parser)
     parser.add_argument("--bfloat16", action="store_true", help="compute in bfloat16")
     args = parser.parse_args(argv)
     for name in ("num_segments", "num_crops", "clips_per_pass"):
@@ -125,21 +125,11 @@ def probe(args: argparse.Namespace) -> int:
     return 0
 
 
-def grid_settings(args: argparse.Namespace, dtype: Any) -> GridSettings:
+def grid_settings(args: argparse.Namespace, dtype: DTypeLike) -> GridSettings:
     """What the flags say."""
-    return GridSettings(
-        args.learning_rates,
-        args.weight_decays,
-        epochs=args.epochs,
-        warmup=args.warmup,
-        batch_size=args.batch_size,
-        depth=args.depth,
-        num_heads=args.probe_heads,
-        multi_label=args.multi_label is not None,
-        seed=args.seed,
-        heads_at_once=args.heads_at_once,
-        dtype=dtype,
-    )
+    names = ("learning_rates", "weight_decays", "epochs", "warmup", "batch_size", "depth", "seed", "heads_at_once")
+    same = {name: getattr(args, name) for name in names}
+    return GridSettings(**same, num_heads=args.probe_heads, multi_label=args.multi_label is not None, dtype=dtype)
 
 
 def view_of(args: argparse.Namespace, model: Pretrained) -> dict[str, Any]:

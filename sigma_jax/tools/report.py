@@ -22,7 +22,7 @@ from sigma_jax.ops.tubes import TubeGrid
 from sigma_jax.report.clips import write_animation, write_clips
 from sigma_jax.report.page import Picture
 from sigma_jax.report.run import write_report
-from sigma_jax.runtime.command import Command, leave
+from sigma_jax.runtime.command import Command, command_parser, leave
 from sigma_jax.runtime.config import load_json
 from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.runtime.logs import start_logging, telling
@@ -80,7 +80,7 @@ def one_video(args: argparse.Namespace) -> list[Picture]:
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser("report", __doc__)
     parser.add_argument("--workdir", type=Path, required=True, help="folder of the run")
     parser.add_argument("--checkpoint_dir", help="its checkpoints, where training had this flag too")
     parser.add_argument("--data_dir", required=True, help="folder of the run's record shards")

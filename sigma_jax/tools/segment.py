@@ -35,12 +35,12 @@ from sigma_jax.evals.segmentation.propagation import PRESETS, PropagationSetting
 from sigma_jax.evals.segmentation.propagation_run import propagation_result, run_propagation
 from sigma_jax.evals.segmentation.result_folder import ResultFolder
 from sigma_jax.evals.segmentation.settings import PROTOCOLS, ClusteringSettings
-from sigma_jax.models.pretrain import Compute
+from sigma_jax.models.compute import Compute
 from sigma_jax.report.overlays import cluster_numbers, object_numbers, write_overlay_animation, write_overlays
-from sigma_jax.runtime.command import Command, WrongUsage, leave
+from sigma_jax.runtime.command import Command, WrongUsage, command_parser, leave
 from sigma_jax.runtime.errors import InvalidValue, NotThere
 from sigma_jax.runtime.logs import start_logging
-from sigma_jax.weights.formats import WHICH
+from sigma_jax.tools.weights_flags import add_weights_flags
 from sigma_jax.weights.frozen import Pretrained, load
 
 FRAMES_OF = {"davis": 16, "ytvos": 4, "folder": 16}  # caption of the paper's table; of a folder as DAVIS
@@ -85,9 +85,7 @@ PROPAGATION_FLAGS = {
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m sigma_jax.tools.segment", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = command_parser("segment", __doc__)
     parser.add_argument("--init", help="weights in any format, or a run folder")
     parser.add_argument("--data_dir", required=True, type=Path, help="the released folder")
     parser.add_argument("--dataset", required=True, choices=LAYOUTS, help="its layout")
@@ -97,8 +95,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", required=True, type=Path, help="folder for the results")
     parser.add_argument("--split", help="davis: val (default) or train; ytvos: train (default)")
     parser.add_argument("--names", type=Path, help="file with one sequence a line: measure those alone")
-    parser.add_argument("--weights", choices=WHICH, default="model", help="ema: averaged weights")
-    parser.add_argument("--num_heads", type=int, help="where the weights do not say and width / 64 is wrong")
+    add_weights_flags(parser)
     parser.add_argument("--bfloat16", action="store_true", help="compute features in bfloat16")
     parser.add_argument("--overlays", type=int, default=30, help="pictures of so many clips (default 30)")
     parser.add_argument("--animations", action="store_true", help="GIFs of the same clips")

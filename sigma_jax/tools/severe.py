@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sigma_jax.evals.severe.table import Row, gather, published_rows, table_text
 from sigma_jax.report.severe import write_severe
-from sigma_jax.runtime.command import Command, leave
+from sigma_jax.runtime.command import Command, command_parser, leave
 
 LEGEND = (
     "Top-1 in per cent, UCF-RC: relative counting error, Charades: mAP in per cent. Mean: of the seven where higher is "
@@ -22,7 +22,7 @@ LEGEND = (
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser("severe", __doc__)
     parser.add_argument("--runs", type=Path, help="folder with the runs of one model")
     parser.add_argument("--name", default="", help="of our row; default: the folder's name")
     parser.add_argument("--out", type=Path, help="folder for severe.md, severe.txt and severe.png")

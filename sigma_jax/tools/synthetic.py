@@ -17,7 +17,7 @@ from sigma_jax.data.records import DataSetError, find_shards
 from sigma_jax.datasets.prepare_spec import PrepareSpec
 from sigma_jax.datasets.preparing import prepare
 from sigma_jax.datasets.synthetic import MOTIONS, SHAPES, renderers, write_sequences, write_videos
-from sigma_jax.runtime.command import Command, leave
+from sigma_jax.runtime.command import Command, command_parser, leave
 
 # clip numbers: splits never share a clip
 FIRST_CLIP = {"train": 0, "bank": 1_000_000, "val": 2_000_000, "test": 3_000_000}
@@ -34,7 +34,7 @@ def is_done(out: Path, split: str) -> bool:
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser("synthetic", __doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the shards")
     for split, count in (("train", 14000), ("bank", 3500), ("val", 2000), ("test", 0)):
         parser.add_argument(f"--{split}", type=int, default=count, metavar="CLIPS")

@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from sigma_jax.datasets.synthetic_severe import write_cycles, write_pairs
-from sigma_jax.runtime.command import Command, leave
+from sigma_jax.runtime.command import Command, command_parser, leave
 from sigma_jax.tools import prepare
 from sigma_jax.tools.synthetic import is_done
 
@@ -19,7 +19,7 @@ FIRST_CLIP = {"train": 0, "val": 50_000}  # splits never share a clip
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser("synthetic_severe", __doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the two data sets")
     parser.add_argument("--train", type=int, default=1200, metavar="CLIPS")
     parser.add_argument("--val", type=int, default=120, metavar="CLIPS")

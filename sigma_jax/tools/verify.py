@@ -35,14 +35,14 @@ from sigma_jax.datasets.classes import check_names
 from sigma_jax.datasets.listing import printable
 from sigma_jax.datasets.specs import SPECS, expected_videos
 from sigma_jax.runtime import signals
-from sigma_jax.runtime.command import Command, leave
+from sigma_jax.runtime.command import Command, command_parser, leave
 
 _SAMPLE = 32  # videos decoded without --full
 _SHOWN = 20  # problems printed
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser("verify", __doc__)
     parser.add_argument("--data_dir", type=Path, required=True)
     parser.add_argument("--split", help="default: every split that is there")
     parser.add_argument("--full", action="store_true", help="decode all videos")

@@ -20,14 +20,10 @@ Pick = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class PeerSizes:
-    """Widths, depths and heads of encoder and decoder, and what is predicted."""
+    """Encoder and decoder, each as (width, depth, heads), and what is predicted."""
 
-    width: int
-    depth: int
-    heads: int
-    narrow: int
-    decoder_depth: int
-    decoder_heads: int
+    encoder: tuple[int, int, int]
+    decoder: tuple[int, int, int]
     image: int = 224
     patch: int = 16
     out: int = 256
@@ -105,11 +101,11 @@ class Embed(nn.Module):
 class Encoder(nn.Module):
     def __init__(self, sizes: PeerSizes, fused: bool):
         super().__init__()
-        kernel = (2, sizes.patch, sizes.patch)
-        self.patch_embed = Embed(nn.Conv3d(3, sizes.width, kernel, kernel))
-        self.blocks = nn.ModuleList(Block(sizes.width, sizes.heads, False, fused) for _ in range(sizes.depth))
-        self.norm = nn.LayerNorm(sizes.width, eps=1e-6)
-        self.register_buffer("positions", sincos(sizes.tubes, sizes.width), persistent=False)
+        (width, depth, heads), kernel = sizes.encoder, (2, sizes.patch, sizes.patch)
+        self.patch_embed = Embed(nn.Conv3d(3, width, kernel, kernel))
+        self.blocks = nn.ModuleList(Block(width, heads, False, fused) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.register_buffer("positions", sincos(sizes.tubes, width), persistent=False)
 
     def forward(self, video: torch.Tensor, pick: Pick) -> torch.Tensor:
         x = self.patch_embed(video)
@@ -122,8 +118,8 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     def __init__(self, sizes: PeerSizes, fused: bool):
         super().__init__()
-        width, heads = sizes.narrow, sizes.decoder_heads
-        self.blocks = nn.ModuleList(Block(width, heads, False, fused) for _ in range(sizes.decoder_depth))
+        width, depth, heads = sizes.decoder
+        self.blocks = nn.ModuleList(Block(width, heads, False, fused) for _ in range(depth))
         self.norm, self.head = nn.LayerNorm(width, eps=1e-6), nn.Linear(width, sizes.out)
 
     def forward(self, x: torch.Tensor, hidden: int) -> torch.Tensor:
@@ -178,11 +174,12 @@ class Sigma(nn.Module):
         self.sizes, self.projects, self.fused, self.epsilon = sizes, projects, fused, epsilon
         self.iterations, self.temperature = 10, 0.1
         self.encoder = Encoder(sizes, fused)
-        self.encoder_to_decoder = nn.Linear(sizes.width, sizes.narrow, bias=False)
+        width, narrow = sizes.encoder[0], sizes.decoder[0]
+        self.encoder_to_decoder = nn.Linear(width, narrow, bias=False)
         self.decoder = Decoder(sizes, fused)
-        self.mask_token = nn.Parameter(torch.randn(1, 1, sizes.narrow) * 0.01)
+        self.mask_token = nn.Parameter(torch.randn(1, 1, narrow) * 0.01)
         self.prototypes = nn.Parameter(torch.randn(sizes.prototypes, sizes.out))
-        self.register_buffer("positions", sincos(sizes.tubes, sizes.narrow), persistent=False)
+        self.register_buffer("positions", sincos(sizes.tubes, narrow), persistent=False)
         if projects:
             widths, layers = [6 * sizes.patch**2, *sizes.head, sizes.out], []
             for a, b in zip(widths, widths[1:], strict=False):

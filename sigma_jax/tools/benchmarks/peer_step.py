@@ -25,8 +25,12 @@ from typing import Any
 
 import numpy as np
 
-SIZES = {"tiny": (64, 2, 4, 48, 2, 3), "S": (384, 12, 6, 192, 4, 3), "B": (768, 12, 12, 384, 4, 6)}
-SIZES["L"] = (1024, 24, 16, 512, 4, 8)
+SIZES = {  # encoder and decoder: width, depth, heads
+    "tiny": ((64, 2, 4), (48, 2, 3)),
+    "S": ((384, 12, 6), (192, 4, 3)),
+    "B": ((768, 12, 12), (384, 4, 6)),
+    "L": ((1024, 24, 16), (512, 4, 8)),
+}
 TEACHERS = {"tiny": (64, 2, 4)}
 TEACHER = (768, 12, 12)  # DINO ViT-B/16
 GOLDEN_LIMIT = 5e-5
@@ -217,8 +221,10 @@ def check_golden(path: str) -> dict[str, Any]:
 
     arrays = dict(np.load(path))
     told = json.loads(str(arrays["config_json"]))
-    shape = [told[name] for name in ("ed", "edepth", "eh", "dd", "ddepth", "dh", "img", "patch", "out", "K")]
-    sizes = parts.PeerSizes(*shape, head=tuple(told.get("head") or ()))
+    names = ("ed", "edepth", "eh"), ("dd", "ddepth", "dh")
+    stacks = (tuple(told[name] for name in three) for three in names)
+    others = (told[name] for name in ("img", "patch", "out", "K"))
+    sizes = parts.PeerSizes(*stacks, *others, head=tuple(told.get("head") or ()))
     worst = 0.0
     for fused in (False, True):
         model = parts.Sigma(sizes, told["target"] == "mlp", fused, told["eps"])
