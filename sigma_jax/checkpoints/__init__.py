@@ -1,1 +1,1 @@
-"""Checkpoints and weights: Orbax, published formats, reports of what was loaded."""
+"""Checkpoints of a run, written and restored with Orbax; files of weights are the business of `weights/`."""

@@ -1,4 +1,4 @@
-"""The best parameters of a run by one of its measurements, beside its checkpoints."""
+"""The best parameters of a run by one of its measurements, kept beside its checkpoints."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,19 +15,25 @@ from sigma_jax.runtime.trees import Params
 
 
 def best_folder(checkpoint_dir: str | Path) -> epath.Path:
-    """Where the best weights of a run lie, given the folder or bucket of its checkpoints.
+    """The folder of a run's best weights, given the folder or bucket of its checkpoints.
 
-    `run/best` beside `run/checkpoints`; a folder of another name may hold the checkpoints of one run only, so there
-    it is `best` beside the steps themselves.
+    It is `run/best` beside `run/checkpoints`. A checkpoint folder with another name holds the checkpoints of one run
+    only, so there it is `best` inside the folder, beside the steps.
     """
     folder = absolute(checkpoint_dir)
     return (folder.parent if folder.name == "checkpoints" else folder) / "best"
 
 
 class BestWeights:
-    """Keeps the parameters with the highest number (such as "val/top1") in a folder; survives restarts.
+    """Keeps the parameters with the highest value of a measurement in a folder, also over restarts of the run.
 
-    Process 0 decides for all: numbers and what a host sees of a folder may differ, a save must not.
+    Process 0 decides for all processes, which must save together: measurements and the state of a folder may differ
+    between hosts.
+
+    Args:
+      directory: where the parameters are saved.
+      name: of the measurement, such as "val/top1".
+      meta: returns what is saved with them, JSON.
     """
 
     def __init__(self, directory: str | Path, name: str, meta: Callable[[], dict]):
@@ -35,9 +41,9 @@ class BestWeights:
         self._highest: float | None = None  # of process 0
 
     def offer(self, step: int, params: Params, number: float) -> bool:
-        """Saves `params` if they are better than what the folder holds; of equals the first stays.
+        """Saves `params` if `number` is higher than that of the saved ones; returns whether they were saved.
 
-        Returns whether they were saved. A save that fails is reported, and the next better ones are saved again.
+        A save that fails is logged, and the next better parameters are saved as if it had not been tried.
         """
         if not self._is_better(number):
             return False

@@ -1,9 +1,10 @@
-"""A number per array that tells whether its bits are still the ones that were saved.
+"""A hash of every array of a checkpoint, by which damaged arrays are found.
 
-Orbax checks the index of a checkpoint but not the arrays: a flipped byte restores without a word. The hash here is a
-sum modulo 2^32, over all elements, of a one-to-one mix of (bits, position). A sum does not care how the array is cut,
-so the value is the same on any mesh and any number of hosts, and it is computed where the shards are, at memory speed,
-exchanging one scalar per array. One changed element always changes it; other damage goes unseen once in 4e9.
+Orbax checks the index of a checkpoint but not the arrays: one with a flipped bit is restored without an error. The hash
+is a sum modulo 2^32, over all elements, of a one-to-one function of (bits, position). A sum does not depend on how the
+array is sharded, so the value is the same on any mesh and any number of hosts; it is computed on the devices that hold
+the shards, at memory speed, and one scalar per array is exchanged. One changed element always changes it; other damage
+goes unseen with a probability of 1 in 4e9.
 """
 
 from collections.abc import Mapping
@@ -31,7 +32,7 @@ def content_hash(tree: Tree) -> dict[str, str]:
 
 
 def changed_leaves(tree: Tree, expected: Mapping[str, str]) -> list[str]:
-    """Names of the arrays of `tree` whose hash differs from the one in `expected` (or is absent there)."""
+    """Names of the arrays of `tree` whose hash is not the one in `expected`."""
     return [name for name, value in content_hash(tree).items() if expected.get(name) != value]
 
 

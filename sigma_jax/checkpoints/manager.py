@@ -1,8 +1,8 @@
 """Checkpoints of a run: asynchronous, atomic, restorable onto any mesh, with a hash of every array.
 
-One folder per step, `checkpoints/1200/`, holding `state` (arrays, Orbax), `data` (position of the input pipeline),
-`meta` (config and versions, as the caller likes) and `content_hash` (see content_hash.py), the last three as JSON. A
-folder appears under its number only when complete, so a save that was killed leaves nothing a restart could mistake.
+One folder per step, `checkpoints/1200/`, holds `state` (arrays, Orbax), `data` (position of the input pipeline), `meta`
+(such as config and versions; the caller decides) and `content_hash` (see content_hash.py), the last three as JSON. A
+folder gets its number as name only when it is complete, so a save that was killed is never taken for a checkpoint.
 Paths may be relative, or gs:// and s3:// (storage.py).
 """
 
@@ -29,20 +29,27 @@ from sigma_jax.runtime.trees import Tree
 
 
 class CheckpointError(UserError, ValueError):
-    """A checkpoint does not fit the program, is damaged, or is not where it was looked for."""
+    """A checkpoint does not fit the program, is damaged, or does not exist."""
 
 
 class SaveFailed(UserError, RuntimeError):
-    """So many saves in a row failed that going on would train without a net."""
+    """The last step, or several checkpoints in a row, could not be saved."""
 
 
 class Checkpointer:
     """Saves and restores the state of one run below `directory` (usually `workdir/checkpoints`).
 
-    Saves are due every `save_every_steps`; the last `keep_last` stay, and those at multiples of `keep_every_steps`.
-    A failed save is reported by `failure()` or the next `save`, keeps the earlier checkpoints, and stops the run with
-    SaveFailed after `max_save_failures` in a row. All processes of a run must make the same calls. `on_saved(step)` is
-    called once a checkpoint is complete. `read_only` leaves alone what another program is saving there.
+    A failed save is reported by `failure()` or the next `save`, and leaves the earlier checkpoints as they are. All
+    processes of a run must make the same calls.
+
+    Args:
+      directory: folder or bucket of the checkpoints.
+      keep_last: number of the latest checkpoints that are kept.
+      save_every_steps: interval of checkpoints.
+      keep_every_steps: checkpoints at multiples of it are kept for good; None: none.
+      max_save_failures: failed saves in a row after which SaveFailed is raised.
+      on_saved: called with the step once its checkpoint is complete.
+      read_only: for reading only; unfinished saves of another program in the folder are left alone.
     """
 
     def __init__(
@@ -72,8 +79,8 @@ class Checkpointer:
         self._manager = ocp.CheckpointManager(self.directory, options=options)
         self._max_failures, self._on_saved = max_save_failures, on_saved
         self._failures = 0
-        self._stale = False  # Orbax may still count a step that did not make it
-        self.last_good = self._manager.latest_step()  # the newest step that did
+        self._stale = False  # whether Orbax may still list a step that could not be saved
+        self.last_good = self._manager.latest_step()  # the newest step that is saved
         self._pending: int | None = None
         self._notice = signals.Notice(logging.warning)
         self._closing = contextlib.ExitStack()
@@ -83,10 +90,20 @@ class Checkpointer:
         return step > 0 and (self._manager.should_save(step) or (self._notice.came and step not in self.all_steps()))
 
     def save(self, step: int, state: Tree, *, data_state: dict, meta: dict, force: bool = False) -> bool:
-        """Start saving if due (or `force`) and not there yet; returns whether it was started.
+        """Starts saving a step and returns once the arrays are copied to the host; writing goes on in the background.
 
-        `state`: pytree of jax.Arrays, free to be donated afterwards; `data_state`, `meta`: JSON. Returns once the
-        arrays are copied to the host; writing goes on in the background. Raises SaveFailed.
+        Args:
+          step: steps done.
+          state: pytree of jax.Arrays, which may be donated afterwards.
+          data_state: position of the input pipeline, JSON.
+          meta: JSON.
+          force: save also if none is due.
+
+        Returns:
+          Whether a save was started: one is due, and the step is not saved yet.
+
+        Raises:
+          SaveFailed: too many saves in a row have failed.
         """
         if not force and not self.should_save(step):
             return False
@@ -108,7 +125,7 @@ class Checkpointer:
         return True
 
     def failure(self) -> str | None:
-        """A sentence (also logged) when the save in the background has failed. Call it every step: it does not wait."""
+        """A sentence (also logged) if the save in the background has failed. It does not wait: call it every step."""
         if self._pending is None or self._manager.is_saving_in_progress():
             return None
         return self._collect()
@@ -119,7 +136,7 @@ class Checkpointer:
         self._stop_if_hopeless()
 
     def require(self, step: int) -> None:
-        """Wait until `step` is saved: nothing comes after it. Raises SaveFailed if it is not."""
+        """Waits until `step`, the last one of a run, is saved; raises SaveFailed if it is not."""
         self.wait()
         if step != self.last_good:
             raise SaveFailed(
@@ -128,7 +145,7 @@ class Checkpointer:
             )
 
     def close(self) -> None:
-        """Wait, release threads and give signals back; the last call."""
+        """Waits for the save in the background, ends threads and restores signal handlers; the last call."""
         with self._closing:
             try:
                 self.wait()
@@ -172,10 +189,10 @@ class Checkpointer:
             )
 
     def catch_stops(self) -> None:
-        """Lets SIGTERM and Ctrl-C count as a preemption notice, until close().
+        """Makes SIGTERM and Ctrl-C a preemption notice, until close().
 
-        With jax.distributed its own service catches SIGTERM and agrees on one step among all processes; a Ctrl-C is
-        handed to it.
+        In a run of several processes JAX's preemption service handles SIGTERM and makes all processes agree on one
+        step; a Ctrl-C is passed on to it.
         """
         alone = jax.process_count() == 1
         self._notice = signals.Notice(logging.warning, None if alone else _terminate)
@@ -185,7 +202,7 @@ class Checkpointer:
             self._closing.callback(signals.take_back, signal.SIGTERM)
 
     def release_stops(self) -> None:
-        """Gives SIGTERM and Ctrl-C back: nothing is left to be saved."""
+        """Restores the handlers of SIGTERM and Ctrl-C, once nothing is left to be saved."""
         self._closing.close()
 
     def reached_preemption(self, step: int) -> bool:
@@ -207,8 +224,14 @@ class Checkpointer:
     def restore(self, step: int, abstract_state: Tree) -> tuple[Any, dict, dict]:
         """(state, data_state, meta) of `step`.
 
-        `abstract_state`: pytree of jax.ShapeDtypeStruct with the shardings wanted now; mesh and device count may differ
-        from those of the save. Raises CheckpointError when names, shapes or dtypes differ, or an array was damaged.
+        Args:
+          step: one of all_steps().
+          abstract_state: pytree of jax.ShapeDtypeStruct with the wanted shardings; mesh and device count may differ
+            from
+            those of the save.
+
+        Raises:
+          CheckpointError: names, shapes or dtypes differ, or an array is damaged.
         """
         if step not in self.all_steps():
             raise CheckpointError(f"no checkpoint of step {step} in {self.directory}, there are {self.all_steps()}")
@@ -227,10 +250,10 @@ def _terminate(number: int) -> None:
 
 
 def _check_room(folder: epath.Path, state: Tree) -> None:
-    """Raises NotWritable where this process is about to write more than the disk holds.
+    """Raises NotWritable if a checkpoint is clearly larger than the free space of the disk.
 
-    Arrays are stored compressed, so the disk must be clearly too small; what fits or not by a little, the save shows.
-    All processes of a run get the same answer: a save that one of them leaves out would hang the others.
+    Arrays are stored compressed, so a checkpoint that is only a little too large is tried. All processes of a run raise
+    together, because a save that one of them leaves out would block the others.
     """
     shards = [shard for leaf in jax.tree.leaves(state) for shard in leaf.addressable_shards if shard.replica_id == 0]
     needed, free = sum(shard.data.nbytes for shard in shards), storage.free_bytes(folder)
@@ -244,9 +267,10 @@ def _check_room(folder: epath.Path, state: Tree) -> None:
 
 
 def find_checkpoint(path: str | epath.Path) -> epath.Path:
-    """The step folder meant by `path`: a workdir, its `checkpoints` folder (newest complete step), or a step folder.
+    """The step folder for `path`: of a workdir or its `checkpoints` folder the newest complete step, or itself.
 
-    Raises CheckpointError that says what was found instead and what to pass.
+    Raises:
+      CheckpointError: no complete checkpoint; the message says what was found and what to pass.
     """
     path = absolute(path)
     if not path.exists():
@@ -295,11 +319,11 @@ def restore_subtree(path: str | epath.Path, abstract: Tree) -> Tree:
 
 @contextlib.contextmanager
 def _readable(path: epath.Path) -> Iterator[None]:
-    """Raises CheckpointError where what the block reads is damaged so that it cannot even be unpacked."""
+    """Turns the errors of Orbax and storage about bytes that cannot be unpacked into CheckpointError."""
     try:
         yield
     except Exception as error:
-        # Orbax raises plain exceptions about bytes that do not unpack; no memory on a device is another matter
+        # Orbax raises plain exceptions for such bytes. JAX's errors, such as too little memory on a device, pass.
         if isinstance(error, jax.errors.JaxRuntimeError) or not (
             type(error) is Exception or isinstance(error, storage_errors())
         ):
@@ -325,7 +349,7 @@ def _read_json(path: epath.Path, item: str) -> dict:
 
 
 def _check_fits(path: epath.Path, abstract: Tree, partial: bool) -> None:
-    """Compare names, shapes and dtypes before any array is read; partial: the checkpoint may hold more."""
+    """Compares names, shapes and dtypes before any array is read; with `partial` the checkpoint may hold more."""
     saved, wanted = (dict(zip(*named_leaves(tree), strict=True)) for tree in (saved_shapes(path), abstract))
     wrong = [f"{name}: not in the checkpoint" for name in wanted.keys() - saved.keys()]
     if not partial:

@@ -1,4 +1,4 @@
-"""Folders and buckets: what a path means, whether files can be kept there, what storage clients raise."""
+"""Folders and buckets: resolving paths, testing whether files can be written, and the errors of storage clients."""
 
 import secrets
 import shutil
@@ -10,7 +10,7 @@ from etils import epath
 
 from sigma_jax.runtime.errors import UserError
 
-# What clients of buckets raise beside the errors of Python; a client that is not imported raises nothing.
+# Exceptions of the clients of buckets that are no OSErrors, by module; only imported modules can have raised them.
 CLIENT_ERRORS = (
     ("gcsfs.retry", "HttpError"),
     ("google.auth.exceptions", "GoogleAuthError"),
@@ -21,24 +21,27 @@ CLIENT_ERRORS = (
 
 
 class NotWritable(UserError, OSError):
-    """A folder or bucket does not take files."""
+    """No file can be written to a folder or bucket."""
 
 
 def absolute(path: str | epath.Path) -> epath.Path:
-    """`path` as it is for gs:// and s3://, else from the root."""
+    """`path` as an absolute path; paths of buckets (gs://, s3://) stay as they are."""
     if "://" in str(path):  # `resolve` would make a local folder of it
         return epath.Path(path)
     return epath.Path(path).expanduser().resolve()
 
 
 def storage_errors() -> tuple[type[Exception], ...]:
-    """Disk full, bucket refused, no login, no network; ValueError and RuntimeError are tensorstore's and jax's."""
+    """Exceptions that mean a full disk, no permission, no login or no network.
+
+    ValueError and RuntimeError are among them because tensorstore and JAX raise these.
+    """
     clients = [getattr(sys.modules[module], name) for module, name in CLIENT_ERRORS if module in sys.modules]
     return (OSError, ValueError, RuntimeError, ImportError, *clients)
 
 
 def write_and_read(folder: str | epath.Path) -> None:
-    """Leaves nothing behind; raises whatever the storage's client raises."""
+    """Writes a small file, reads it back and deletes it; raises whatever the storage's client raises."""
     probe = epath.Path(folder) / f"probe-{secrets.token_hex(4)}.txt"
     probe.parent.mkdir(parents=True, exist_ok=True)
     probe.write_text("sigma")
@@ -49,16 +52,16 @@ def write_and_read(folder: str | epath.Path) -> None:
 
 
 def check_writable(folder: str | epath.Path) -> None:
-    """Raises NotWritable where a file cannot be written and read back, with what to do."""
+    """Raises NotWritable, with what to do, if a file cannot be written and read back."""
     try:
         write_and_read(folder)
     except storage_errors() as error:
         problem = f"{type(error).__name__}: {str(error)[:300]}"
-        raise NotWritable(f"{folder} does not take files ({problem}): {advice(str(folder), problem)}") from error
+        raise NotWritable(f"{folder} cannot be written ({problem}): {advice(str(folder), problem)}") from error
 
 
 def free_bytes(folder: epath.Path) -> int | None:
-    """Bytes that fit on the disk of a folder; None for a bucket."""
+    """Free bytes on the disk of a folder; None for a bucket."""
     return None if "://" in str(folder) else shutil.disk_usage(folder).free
 
 
@@ -74,7 +77,7 @@ def remove_unfinished(folder: epath.Path, step: int | None = None) -> None:
 
 
 def advice(folder: str, problem: str) -> str:
-    """What to do about a folder or bucket that does not take files."""
+    """What to do about a folder or bucket that cannot be written."""
     if "://" not in folder:
         return "choose another folder, or change its permissions"
     if "ImportError" in problem or "ModuleNotFoundError" in problem:

@@ -1,7 +1,7 @@
-"""Attentive pooling: one learned query looks at all tokens (the head of attentive probes).
+"""Attentive pooling: one learned query attends to all tokens (the head of attentive probes).
 
-After Bardes et al. 2024 (V-JEPA): cross-attention and an MLP around a learned query. SIGMA's paper has no such probe,
-so its settings here are this project's.
+After Bardes et al. 2024 (V-JEPA): cross-attention of a learned query, then an MLP. The SIGMA paper has no such probe,
+so its settings are this project's.
 
 Letters: B clips, N tokens, D width, H heads.
 """
@@ -16,7 +16,7 @@ from sigma_jax.ops.attention import attend
 
 
 class AttentivePool(nn.Module):
-    """query + attention(query, norm(tokens)), then + mlp(norm(.))."""
+    """x = query + attention(query, norm(tokens)); x + mlp(norm(x))."""
 
     num_heads: int
     kernel_init: nn.initializers.Initializer

@@ -22,8 +22,11 @@ class AttentiveClassifier(nn.Module):
     """tokens [B N D] -> logits [B C].
 
     Attributes:
+      num_classes: C.
       num_heads: of every attention; it must divide D.
-      depth: blocks, the cross-attention counted: depth - 1 of them are self-attention.
+      depth: number of blocks, of which the last one is the cross-attention and the others are self-attention.
+      dtype: of the computation; parameters are fp32.
+      backend: implementation of attention (ops/attention.py).
     """
 
     num_classes: int
@@ -67,7 +70,7 @@ class AttentiveClassifier(nn.Module):
 
 
 def _rescaled_stack(key: jax.Array, block: Block, depth: int, width: int):
-    """Stacked blocks; what block i adds to its input starts smaller by sqrt(2 (i + 1))."""
+    """Initial parameters of the blocks; the output layers of block i are divided by sqrt(2 (i + 1))."""
     params = init_stack(key, block, depth, width)
     scale = (2 * (1 + jnp.arange(depth, dtype=jnp.float32))) ** -0.5
     for path in (("attn", "proj"), ("mlp", "fc2")):

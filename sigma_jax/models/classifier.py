@@ -17,14 +17,22 @@ from sigma_jax.runtime.errors import InvalidValue
 
 
 def finetune_init(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
-    """Normal(.02) cut at +-2 absolute, a hundred sigma: in effect a normal, as the authors draw it."""
+    """N(0, 0.02^2) truncated at +-2, which is a hundred standard deviations; as in the authors' code."""
     return 0.02 * jax.random.truncated_normal(key, -100.0, 100.0, shape, dtype)
 
 
 class VideoClassifier(nn.Module):
-    """All tubes -> blocks -> mean (or attentive pooling) -> a fresh LayerNorm -> dropout -> linear head.
+    """Encoder of all tubes -> pooling -> a new LayerNorm -> dropout -> linear head, as in the authors' finetuning.
 
-    The pre-trained encoder's final norm is not used, as in the authors' finetuning.
+    The pre-trained encoder's final norm is not used.
+
+    Attributes:
+      grid, size, positions, compute: of the encoder.
+      num_classes: C.
+      head_init_scale: the head's initial weights are multiplied by it.
+      drop_path: largest rate of stochastic depth, which grows linearly over the blocks.
+      dropout: rate before the head.
+      pooling: 'mean' over tokens, 'attentive', or 'first', the first tube's latent (VideoMAE without mean pooling).
     """
 
     grid: TubeGrid
@@ -33,7 +41,7 @@ class VideoClassifier(nn.Module):
     head_init_scale: float = 0.001
     drop_path: float = 0.0
     dropout: float = 0.0
-    pooling: str = "mean"  # or attentive; first: the first tube's latent (VideoMAE without mean pooling)
+    pooling: str = "mean"
     positions: str = "sincos_1d"
     compute: Compute = Compute()
 
@@ -43,8 +51,8 @@ class VideoClassifier(nn.Module):
     ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
         """video [B F H W 3] (uint8, or float in [0, 1]) -> logits [B C], fp32.
 
-        With train, draws from the rng streams 'drop_path' and 'dropout'. With collect, also the intermediates named in
-        the goldens' README.
+        With `train` it draws from the rng streams 'drop_path' and 'dropout'. With `collect` it also returns the
+        intermediates that tests/goldens/README.md names.
         """
         encoder = Encoder(
             self.grid,
@@ -64,7 +72,7 @@ class VideoClassifier(nn.Module):
         def head_init(key, shape, dtype=jnp.float32):
             return self.head_init_scale * finetune_init(key, shape, dtype)
 
-        precision = jax.lax.Precision.HIGHEST  # the loss
+        precision = jax.lax.Precision.HIGHEST  # products that feed the loss are fp32 on every platform
         logits = nn.Dense(self.num_classes, kernel_init=head_init, precision=precision, name="head")(features)
         if not collect:
             return logits

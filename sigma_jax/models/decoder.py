@@ -1,4 +1,4 @@
-"""The decoder: latents of visible tubes and mask tokens, with positions -> predictions at the hidden tubes.
+"""The decoder: from latents of the visible tubes and mask tokens, with positions, to predictions at the hidden tubes.
 
 Letters: B clips, V visible, M hidden, N = V + M tubes, D encoder width, Dd decoder width, E target width.
 """
@@ -15,12 +15,12 @@ from sigma_jax.ops.tubes import TubeGrid
 
 
 def mask_token_init(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Normal(.02) cut at +-.02, as the authors draw it."""
+    """N(0, 0.02^2) truncated at +-0.02, as in the authors' code."""
     return 0.02 * jax.random.truncated_normal(key, -1.0, 1.0, shape)
 
 
 class Decoder(nn.Module):
-    """Light transformer; input order is [visible, hidden], each ascending (goldens `dec_in`)."""
+    """A small transformer over the visible tubes, then the hidden ones, each ascending (`dec_in` in tests/goldens)."""
 
     grid: TubeGrid
     size: VideoSize
@@ -34,8 +34,8 @@ class Decoder(nn.Module):
     ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
         """latents [B V D], visible_idx [B V], masked_idx [B M] -> predictions [B M E], fp32.
 
-        With collect also {'embedded' [B V Dd], 'input' [B N Dd], 'blocks' [L B N Dd]}; without it the last block works
-        on hidden tubes only.
+        With `collect` it also returns {'embedded' [B V Dd], 'input' [B N Dd], 'blocks' [L B N Dd]}; without it the last
+        block computes hidden tubes only.
         """
         num_masked, compute = masked_idx.shape[1], self.compute
         width, depth, num_heads = self.size.decoder_width, self.size.decoder_depth, self.size.decoder_num_heads

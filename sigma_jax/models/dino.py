@@ -18,8 +18,9 @@ from sigma_jax.runtime.errors import InvalidValue
 class DinoVit(nn.Module):
     """Patch embedding, learned positions, cls (and registers), pre-norm blocks, final norm.
 
-    DINO v1's position table has a row for cls; DINOv2's as published too, but timm's register variant has none and adds
-    positions before cls and registers are put in front (goldens/dinov2_vit): `size.cls_position` tells which.
+    The positional embedding of DINO, and that of DINOv2 as published, has a row for cls. That of timm's variant with
+    registers has none: there positions are added before cls and registers are put in front
+    (tests/goldens/dinov2_vit.npz). `size.cls_position` tells which.
     """
 
     size: TeacherSize
@@ -31,16 +32,18 @@ class DinoVit(nn.Module):
     def __call__(self, images: jax.Array, *, collect: bool = False) -> jax.Array | dict[str, jax.Array]:
         """images [n H W 3], uint8 or float in [0, 1] -> all tokens after the final norm [n 1+registers+T E], fp32.
 
-        H and W must be multiples of the patch size; the position table is resized where the grid differs.
+        H and W must be multiples of the patch size; the positional embedding is resized to their grid.
         """
         size, patch = self.size, self.size.patch_size
         if images.shape[1] % patch or images.shape[2] % patch:
             raise InvalidValue(
-                f"images of {images.shape[1]}x{images.shape[2]} are no multiple of the teacher's {patch}"
+                f"images of {images.shape[1]}x{images.shape[2]} pixels are not a multiple of the teacher's patch size "
+                f"{patch}: choose a size that is"
             )
         grid = (images.shape[1] // patch, images.shape[2] // patch)
         patches = rearrange(images, "n (h ph) (w pw) c -> n (h w) (ph pw c)", ph=patch, pw=patch)
-        patches = jax.lax.optimization_barrier(patches)  # moved as bytes: XLA would standardise first and move fp32
+        # Without the barrier XLA would standardise first, and rearrange fp32 instead of bytes.
+        patches = jax.lax.optimization_barrier(patches)
         embedded = TorchDense(size.width, dtype=self.dtype, name="embed")(standardize_tubes(patches))
 
         def tokens(name, count):
@@ -51,7 +54,7 @@ class DinoVit(nn.Module):
         cls = tokens("cls", 1)
         if size.cls_position:
             cls, table = cls + table[:1], table[1:]
-        antialias = size.num_registers > 0  # as published
+        antialias = size.num_registers > 0  # as in the published code, see resize_positions
         x = embedded + resize_positions(table, size.position_grid, grid, antialias=antialias).astype(self.dtype)
         front = [cls] + ([tokens("registers", size.num_registers)] if size.num_registers else [])
         front = jnp.concatenate(front)[None]
@@ -90,7 +93,7 @@ def tube_features(tokens: jax.Array, size: TeacherSize, grid: tuple[int, int]) -
     if (side, side) == tuple(grid):
         return patches
     maps = patches.reshape(patches.shape[0], side, side, -1)
-    precision = jax.lax.Precision.HIGHEST  # targets
+    precision = jax.lax.Precision.HIGHEST  # targets are computed in fp32 on every platform
     maps = jax.image.resize(
         maps, (maps.shape[0], *grid, maps.shape[-1]), "linear", antialias=False, precision=precision
     )

@@ -18,10 +18,17 @@ from sigma_jax.ops.tubes import TubeGrid, standardize_tubes, video_to_tubes
 class Encoder(nn.Module):
     """ViT over the visible tubes, or over all of them.
 
-    A tube embedding has kernel = stride, so it commutes with choosing tubes: only visible tubes are embedded.
+    The kernel of the tube embedding equals its stride, so that only the visible tubes have to be embedded.
 
     Attributes:
-      position_grid: (h, w) whose positions are resized to those of `grid`; None: positions are computed for `grid`.
+      grid: how a clip is cut into tubes.
+      width, depth, num_heads, mlp_ratio: of the transformer.
+      positions: kind of positional embedding, one of ops.posembed.POSITION_KINDS.
+      final_norm: whether latents are normalised.
+      drop_path: largest rate of stochastic depth, which grows linearly over the blocks.
+      kernel_init: of the blocks' weights.
+      dtype, backend, remat, unroll: see models.pretrain.Compute.
+      position_grid: (h, w) for which positions are computed before they are resized to `grid`; None: that of `grid`.
     """
 
     grid: TubeGrid
@@ -42,11 +49,11 @@ class Encoder(nn.Module):
         Args:
           video: [B F H W 3], uint8 or float in [0, 1].
           visible_idx: [B V] ascending, or None for all tubes.
-          train: stochastic depth on; draws from the rng stream 'drop_path'.
+          train: whether stochastic depth is on; it draws from the rng stream 'drop_path'.
           collect: also return {'embedded' [B V D] (before positions), 'blocks' [L B V D]}.
 
         Returns:
-          latents [B V D].
+          latents [B V D], and the collected intermediates if wanted.
         """
         size, compute = self.size, self.compute
         tubes = video_to_tubes(video, self.grid.tube_size)

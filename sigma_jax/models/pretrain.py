@@ -63,7 +63,7 @@ class PretrainModel(nn.Module):
         return self.encoder(video)
 
     def collect(self, video: jax.Array, visible_idx: jax.Array, masked_idx: jax.Array) -> dict[str, jax.Array]:
-        """Every intermediate of the forward pass, named as in the goldens' README; for parity tests."""
+        """Intermediates of the forward pass, named as in tests/goldens/README.md; for parity tests."""
         latents, enc = self.encoder(video, visible_idx, collect=True)
         predictions, dec = self.decoder(latents, visible_idx, masked_idx, collect=True)
         return {

@@ -1,6 +1,6 @@
 """The projection network: embeds the hidden tubes themselves (SIGMA-MLP).
 
-With a frozen teacher its features are the projections, and this network does not exist (identity).
+With a frozen teacher (SIGMA-DINO) there is no projection network: the teacher's features are the projections.
 """
 
 import flax.linen as nn
@@ -14,7 +14,7 @@ PUBLISHED_WIDTHS = (1024, 1024, 512, 256)
 
 
 class ProjectionNetwork(nn.Module):
-    """Linear layers with exact GELU between them, start values as torch's Linear (uniform, 1 / sqrt(fan in))."""
+    """Linear layers with exact GELU between them, initialised as torch's Linear (uniform in +-1 / sqrt(fan in))."""
 
     widths: tuple[int, ...] = PUBLISHED_WIDTHS
     dtype: jnp.dtype = jnp.float32

@@ -17,10 +17,10 @@ def unit_rows(x: jax.Array, minimum: float = 1e-12) -> jax.Array:
 
 
 def constrain(params: dict) -> dict:
-    """Parameters with prototypes scaled to unit rows.
+    """Scales the prototypes among the parameters to unit length.
 
-    Applied at the start of a step, outside the gradient, as the authors do: differentiating through the scaling would
-    give another gradient. The optimizer then moves the scaled value.
+    As in the authors' code this happens at the start of a step, outside the gradient; differentiating through the
+    scaling would give another gradient. The optimizer then updates the scaled prototypes.
     """
     if "prototypes" not in params:
         return params
@@ -28,8 +28,8 @@ def constrain(params: dict) -> dict:
 
 
 def cosine_scores(features: jax.Array, prototypes: jax.Array) -> jax.Array:
-    """features [n E], prototypes [K E] with unit rows -> scores [n K] in [-1, 1], fp32 (goldens `scores1/2`).
+    """Cosine similarities of features [n E] to prototypes [K E] with unit rows: scores [n K] in [-1, 1], fp32.
 
-    Multiplied in full precision on every platform. Training keeps its scores as `ops.scores` says.
+    The product is fp32 on every platform (`scores1/2` in tests/goldens). Training uses `ops.scores.keep_scores`.
     """
     return product(unit_rows(features), prototypes, (1, 1), "float32")

@@ -1,7 +1,7 @@
-"""The four linear heads of repetition counting, and what the encoder sees of a window.
+"""The four linear heads of repetition counting, and the encoder's input for a window.
 
-A VideoClassifier with NUM_OUTPUTS "classes" is the network: mean over all tubes, a fresh LayerNorm, and one linear
-layer that is four heads side by side. The video transformer under them is our adaptation: SEVERE counts with R(2+1)D.
+The network is a VideoClassifier with NUM_OUTPUTS "classes": mean over all tubes, a new LayerNorm, and one linear layer
+that holds the four heads side by side. The video transformer is our adaptation: SEVERE counts with R(2+1)D.
 
 Letters: B windows, F frames of a window, T frames of a clip, A anchors.
 """
@@ -15,12 +15,13 @@ from sigma_jax.ops.repetition_windows import ANCHORS, Array
 from sigma_jax.ops.tubes import PIXEL_MEAN, PIXEL_STD, unit_pixels
 
 NUM_OUTPUTS = 6 * len(ANCHORS)
-# Normalised, a frame outside the clip has the value of the mean colour (not 0), as in the published code.
+# Frames outside the clip: after standardisation their pixels equal the mean colour instead of 0, as in the authors'
+# code.
 OUTSIDE = tuple(mean * std + mean for mean, std in zip(PIXEL_MEAN, PIXEL_STD, strict=True))
 
 
 class Heads(NamedTuple):
-    """What the network says about B windows: logits [B 2 A] and boxes [B A] of the left and the right half."""
+    """Outputs for B windows: logits [B 2 A] and boxes [B A] of the left and of the right half."""
 
     left_logits: Array
     left_boxes: Array
@@ -39,7 +40,7 @@ def window_pixels(video: jax.Array, frames: jax.Array, length: jax.Array) -> jax
 
     Args:
       video: [T H W 3] uint8.
-      frames: numbers int [... F]; below 0 or from `length` on there is nothing, which is shown as OUTSIDE.
+      frames: frame numbers int [... F]; those below 0 or from `length` on are filled with OUTSIDE.
       length: frames of the clip.
     """
     pixels = unit_pixels(jnp.take(video, jnp.clip(frames, 0, len(video) - 1), axis=0))

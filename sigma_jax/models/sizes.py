@@ -11,7 +11,7 @@ from sigma_jax.runtime.errors import InvalidValue
 
 @dataclasses.dataclass(frozen=True)
 class VideoSize:
-    """Widths, depths and heads of encoder and decoder."""
+    """Width, depth and number of heads of the encoder and of the decoder."""
 
     width: int
     depth: int
@@ -55,7 +55,11 @@ TEACHER_SIZES = {
 
 
 def lookup(table: dict, name: str, what: str):
-    """An entry of one of the tables above; an unknown name lists the known ones."""
+    """An entry of VIDEO_SIZES or TEACHER_SIZES; raises InvalidValue that lists the known names.
+
+    Args:
+      what: what the name is called in the message.
+    """
     if name not in table:
         raise InvalidValue(f"{what} {name!r} is unknown: choose one of {', '.join(table)}")
     return table[name]

@@ -1,7 +1,7 @@
-"""Pre-norm transformer blocks, and a stack of them with one parameter array per name.
+"""Pre-norm transformer blocks, and a stack of them whose parameters are stacked.
 
-Letters: B clips, N tokens, D width, H heads, L blocks. Blocks' parameters are stacked along a leading L axis, whatever
-way the stack is run (scanned, unrolled, rematerialised), so checkpoints do not depend on it.
+Letters: B clips, N tokens, D width, H heads, L blocks. Parameters of the blocks are stacked along a leading L axis,
+whether the stack is scanned, unrolled or rematerialised, so that checkpoints do not depend on it.
 """
 
 import functools
@@ -20,20 +20,22 @@ from sigma_jax.runtime.errors import InvalidValue
 
 LAYER_NORM_EPSILON = 1e-6
 _policies = jax.checkpoint_policies
-# What the backward pass recomputes: nothing; norms, GELU and the softmax of attention ("cheap": everything but matrix
-# products with weights, and attention as a whole); all but matrix products; everything.
 REMAT_POLICIES = {
+    # the backward pass recomputes nothing
     "none": None,
+    # it recomputes all but products with weights and the result of attention: norms, GELU, the softmax
     "cheap": _policies.save_from_both_policies(
         _policies.dots_with_no_batch_dims_saveable, _policies.save_only_these_names(SAVED_NAME)
     ),
+    # it recomputes all but matrix products
     "dots": _policies.dots_saveable,
+    # it recomputes everything
     "full": _policies.nothing_saveable,
 }
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation with the family's epsilon, computed in fp32, result of `dtype`."""
+    """Layer normalisation, computed in fp32 and returned in `dtype`; epsilon 1e-6 as in VideoMAE and SIGMA."""
 
     dtype: jnp.dtype = jnp.float32
     epsilon: float = LAYER_NORM_EPSILON
@@ -46,13 +48,13 @@ class LayerNorm(nn.Module):
 
 
 def torch_linear_init(key: jax.Array, shape: tuple[int, ...], fan_in: int) -> jax.Array:
-    """Uniform +-1/sqrt(fan_in): what torch's Linear and Conv3d start from, weight and bias alike."""
+    """Uniform in +-1/sqrt(fan_in), the initial weights and biases of torch's Linear and Conv3d."""
     bound = fan_in**-0.5
     return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
 
 
 class TorchDense(nn.Module):
-    """Linear layer with torch's default start values."""
+    """Linear layer with torch's default initialisation."""
 
     features: int
     use_bias: bool = True
@@ -69,7 +71,7 @@ class TorchDense(nn.Module):
 
 
 class ShiftedDense(nn.Module):
-    """Linear layer of x + shift, for a vector `shift`: it joins the bias, and no pass over x is needed."""
+    """Linear layer of x + shift for a vector `shift`, which is folded into the bias instead of being added to x."""
 
     features: int
     kernel_init: Callable = nn.initializers.xavier_uniform()
@@ -86,10 +88,9 @@ class ShiftedDense(nn.Module):
 class Attention(nn.Module):
     """Self-attention with one fused qkv matrix.
 
-    `qkv_bias='qv'`: separate q and v biases, none for k (SIGMA, VideoMAE); 'qkv': one bias (DINO).
-
-    Only the bias of q takes part in the attention itself. That of k would add the same number to all of a query's
-    logits, which a softmax does not see; that of v is added to every output whole, since weights sum to 1.
+    With qkv_bias='qv' q and v have biases and k has none (SIGMA, VideoMAE); with 'qkv' there is one bias (DINO). Only
+    the bias of q enters the attention itself. That of k would add the same number to all logits of a query, which does
+    not change a softmax. That of v is added to the output, since the attention weights sum to 1.
     """
 
     num_heads: int
@@ -100,7 +101,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, num_queries: int | None = None) -> jax.Array:
-        """x [B N D] -> [B Q D]: all tokens attend, or only the last `num_queries`."""
+        """x [B N D] -> [B Q D], where the queries are all tokens, or the last `num_queries`."""
         width = x.shape[-1]
         kernel = self.param("qkv", self.kernel_init, (width, 3 * width)).astype(self.dtype)
         if self.qkv_bias == "qv":
@@ -110,7 +111,7 @@ class Attention(nn.Module):
             q_bias, _, v_bias = jnp.split(self.param("qkv_bias", nn.initializers.zeros, (3 * width,)), 3)
         q_bias = q_bias.astype(self.dtype)
         heads = functools.partial(rearrange, pattern="B N (H d) -> B N H d", H=self.num_heads)
-        if self.backend == "cudnn":  # takes whole arrays: parts of one product would be copied
+        if self.backend == "cudnn":  # it needs contiguous q, k and v: slices of one product would be copied
             queries = x if num_queries is None else x[:, -num_queries:]
             q_kernel, k_kernel, v_kernel = jnp.split(kernel, 3, axis=1)
             q, k, v = heads(queries @ q_kernel + q_bias), heads(x @ k_kernel), heads(x @ v_kernel)
@@ -148,7 +149,7 @@ def drop_path(branch: jax.Array, rate: jax.Array, key: jax.Array) -> jax.Array:
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)); optional layer scale (DINOv2) and stochastic depth."""
+    """x + attention(norm(x)), then x + mlp(norm(x)), with optional layer scale (DINOv2) and stochastic depth."""
 
     num_heads: int
     mlp_ratio: float = 4.0
@@ -211,10 +212,10 @@ def run_stack(
     Args:
       params: from `init_stack`.
       x: [B N D].
-      num_outputs: the last block computes only the last `num_outputs` tokens; keys and values still come from all.
+      num_outputs: the last block computes the last `num_outputs` tokens only; its keys and values come from all tokens.
       drop: (largest rate, key) of stochastic depth; the rate grows linearly from 0 at the first block.
       remat: what the backward pass recomputes, a key of REMAT_POLICIES.
-      unroll: blocks per scan step; the depth unrolls the stack.
+      unroll: blocks per step of the scan; 0 or the depth: no scan.
       collect: also return every block's output [L B N D] (not together with num_outputs).
 
     Returns:

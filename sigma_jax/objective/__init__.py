@@ -1,1 +1,1 @@
-"""What is minimised: pure functions of predictions and targets."""
+"""Losses: pure functions of predictions and targets."""

@@ -1,6 +1,7 @@
 """Cross-entropy for classes: hard labels, label smoothing, soft targets.
 
-Letters: B clips, C classes. Proved by goldens/finetune_cls (`loss_ce`, `loss_smooth0.1`, `loss_soft`).
+Letters: B clips, C classes. Equal to the authors' numbers in tests/goldens/finetune_cls.npz (`loss_ce`,
+`loss_smooth0.1`, `loss_soft`).
 """
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 
 
 def smoothed_targets(labels: jax.Array, num_classes: int, smoothing: float) -> jax.Array:
-    """labels int [B] -> targets [B C]: 1 - s + s/C at the label, s/C elsewhere."""
+    """Soft targets [B C] of labels int [B]: 1 - s + s/C at the label, s/C elsewhere."""
     return jax.nn.one_hot(labels, num_classes) * (1.0 - smoothing) + smoothing / num_classes
 
 
@@ -18,5 +19,5 @@ def soft_target_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Arra
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
-    """logits [B C], labels int [B] -> fp32 scalar."""
+    """Mean cross-entropy, fp32 scalar, of logits [B C] and labels int [B], with label smoothing."""
     return soft_target_cross_entropy(logits, smoothed_targets(labels, logits.shape[-1], smoothing))

@@ -1,8 +1,9 @@
-"""Cross-entropy of scores against assignments, with a backward pass that goes straight to features and prototypes.
+"""Cross-entropy of scores against assignments, with a custom backward pass to features and prototypes.
 
-Only log-sum-exp and one score per row are needed for a hard assignment; the backward pass forms softmax - assignment in
-one pass over the kept scores, in their precision, and multiplies it: no softmax, no one-hot and no fp32 gradient of
-the scores is stored. The factor 1 / (n tau) is applied after the products, so that 16 bits do not underflow.
+For a hard assignment the loss needs only the log-sum-exp and one score of every row. The backward pass computes softmax
+- assignment in one pass over the stored scores and multiplies it by prototypes and features, so that no softmax,
+one-hot matrix or fp32 gradient of the scores is stored. The factor 1 / (n tau) is applied after the products, so that
+16-bit operands do not underflow.
 
 Letters: n tokens, K prototypes, E width, tau temperature.
 """
@@ -16,13 +17,13 @@ from jax import lax
 from sigma_jax.ops import row_blocks
 from sigma_jax.ops.scores import Sweeps, product, widen
 
-# Scores are cosines, so exponents lie in [-2/tau, 0] after subtracting 1/tau: no search for the row's largest score is
-# needed while exp(-2/tau) stays inside fp32.
+# Scores are cosines, so scores / tau - 1 / tau lies in [-2 / tau, 0]. While exp(-2 / tau) is within fp32, subtracting
+# the largest score of a row is not necessary.
 PLAIN_TEMPERATURE = 0.025
 
 
 def _shifted_logits(scores: jax.Array, temperature: float) -> jax.Array:
-    """Kept scores [n K] -> scores / temperature, less a number per row that makes exp safe; fp32."""
+    """Logits scores / temperature, fp32 [n K], minus a number per row that keeps exp within range."""
     logits = widen(scores) / temperature
     if temperature < PLAIN_TEMPERATURE:
         return logits - jnp.max(logits, axis=1, keepdims=True)
@@ -50,11 +51,12 @@ def cross_entropy(
     """Mean over tokens of -sum_k assigned_k log softmax(scores / temperature)_k.
 
     Args:
-      features: [n E], prototypes: [K E], both with unit rows: what the gradient goes to.
-      scores: [n K], theirs, as `ops.scores.keep_scores` kept them.
+      features: [n E] with unit rows; receives a gradient.
+      prototypes: [K E] with unit rows; receives a gradient.
+      scores: [n K], their cosine similarities, as `ops.scores.keep_scores` returned them.
       assigned: [n] int32, one prototype per token, or [n K] float, rows that sum to 1; no gradient.
       temperature: of the softmax.
-      sweeps: how the scores were made and are read.
+      sweeps: how the scores were computed and are read.
 
     Returns:
       fp32 scalar.
@@ -75,7 +77,7 @@ def _loss(scores, assigned, temperature, block_rows):
 
 
 def _forward(features, prototypes, scores, assigned, temperature, sweeps):
-    """What the backward pass needs: of features and prototypes only what the other's gradient is made of."""
+    """Loss and residuals; prototypes are kept only if features need a gradient, and features only if prototypes do."""
     loss, log_sums = _loss(scores.value, assigned.value, temperature, sweeps.block_rows)
     for_features = prototypes.value if features.perturbed else None
     for_prototypes = features.value if prototypes.perturbed else None

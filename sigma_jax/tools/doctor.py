@@ -184,12 +184,12 @@ def check_storage() -> Iterator[Finding]:
     for folder in given or [tempfile.gettempdir()]:
         problem = refusal(folder)
         if problem:
-            yield Finding("FAIL", f"{folder} does not take files ({problem}): {storage.advice(folder, problem)}")
+            yield Finding("FAIL", f"{folder} cannot be written ({problem}): {storage.advice(folder, problem)}")
             continue
         owner = None if "://" in folder else owner_of(folder)
         if owner is not None:
             yield Finding("note", f"{folder} is in use by {owner}: another run there is refused")
-        yield Finding("ok", f"{folder} takes files and gives them back")
+        yield Finding("ok", f"files can be written to {folder} and read back")
         if "://" not in folder:
             free = shutil.disk_usage(folder).free
             level = "ok" if free > WANTED_DISK else "note"
@@ -257,7 +257,7 @@ def check_cache() -> Iterator[Finding]:
         return
     if "://" in folder:
         problem = refusal(folder)
-        told = f"does not take files ({problem}): {storage.advice(folder, problem)}" if problem else "takes files"
+        told = f"cannot be written ({problem}): {storage.advice(folder, problem)}" if problem else "can be written"
         yield Finding("FAIL" if problem else "ok", f"compilation cache {folder} {told}")
         return
     where = Path(folder)

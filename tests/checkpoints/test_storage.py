@@ -1,4 +1,4 @@
-"""Where checkpoints are kept: buckets keep their names, and what does not take files is said at once."""
+"""Where checkpoints are kept: buckets keep their names, and what cannot be written is said at once."""
 
 import sys
 from pathlib import Path
@@ -29,7 +29,7 @@ def test_what_does_not_take_files_is_named(tmp_path):
     storage.check_writable(tmp_path / "new" / "folder")
     assert list((tmp_path / "new" / "folder").iterdir()) == []
     (tmp_path / "file").write_text("")
-    with pytest.raises(storage.NotWritable, match="file/run does not take files .NotADirectoryError.*another folder"):
+    with pytest.raises(storage.NotWritable, match="file/run cannot be written .NotADirectoryError.*another folder"):
         storage.check_writable(tmp_path / "file" / "run")
 
 
@@ -47,7 +47,7 @@ def client_error(monkeypatch):
 def test_a_refusing_bucket_is_named(place, advice, client_error, monkeypatch):
     monkeypatch.setattr(storage, "write_and_read", lambda folder: (_ for _ in ()).throw(client_error))
     with pytest.raises(
-        storage.NotWritable, match=rf"{place} does not take files .HttpError: 503, try later.: .*{advice}"
+        storage.NotWritable, match=rf"{place} cannot be written .HttpError: 503, try later.: .*{advice}"
     ):
         storage.check_writable(place)
     missing = ImportError("Please install gcsfs")

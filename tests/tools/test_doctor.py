@@ -35,7 +35,7 @@ def test_a_healthy_machine_passes(examine, tmp_path):
         "av (H.264",
     ):
         assert words in text, text
-    assert "mesh {'data': 8, 'fsdp': 1}, 32 clips = 8 x 4 x 1" in text and "takes files and gives them back" in text
+    assert "mesh {'data': 8, 'fsdp': 1}, 32 clips = 8 x 4 x 1" in text and "files can be written to" in text
 
 
 def test_what_is_wrong_is_named(examine, tmp_path, monkeypatch):
@@ -50,7 +50,7 @@ def test_what_is_wrong_is_named(examine, tmp_path, monkeypatch):
         "not installed: no-such-package",
         "k400.py: this config needs a GPU or TPU, but JAX sees only CPUs",
         "no_such_decoder (videos) does not import",
-        "does not take files (NotADirectoryError",
+        "cannot be written (NotADirectoryError",
     ):
         assert any(words in line for line in failed), text
 

@@ -120,7 +120,7 @@ def flags_restored():
         (["--config=configs/demo.py", "--config.mesh.data=3"], "does not make 8 devices"),
         (["--config=configs/demo.py", "--workdir=gs://b/run"], "expected a local folder.*--checkpoint_dir"),
         (["--config=configs/demo.py", "--data_dir=gs://b/k400"], "--data_dir=gs://b/k400: expected a local folder"),
-        (["--config=configs/demo.py", "--checkpoint_dir=/dev/null/run"], "/dev/null/run does not take files"),
+        (["--config=configs/demo.py", "--checkpoint_dir=/dev/null/run"], "/dev/null/run cannot be written"),
         (["--config=configs/demo.py", "--config.compute.attention=flash"], "choose one of"),
         (["--config=configs/demo.py", "--config.compute.remat=some"], "choose one of"),
     ],
