@@ -8,6 +8,7 @@ Paths may be relative, or gs:// and s3:// (storage.py).
 
 import contextlib
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -26,6 +27,9 @@ from sigma_jax.checkpoints.storage import absolute, storage_errors
 from sigma_jax.runtime import signals
 from sigma_jax.runtime.errors import InvalidValue, UserError
 from sigma_jax.runtime.trees import Tree
+
+# How tensorstore says that a file system (other than with ENOENT, 2) or a bucket refused to read.
+REFUSED = re.compile(r"os_error_code='(?!2')|PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|DEADLINE_EXCEEDED")
 
 
 class CheckpointError(UserError, ValueError):
@@ -328,11 +332,13 @@ def _readable(path: epath.Path) -> Iterator[None]:
             type(error) is Exception or isinstance(error, storage_errors())
         ):
             raise
-        reason = str(error.__cause__ or error).splitlines()[0][:300]
-        raise CheckpointError(
-            f"{path} is damaged or cannot be read ({reason}). Restore an earlier step (move this folder away), or copy "
-            "the checkpoint again."
-        ) from error
+        reason = str(error.__cause__ or error).splitlines()[0][:600]
+        if getattr(error, "errno", None) or REFUSED.search(reason):
+            verdict, advice = "cannot be read", "Check its permissions, and the disk or the bucket that it lies in."
+        else:
+            verdict = "is damaged"
+            advice = "Restore an earlier step (move this folder away), or copy the checkpoint again."
+        raise CheckpointError(f"{path} {verdict} ({reason}). {advice}") from error
 
 
 def _is_step(path: epath.Path) -> bool:

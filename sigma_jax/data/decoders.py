@@ -72,9 +72,11 @@ def find(decoder: str) -> Callable[[bytes, np.ndarray, int], np.ndarray | None] 
                 raise ImportError("it finds no FFmpeg libraries")
     except (ImportError, OSError, RuntimeError) as error:  # torchcodec: FFmpeg or torch do not fit
         reason = str(error).strip().partition("\n")[0]
+        is_missing = isinstance(error, ModuleNotFoundError) and error.name == decoder
+        advice = f"pip install {decoder}" if is_missing else "mend its installation"
         raise InvalidValue(
-            f"decoder {decoder!r} cannot be used ({reason}): pip install {decoder}, or choose another of "
-            f"{', '.join(DECODERS)}; auto and pyav need nothing more"
+            f"decoder {decoder!r} cannot be used ({reason}): {advice}, or choose another of {', '.join(DECODERS)}; "
+            "auto and pyav need nothing more"
         ) from error
     return read
 

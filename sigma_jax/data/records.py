@@ -19,7 +19,7 @@ import google_crc32c
 import numpy as np
 
 from sigma_jax.data.schema import Head, Record, decode_record, encode_record, head_size, read_head
-from sigma_jax.runtime.errors import UserError
+from sigma_jax.runtime.errors import UserError, refusal
 from sigma_jax.runtime.files import replacing
 
 _SHARD = re.compile(
@@ -248,7 +248,8 @@ def _read_index(path: Path) -> list[np.ndarray]:
         with np.load(path) as arrays:
             sizes, counts, offsets = (arrays[name] for name in ("sizes", "counts", "offsets"))
     except Exception as error:  # NumPy raises errors of many kinds for damaged files
-        raise DataSetError(f"the index {path} is damaged ({error!r:.200}): delete it to have it built again") from error
+        damaged = DataSetError(f"the index {path} is damaged ({error!r:.200}): delete it to have it built again")
+        raise refusal(error, path) or damaged from error
     if not _is_consistent(sizes, counts, offsets):
         raise DataSetError(
             f"the index {path} is damaged (its numbers contradict each other): delete it to have it built again"

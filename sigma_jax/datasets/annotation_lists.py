@@ -13,6 +13,7 @@ from sigma_jax.data.annotations import Annotation, Cycles, Labels, encode, spans
 from sigma_jax.data.cycles import check_boundaries
 from sigma_jax.datasets.listing import Found
 from sigma_jax.datasets.tables import read_lines
+from sigma_jax.runtime.errors import refusal
 
 _HEADER = ["original_vido_id", "video_id", "frame_id", "path", "labels"]
 _VIDEO_NAME = re.compile(r"v_(?P<label>.+)_g\d+_c\d+")
@@ -83,7 +84,8 @@ def mat_cycles(path: Path) -> np.ndarray:
         bounds = np.atleast_1d(np.asarray(label["temporal_bound"])).astype(np.int64).ravel()
         numbers = {name: int(label[name]) for name in ("start_frame", "end_frame", "temporal_bound_num", "duration")}
     except Exception as error:  # noqa: BLE001 - scipy raises many kinds of errors for damaged files
-        raise ValueError(f"no annotation of UCFRep: {type(error).__name__}: {error}") from error
+        other = f"no annotation of UCFRep: {type(error).__name__}: {error}"
+        raise ValueError(refusal(error, path) or other) from error
     expected = {"temporal_bound_num": len(bounds)}
     if len(bounds):
         ends = int(bounds[0]), int(bounds[-1])

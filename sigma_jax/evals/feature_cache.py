@@ -16,6 +16,7 @@ import numpy as np
 from absl import logging
 
 from sigma_jax.evals.features import Batch, FeatureFn, extract
+from sigma_jax.runtime.errors import refusal
 from sigma_jax.runtime.files import replacing
 
 
@@ -40,6 +41,8 @@ def cached_features(
                 logging.info("features from %s", path)
                 return arrays["features"], arrays["labels"]
         except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+            if refused := refusal(error, path):
+                raise refused from error
             logging.warning("%s is damaged (%s): computed again", path, error)
     features, labels = extract(feature_fn, batches())
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -119,7 +119,7 @@ def read_reference(folder: Path) -> Reference:
     try:
         about = json.loads(path.read_text())
         config, origin = about["config"], f"commit {about['commit']}, {about['date']}"
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise InvalidValue(f"{path} is no description of a reference ({error}): write it anew with --make") from error
     files = sorted(Path(folder).glob("*.jsonl"))
     if not files:

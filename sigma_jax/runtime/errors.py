@@ -5,6 +5,8 @@ taken for a fault of the program and keeps its traceback (runtime/command.py). A
 ValueError or OSError inherits from both: `class DataSetError(UserError, ValueError)`.
 """
 
+import os
+
 
 class UserError(Exception):
     """An error that its user can correct; the message says what was got, what was expected, and what to do."""
@@ -32,3 +34,15 @@ class NotThere(UserError, FileNotFoundError):
 
 class StorageRefused(UserError, OSError):
     """A disk or a bucket refuses to read or write; the message says what to do about it."""
+
+
+def refusal(error: BaseException, path: str | os.PathLike) -> StorageRefused | None:
+    """The error to raise where the system refused to read `path` (no permission, an I/O error); None for any other.
+
+    Such a file may be in order, so nobody should be told to delete it or to make it anew. Libraries raise OSError about
+    content that they do not understand, too, but without an error number.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        reason = error.strerror or str(error)
+        return StorageRefused(f"{path} cannot be read ({reason}): check its permissions and the disk that it lies on")
+    return None

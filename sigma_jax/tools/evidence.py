@@ -229,7 +229,7 @@ def cached(path: Path, asked: dict, compute: Callable[[], dict]) -> dict:
         try:
             kept = json.loads(path.read_text())
             belongs, numbers = kept["asked"], kept["numbers"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise InvalidValue(f"{path} cannot be read ({error}): delete it, and it is measured again") from error
         if belongs != asked:
             raise InvalidValue(f"{path} was measured for {belongs}, now asked for {asked}: use another --workdir")

@@ -59,20 +59,22 @@ def verify(args: argparse.Namespace) -> int:
     """Checks and prints every split."""
     splits = [args.split] if args.split else _splits(args.data_dir)
     reports = [_verify_or_say(args, split) for split in splits]
-    if not all(good for good, _ in reports):
-        print("FAILED: copy or prepare the shards again")
+    verdicts = {good for good, _ in reports}
+    if verdicts != {True}:
+        print("FAILED: copy or prepare the shards again" if False in verdicts else "FAILED: not all could be read")
         return 1
     missing = sum(missing for _, missing in reports)
     print(f"the shards are in order, but {missing} expected videos are missing" if missing else "all is well")
     return 0
 
 
-def _verify_or_say(args: argparse.Namespace, split: str) -> tuple[bool, int]:
+def _verify_or_say(args: argparse.Namespace, split: str) -> tuple[bool | None, int]:
+    """As verify_split; None where the file system did not let it be read."""
     try:
         return verify_split(args, split)
     except (records.DataSetError, OSError) as error:
         print(f"verify: {split}: {error}", file=sys.stderr)
-        return False, 0
+        return None if isinstance(error, OSError) else False, 0
 
 
 def _splits(data_dir: Path) -> list[str]:

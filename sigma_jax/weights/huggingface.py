@@ -15,6 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from sigma_jax.ops.tubes import PIXEL_MEAN, PIXEL_STD
+from sigma_jax.runtime.errors import refusal
 from sigma_jax.runtime.files import replacing
 from sigma_jax.weights.huggingface_names import DINOV2, VIDEOMAE, from_authors, to_authors
 from sigma_jax.weights.pth import read_pth
@@ -159,10 +160,13 @@ def _opened(path: Path) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     try:
+        with path.open("rb") as file:
+            file.read(1)  # errors of safe_open have no number
         with safe_open(path, framework="numpy") as file:
             yield file
     except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
-        raise UnreadableWeights(f"{path} is truncated, damaged or no safetensors ({error}): copy it again") from error
+        damaged = UnreadableWeights(f"{path} is truncated, damaged or no safetensors ({error}): copy it again")
+        raise refusal(error, path) or damaged from error
 
 
 def read_safetensors(path: Path) -> dict[str, Any]:

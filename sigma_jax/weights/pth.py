@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from sigma_jax.runtime.errors import UserError, refusal
 from sigma_jax.runtime.files import replacing
 from sigma_jax.weights.pickles import Pickles, Unknown
 from sigma_jax.weights.weights_file import UnreadableWeights
@@ -114,9 +115,10 @@ class Tensor:
         return np.lib.stride_tricks.as_strided(flat[self.offset :], self.shape, strides, writeable=False)
 
 
-def _damaged(path: str | Path, error: Exception) -> UnreadableWeights:
+def _damaged(path: str | Path, error: Exception) -> UserError:
     detail = f"{type(error).__name__}: {str(error)[:200]}"
-    return UnreadableWeights(f"{path} is truncated, damaged or no .pth ({detail}): download or copy it again")
+    damaged = UnreadableWeights(f"{path} is truncated, damaged or no .pth ({detail}): download or copy it again")
+    return refusal(error, path) or damaged
 
 
 def read_pth(path: str | Path) -> Any:

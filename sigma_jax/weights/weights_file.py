@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from sigma_jax.runtime.errors import UserError
+from sigma_jax.runtime.errors import UserError, refusal
 from sigma_jax.runtime.files import replacing
 
 METADATA = "__metadata__"
@@ -92,9 +92,8 @@ def read_npz(path: str | Path) -> Weights:
         with np.load(Path(path).expanduser(), allow_pickle=False) as file:
             flat = dict(file)
     except (ValueError, OSError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-        raise UnreadableWeights(
-            f"{path} is damaged or no .npz of plain arrays ({error}): convert the original again"
-        ) from error
+        damaged = f"{path} is damaged or no .npz of plain arrays ({error}): convert the original again"
+        raise refusal(error, path) or UnreadableWeights(damaged) from error
     if METADATA not in flat:
         names = ", ".join(sorted(flat)[:4])
         raise UnreadableWeights(

@@ -135,17 +135,26 @@ def test_flipped_byte_is_found(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # orbax, closing its loop
-@pytest.mark.parametrize("size", [0, 100])
-def test_a_file_that_was_cut_is_a_damaged_checkpoint(tmp_path, size):
+@pytest.mark.parametrize("size", [0, 100, None])
+def test_a_file_that_was_cut_is_damaged_and_one_that_does_not_open_is_not(tmp_path, size):
+    """None: the file is there, and the file system does not open it (a link to itself)."""
     state = _state(columns=211)
     checkpointer = _checkpointer(tmp_path)
     checkpointer.save(7, state, data_state={}, meta={})
     checkpointer.close()
     largest = max((p for p in tmp_path.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
-    largest.write_bytes(largest.read_bytes()[:size])
-    with pytest.raises(CheckpointError, match="7 is damaged or cannot be read"):
+    content = largest.read_bytes()
+    largest.unlink()
+    if size is None:
+        largest.symlink_to(largest.name)
+    else:
+        largest.write_bytes(content[:size])
+    told = (
+        "7 cannot be read .*symbolic links.*Check its perm" if size is None else "7 is damaged .*move this folder away"
+    )
+    with pytest.raises(CheckpointError, match=told):
         _checkpointer(tmp_path).restore(7, _abstract(state, 8))
-    with pytest.raises(CheckpointError, match="7 is damaged or cannot be read"):
+    with pytest.raises(CheckpointError, match=told):
         restore_subtree(tmp_path, _abstract(state, 8))
 
 

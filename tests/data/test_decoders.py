@@ -94,5 +94,7 @@ def test_an_unknown_or_missing_decoder_is_an_error_that_says_what_to_do(monkeypa
         Decoding("no_such_package")
     monkeypatch.setitem(sys.modules, "no_ffmpeg", SimpleNamespace(ffmpeg_major_version=None))
     monkeypatch.setitem(decoders.DECODERS, "no_ffmpeg", lambda *_: None)
-    with pytest.raises(ValueError, match=r"'no_ffmpeg' cannot be used \(it finds no FFmpeg libraries\)"):
+    with pytest.raises(
+        ValueError, match=r"'no_ffmpeg' cannot be used \(it finds no FFmpeg libraries\): mend its installation, or"
+    ):
         Decoding("no_ffmpeg")

@@ -108,6 +108,15 @@ def test_damaged_sidecars_are_named(data_dir, capsys, name):
     assert code == 1 and f"{name} is damaged" in printed and "delete it" in printed
 
 
+def test_what_cannot_be_read_is_not_called_bad(data_dir, capsys, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied", "shard")
+
+    monkeypatch.setattr(verify, "verify_split", refuse)
+    code, printed = _verify(data_dir, capsys)
+    assert code == 1 and "FAILED: not all could be read" in printed and "prepare the shards" not in printed
+
+
 def _rewrite(data_dir, change):
     """Replaces the first record of the first shard by change(record)."""
     source = records.RecordSource(data_dir, "train")

@@ -37,7 +37,7 @@ class ResultFolder:
             if path.exists():
                 self._compare(json.loads(path.read_text()), json.loads(json.dumps(made_of)))
             self.write("settings.json", made_of)
-        except (OSError, json.JSONDecodeError) as error:
+        except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
             raise InvalidValue(f"{self.out} cannot take results ({error}): choose another --out") from error
 
     def _compare(self, there: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -61,7 +61,7 @@ class ResultFolder:
             return json.loads(path.read_text())
         except FileNotFoundError:
             return None
-        except json.JSONDecodeError as error:
+        except ValueError as error:
             raise InvalidValue(f"{path} is damaged ({error}): delete it, and the clip is measured again") from error
 
     def finish(self, name: str, content: Mapping[str, Any], seed: int = 0) -> None:
