@@ -1,1 +1,1 @@
-"""What is done once, on any machine: listings, classes, payloads and the writing of shards."""
+"""Making data sets, which is done once on any machine: lists of videos, classes, payloads, and writing shards."""

@@ -1,4 +1,4 @@
-"""The lists of videos with more than a class: UCFRep's cycles, and the frame lists of Charades.
+"""Lists of videos with annotations beyond one class: UCFRep's cycles, and the frame lists of Charades.
 
 Readers take a ListSpec and return (Found, class names), as those of list_formats.py do.
 """
@@ -21,12 +21,15 @@ _SUFFIXES = (".avi", ".mp4", ".webm", ".mkv")
 
 
 def read_ucfrep(path: Path, folder: Path, split: str) -> Found:
-    """UCFRep: a folder of .mat files (or one with such a folder per split), or of raw `Class.txt` lists.
+    """Reads UCFRep's annotations: .mat files, in folders by split or not, or raw lists `Class.txt`.
 
-    Videos are those of UCF101, or folders of their frames.
+    Args:
+      path: a folder of such files, or one file.
+      folder: UCF101's videos, or folders of their frames.
+      split: name of the split.
 
     Raises:
-      ValueError: neither kind of file is there.
+      ValueError: there are no such files.
     """
     found = Found(path.name)
     for place in (path / split, path):
@@ -72,12 +75,12 @@ def _try_mat(path: Path) -> np.ndarray | ValueError:
 
 
 def mat_cycles(path: Path) -> np.ndarray:
-    """Boundaries from 0 of one released .mat file, int [c + 1].
+    """Boundaries of the cycles in one released .mat file, int [c + 1], frames counted from 0.
 
     Raises:
-      ValueError: no such file, another content, or numbers that contradict each other.
+      ValueError: another content, or numbers that contradict each other.
     """
-    from scipy.io import loadmat  # here: only who prepares UCFRep waits for it
+    from scipy.io import loadmat  # slow to import, and needed for UCFRep only
 
     try:
         label = loadmat(path, simplify_cells=True)["label"]
@@ -97,9 +100,10 @@ def mat_cycles(path: Path) -> np.ndarray:
 
 
 def raw_cycles(path: Path) -> Iterator[tuple[int, str, np.ndarray | ValueError]]:
-    """(line, video, boundaries from 0 or what is wrong) of a raw list: a name, then its boundaries from 1.
+    """Reads a raw list, which names a video and then its boundaries counted from 1; 0 alone marks an unusable video.
 
-    A lone 0 marks a video that cannot be used.
+    Returns:
+      (line, video, boundaries counted from 0, or an error that says what is wrong) of every video.
     """
     name, at, numbers, wrong = "", 0, [], ""
 
@@ -130,12 +134,13 @@ def raw_cycles(path: Path) -> Iterator[tuple[int, str, np.ndarray | ValueError]]
 
 
 def read_frame_list(path: Path, folder: Path, names: list[str], num_classes: int) -> Found:
-    """A frame list of Charades (train.csv, val.csv as SEVERE uses them): one line per frame with its labels.
+    """Reads a frame list of Charades (train.csv and val.csv of SEVERE), which has one line per frame with its labels.
 
     Args:
-      folder: with one folder of frames per video.
-      names: of the classes, or [].
-      num_classes: of the label map, its size also where there are no names.
+      path: the list.
+      folder: has one folder of frames per video.
+      names: of the classes in order, or [].
+      num_classes: number of classes.
 
     Raises:
       ValueError: another header.

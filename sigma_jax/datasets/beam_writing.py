@@ -1,8 +1,8 @@
-"""The shards of tools.prepare written by an Apache Beam pipeline: the same bytes, on whatever runner Beam has.
+"""Writes the shards of tools.prepare with an Apache Beam pipeline: the same bytes, on any of Beam's runners.
 
-One element a video (read, checked, encoded), grouped by shard, one element a shard (written in order). Workers need the
-folders of videos and shards under the same paths: a shared file system. A finished shard has the same note beside it as
-one written locally (writing.py), so a killed pipeline continues, on this runner or another.
+Videos are elements that are read, checked, encoded, and then grouped by shard; each shard is an element that is written
+in order. Workers need the folders of videos and shards under the same paths: a shared file system. A finished shard has
+the same note beside it as one written locally (writing.py), so a killed pipeline continues, on this runner or another.
 """
 
 import os
@@ -29,8 +29,8 @@ from sigma_jax.datasets.writing import (
 )
 from sigma_jax.runtime.errors import UserError
 
-# Shard of a video: (path, fingerprint of its job, how many videos it is made of). What was read of it: (number in the
-# shard, its entry, encoded record or b"", reason why it was refused or empty, warning or empty).
+# _Shard: (path, fingerprint of its job, number of its videos). _Read: (number of a video in its shard, its entry, the
+# encoded record or b"", the reason why it was refused or "", a warning or "").
 _Shard = tuple[str, str, int]
 _Read = tuple[int, Entry, bytes, str, str]
 
@@ -42,10 +42,17 @@ class PipelineError(UserError, RuntimeError):
 def write_shards(
     jobs: list[ShardJob], *, runner: str, options: list[str], timeout: float, progress: Callable[[int], object]
 ) -> Iterator[ShardResult]:
-    """As writing.write_shards, by the Beam runner `runner` with Beam's own command-line `options`.
+    """`writing.write_shards` with a Beam pipeline.
+
+    Args:
+      jobs: the shards.
+      runner: name of Beam's runner.
+      options: command-line options for Beam.
+      timeout: seconds for one video.
+      progress: called with the number of videos done since the last call.
 
     Raises:
-      PipelineError: apache-beam is not installed, or the pipeline failed; shards that it finished are kept.
+      PipelineError: apache-beam is not installed, or the pipeline failed; finished shards are kept.
     """
     try:
         import apache_beam as beam  # heavy, and an extra
@@ -87,7 +94,7 @@ def _elements(job: ShardJob) -> Iterator[tuple[_Shard, int, Entry, int, Payload]
 
 
 def read_one(element: tuple[_Shard, int, Entry, int, Payload], timeout: float) -> tuple[_Shard, _Read]:
-    """Reads and encodes one video; one that is of no use, or takes longer than `timeout` seconds, has a reason."""
+    """Reads and encodes one video; the reason is set if it is unusable or takes longer than `timeout` seconds."""
     shard, number, entry, label, payload = element
     try:
         record, warning = time_limit.call(timeout, read_video, entry, label, payload)
@@ -97,13 +104,13 @@ def read_one(element: tuple[_Shard, int, Entry, int, Payload], timeout: float) -
 
 
 def write_one(shard: _Shard, found: Iterable[_Read]) -> None:
-    """Writes one shard and its note. Records wait on disk until their turn comes: a shard may exceed the memory.
+    """Writes one shard and its note; raises OutOfSpace.
 
-    Raises OutOfSpace.
+    Beam delivers videos in any order, so records are first stored on disk, as a shard may exceed the memory.
     """
     path, fingerprint, count = Path(shard[0]), *shard[1:]
     result, rest = ShardResult(), {}
-    own = path.with_name(f"{path.name}.{uuid.uuid4().hex}")  # a runner may try a shard twice at once
+    own = path.with_name(f"{path.name}.{uuid.uuid4().hex}")  # a runner may run an element twice at the same time
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{path.name}.") as folder:
         for number, entry, payload, *told in found:
             if payload:

@@ -1,4 +1,4 @@
-"""The classes of a data set: how many, what they are called, and a hash that tells two label maps apart."""
+"""The classes of a data set: their number, their names, and a hash of the label map."""
 
 import itertools
 import os
@@ -15,7 +15,7 @@ from sigma_jax.datasets.subsets import SUBSETS
 
 
 class Classes(NamedTuple):
-    """`names` is empty where classes are numbers only."""
+    """Number, names (empty if classes are numbers only) and hash of the label map."""
 
     num_classes: int
     names: tuple[str, ...]
@@ -23,10 +23,10 @@ class Classes(NamedTuple):
 
 
 def read_classes(data_dir: str | os.PathLike, split: str = "train") -> Classes:
-    """From label_map.txt, the class folders of images, or the labels that `tools.prepare` counted.
+    """Reads the classes from label_map.txt, the class folders of images, or the labels that `tools.prepare` counted.
 
     Raises:
-      DataSetError: none of these says anything.
+      DataSetError: none of these exists.
     """
     names = read_label_map(Path(data_dir))
     if not names:

@@ -1,7 +1,7 @@
 """Videos that are folders of pictures, one a frame: `img_00001.jpg`, `image_1.png`, `frame000000.jpg`, `00000.jpg`.
 
-The last number in a name is the number of the frame. Only one series of names may be a video's frames: optical flow
-(`flow_x_00001.jpg`) beside the pictures is left alone, anything else that is no frame is an error.
+The last number in a name is the number of the frame. All frames of a video must belong to one series of names: optical
+flow (`flow_x_00001.jpg`) beside the pictures is ignored, any other picture that is no frame is an error.
 """
 
 import os
@@ -54,18 +54,24 @@ def list_frames(folder: Path) -> dict[int, Path]:
 
 
 def folder_stamp(folder: Path) -> tuple[int, int, int]:
-    """(number, bytes, time of the latest change) of the pictures in a folder: another one where they changed."""
+    """(number, bytes, latest modification time) of the pictures in a folder, by which changes are recognised."""
     stats = [path.stat() for path in folder.iterdir() if is_picture(path.name)]
     return len(stats), sum(stat.st_size for stat in stats), max((stat.st_mtime_ns for stat in stats), default=0)
 
 
 def choose_frames(folder: Path, start: int = 0, count: int = -1) -> tuple[list[Path], str]:
-    """(pictures in order, warning or empty): `count` of them from number `start` on, -1: all.
+    """The frames of a video.
 
-    The warning names the numbers that are missing in between, or before the first.
+    Args:
+      folder: the pictures.
+      start: number of the first frame.
+      count: number of frames; -1: all.
+
+    Returns:
+      (pictures in order, a warning that names missing numbers, or "").
 
     Raises:
-      BadVideo: fewer pictures than `count`, none, or list_frames cannot tell which they are.
+      BadVideo: fewer pictures than `count`, or no unique series (list_frames).
     """
     frames = {number: path for number, path in list_frames(folder).items() if number >= start}
     if len(frames) < count:
@@ -75,7 +81,7 @@ def choose_frames(folder: Path, start: int = 0, count: int = -1) -> tuple[list[P
 
 
 def _gaps(numbers: list[int], start: int) -> str:
-    """What is missing in a series that should go up by one."""
+    """A sentence about missing numbers in a series that should ascend by one; "" if none is missing."""
     steps = [high - low for low, high in zip(numbers, numbers[1:], strict=False)]
     if len(steps) > 1 and steps[0] > 1 and len(set(steps)) == 1:
         return f"only every {steps[0]}th picture is there, from number {numbers[0]} on"

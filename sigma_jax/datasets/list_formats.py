@@ -1,7 +1,8 @@
-"""The lists that data sets were released with -> videos and their labels.
+"""Reads the lists with which data sets were released: their videos and labels.
 
-Every reader takes a ListSpec and returns (Found, class names in order, or [] where labels are numbers or nothing states
-the order). A name without a suffix is looked for with the usual ones, in the folder itself and in that of its class.
+Every reader takes a ListSpec and returns (Found, class names in order). The names are [] if labels are numbers, or if
+no file states the order. A video name without a suffix is looked up with the usual suffixes, in the folder itself and
+in that of its class.
 """
 
 import csv
@@ -29,22 +30,30 @@ from sigma_jax.datasets.tables import read_lines, read_rows, read_table, read_te
 from sigma_jax.runtime.errors import InvalidValue
 
 _CHARADES_CLASSES = "Charades_v1_classes.txt"
-FOLDER_FORMATS = ("hmdb51", "ucfrep")  # their "list" may be a folder of files
+FOLDER_FORMATS = ("hmdb51", "ucfrep")  # formats whose list may be a folder of files
 _WITHOUT_NAMES = ("videomae_v2", "hmdb51")
 _WITH_ANY_LABELS = ("csv", "rawframes")
-_LOOKED_AT = 50  # folders of pictures that are counted to tell one list of them from another
+_LOOKED_AT = 50  # folders whose pictures are counted to recognise a list in another format
 
 
 @dataclass(frozen=True)
 class ListSpec:
-    """What the user gave: the list, where the videos are, which split is wanted, a file with the class names, and
-    whether labels are `names` or `numbers` (`auto`: classes.are_numbers says it)."""
+    """A list and what the user says about it.
+
+    Attributes:
+      path: the list.
+      folder: of the videos.
+      split: the wanted split, in lists that hold several.
+      labels: file with the class names, or None.
+      subset: one of subsets.SUBSETS, or "".
+      labels_are: `names` or `numbers`; `auto`: numbering.are_numbers decides.
+    """
 
     path: Path
     folder: Path
     split: str = "train"
     labels: Path | None = None
-    subset: str = ""  # one of subsets.SUBSETS
+    subset: str = ""
     labels_are: str = "auto"
 
 
@@ -59,7 +68,7 @@ def read_list(name: str, spec: ListSpec) -> tuple[Found, list[str]]:
     if spec.labels and name in _WITHOUT_NAMES:
         raise InvalidValue(f"lists in the format {name!r} need no class names: leave out {spec.labels}")
     if spec.labels_are != "auto" and name not in _WITH_ANY_LABELS:
-        raise InvalidValue(f"the format {name!r} says what labels are: leave out --labels_are={spec.labels_are}")
+        raise InvalidValue(f"the format {name!r} defines what labels are: leave out --labels_are={spec.labels_are}")
     try:
         found, names = FORMATS[name](spec)
     except (csv.Error, KeyError, TypeError, AttributeError) as error:
@@ -70,10 +79,10 @@ def read_list(name: str, spec: ListSpec) -> tuple[Found, list[str]]:
 def take_subset(
     subset: str, list_format: str, spec: ListSpec, found: Found, names: list[str]
 ) -> tuple[Found, list[str]]:
-    """The part of a list that SEVERE trains on, in the order drawn, and its class names.
+    """The part of a list on which SEVERE trains, in the order in which it is drawn, and its class names.
 
-    `found.subset` then tells what was drawn (lines counted from 0), from which list, and what keeps it from being the
-    published part.
+    `found.subset` records which lines were drawn (counted from 0), from which list, and any difference to the published
+    part.
 
     Raises:
       InvalidValue: no list of the data set that the subset is drawn from.
@@ -135,7 +144,7 @@ def _json(path: Path):
 
 
 def _integer(value: int | str) -> int:
-    """A class number as some lists write it, -1 for what is none."""
+    """A class number, which some lists write as text; -1 if it is none."""
     return int(value) if re.fullmatch(r"[0-9]{1,9}", str(value)) else -1
 
 
@@ -144,9 +153,9 @@ def _same_split(found: str, wanted: str) -> bool:
 
 
 def _csv(spec: ListSpec) -> tuple[Found, list[str]]:
-    """A table of paths and labels, see tables.py; where class names are given, one a line, numbers stand for them.
+    """A table of paths and labels (tables.py); if a file with class names is given, numbers are lines of that file.
 
-    A path may be a folder of pictures. A column of splits puts each video into its own.
+    A path may be a folder of pictures. A table with a column of splits lists the videos of all of them.
     """
 
     find = functools.cache(functools.partial(_find, spec.folder))
@@ -158,7 +167,8 @@ def _csv(spec: ListSpec) -> tuple[Found, list[str]]:
         raise InvalidValue(f"{spec.path} has a column of splits with {strange[:4]}, expected train, val or test")
     for number, text, reason in table.misfits:
         found.refuse(number, text, reason)
-    decimals = all(re.fullmatch(r"-?\d+\.0*", row.label) for row in table.rows if row.label)  # as pandas writes them
+    # pandas writes integers as 1.0 if a cell of their column is empty
+    decimals = all(re.fullmatch(r"-?\d+\.0*", row.label) for row in table.rows if row.label)
     for row in table.rows:
         path, label = find(row.path), row.label.partition(".")[0] if decimals else row.label
         where = [path] if path else places(spec.folder, row.path)[:1]
@@ -168,12 +178,12 @@ def _csv(spec: ListSpec) -> tuple[Found, list[str]]:
 
 
 def _find(folder: Path, name: str) -> Path | None:
-    """The video, or the folder of pictures, that a list calls `name`."""
+    """The video file, or the folder of pictures, that a list calls `name`."""
     return next(filter(is_video, places(folder, name)), None) if name else None
 
 
 def _with_names(found: Found, names: list[str], labels_are: str) -> Found:
-    """Numbers become the names that they stand for, where these are given."""
+    """Replaces labels that are numbers by their class names, if names are given."""
     if labels_are == "auto" and not {entry.label for entry in found.entries} <= {"", *names}:
         labels_are = "numbers" if are_numbers(found.entries) else "names"
     if names and labels_are == "numbers":
@@ -221,7 +231,7 @@ def _rawframes(spec: ListSpec) -> tuple[Found, list[str]]:
 
 
 def _first_number(folder: Path) -> int:
-    """Of the pictures in a folder; 0 where preparing it will say what is wrong."""
+    """Smallest frame number of a folder of pictures; 0 if it cannot be read, which is reported when it is prepared."""
     try:
         return min(list_frames(folder), default=0)
     except (OSError, BadVideo):
@@ -229,9 +239,11 @@ def _first_number(folder: Path) -> int:
 
 
 def _check_counts(spec: ListSpec, lines: list[tuple[Path, int, int]], other: str) -> None:
-    """Raises InvalidValue where the number of pictures is what the list, by its format, says is something else.
+    """Raises InvalidValue where the numbers of pictures show that a list is in another format.
 
-    lines: (folder, the number that should not be that of its pictures, the one that should cover them).
+    Args:
+      lines: (folder, the number in the line that means something else in this format, the number of its pictures).
+      other: the format in which the former number is that of the pictures.
     """
     looked_at = []
     for folder, wrong, right in lines[:_LOOKED_AT]:
@@ -321,7 +333,7 @@ def _gym99(spec: ListSpec) -> tuple[Found, list[str]]:
 
 
 def _distinct(names: list[str]) -> list[str]:
-    """Names that several classes share (Gym99 has one) get the number of the class."""
+    """Appends the class number to names that several classes share, as Gym99 has one."""
     counts = Counter(map(comparable, names))
     return [name if counts[comparable(name)] == 1 else f"{name}, class {index}" for index, name in enumerate(names)]
 

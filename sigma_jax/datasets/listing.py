@@ -1,4 +1,4 @@
-"""Which videos there are and what they show: what the layout of a folder says, and what all lists have in common."""
+"""Listing the videos of a folder with their classes and splits, and what all readers of lists share."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from sigma_jax.runtime.errors import InvalidValue
 
 SUFFIXES = ".3gp .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .vob .webm .wmv"
 LAYOUTS = ("auto", "classes", "splits", "unlabelled")
-_USUAL = (".mp4", ".webm", ".avi", ".mkv")  # what a list's names without a suffix are looked for with
+_USUAL = (".mp4", ".webm", ".avi", ".mkv")  # suffixes that are tried for names in lists without one
 
 _SPLIT_NAMES = {
     **dict.fromkeys(("train", "training", "trainset"), "train"),
@@ -38,7 +38,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A video that is left out, and why."""
+    """A video that is left out, and the reason."""
 
     key: str
     reason: str
@@ -46,30 +46,30 @@ class Refusal:
 
 @dataclass
 class Listing:
-    """The videos of a folder or a list, and what was decided on the way."""
+    """The videos of a folder or a list, the refused ones, and notes on how it was read."""
 
     entries: list[Entry] = field(default_factory=list)
     refused: list[Refusal] = field(default_factory=list)
     others: list[str] = field(default_factory=list)  # files that are no videos
     notes: list[str] = field(default_factory=list)  # sentences for the user
-    subset: dict = field(default_factory=dict)  # which part of a list these are (list_formats.take_subset); {}: all
+    subset: dict = field(default_factory=dict)  # the chosen part of a list (list_formats.take_subset); {}: all of it
 
 
 def split_of(name: str) -> str:
-    """`train`, `val` or `test` where a name says that it is one (`Training`, `videos_val`, `test_256`); else empty."""
+    """The split `train`, `val` or `test` that a name means (`Training`, `videos_val`, `test_256`), or ""."""
     split, rest = _split_words(name)
     return "" if rest else split
 
 
 def _split_words(name: str) -> tuple[str, frozenset[str]]:
-    """(the split that a name holds the word of, or empty; its other words that say something)."""
+    """(the split whose word a name contains, or ""; its other words, without general ones such as `videos`)."""
     words = re.split(r"[\W_\d]+", name.lower())
     splits = [_SPLIT_NAMES[word] for word in words if word in _SPLIT_NAMES]
     return (splits[0] if len(splits) == 1 else ""), frozenset(words).difference(_SPLIT_NAMES, _BESIDE)
 
 
 def _find_splits(names: set[str]) -> dict[str, str]:
-    """{folder: split} of those among neighbours that are called like splits; also `ucf_train` beside `ucf_test`."""
+    """{folder: split} of those sibling folders whose names mean splits, also `ucf_train` beside `ucf_test`."""
     found = {name: split_of(name) for name in names if split_of(name)}
     words = {name: _split_words(name) for name in names}
     if not found and len(names) > 1 and len({rest for _, rest in words.values()}) == 1:
@@ -79,16 +79,16 @@ def _find_splits(names: set[str]) -> dict[str, str]:
 
 
 def list_folder(folder: Path) -> tuple[list[Entry], list[str]]:
-    """(videos in order of their names, names of other files). Class: the first folder below `folder`, if any.
+    """(videos in order of their names, names of other files); the first folder below `folder` is the class.
 
-    Links to folders are followed, unless they lead back. Raises OSError where a folder cannot be read.
+    Links to folders are followed unless they form a cycle. Raises OSError where a folder cannot be read.
     """
     tree = _Tree(folder)
     return tree.videos, tree.others
 
 
 class _Tree:
-    """What lies below a folder. Hidden files and folders are left out; a link that leads back up is not followed."""
+    """The files and folders below a folder, without hidden ones; links that form a cycle are not followed."""
 
     def __init__(self, folder: Path):
         self.folder, self.folders, self.real = folder, [], {}  # real: key of a file -> its path without links
@@ -128,13 +128,14 @@ def _is_folder(item: os.DirEntry) -> bool:
 
 
 def read_folder(folder: Path, layout: str = "auto") -> Listing:
-    """The videos of a folder; where it has no video files, the folders of pictures below it are the videos.
+    """Lists the videos of a folder; without video files, the folders of pictures in it are the videos.
 
-    Layouts that are recognised: videos that lie in no folder have no class; folders are classes; folders called train,
-    val or test above the classes, or below each of them, are splits. One that can be read in two ways is an error.
+    Folders are classes; videos outside of folders have no class. Folders called train, val or test above the classes,
+    or below each of them, are splits. A layout that can be read in two ways is an error.
 
     Args:
-      layout: one of LAYOUTS; all but `auto` say what the first folders are.
+      folder: of the videos.
+      layout: one of LAYOUTS; all but `auto` define what the first folders are.
 
     Raises:
       InvalidValue: the layout can be read in two ways, or is not what `layout` says.
@@ -167,7 +168,7 @@ def read_folder(folder: Path, layout: str = "auto") -> Listing:
 
 
 def _placed(entry: Entry, place: list[str], level: int | None, splits: dict[str, str]) -> Entry:
-    """With the split that the folder of that level names, and the class that the first other folder does."""
+    """The entry with the split named by its folder of that level, and the class named by the first other folder."""
     if level is None or len(place) <= level:
         return entry
     rest = place[:level] + place[level + 1 :]
@@ -175,9 +176,9 @@ def _placed(entry: Entry, place: list[str], level: int | None, splits: dict[str,
 
 
 def _split_level(folder: Path, places: list[list[str]]) -> int | None:
-    """Which folders are splits: 0, those above the classes; 1, those below them; None, none.
+    """The level of the folders that are splits: 0, above the classes; 1, below them; None: there are no splits.
 
-    `places` are the folders that each video lies in. Raises InvalidValue where they may be one or the other.
+    `places` are the folders in which each video lies. Raises InvalidValue where the level is not unique.
     """
     tops: dict[str, set[str]] = defaultdict(set)  # a first folder -> the second ones below it, "": it has videos itself
     for top, *rest in filter(None, places):
@@ -205,16 +206,16 @@ def _split_level(folder: Path, places: list[list[str]]) -> int | None:
 
 
 def _holds_classes(top: str, tops: dict[str, set[str]]) -> bool:
-    """Whether a folder that is called like a split, beside others, has folders that classes could be.
+    """Whether a folder called like a split, beside others, contains folders that could be classes.
 
-    They could where others hold folders of these names, or hold their videos themselves.
+    They could be if other folders contain folders of the same names, or contain videos directly.
     """
     others = set().union(*(seconds for other, seconds in tops.items() if other != top))
     return "" not in tops[top] and ("" in others or bool(tops[top] & others) or len(tops) == 1)
 
 
 def _check_single(folder: Path, only: tuple[str, set[str]]) -> None:
-    """Raises InvalidValue where the one folder that holds everything may be above the classes."""
+    """Raises InvalidValue where the only folder, which contains all videos, may be above the classes."""
     top, seconds = only
     if "" not in seconds and len(seconds) > 1:
         raise InvalidValue(
@@ -224,7 +225,7 @@ def _check_single(folder: Path, only: tuple[str, set[str]]) -> None:
 
 
 def _check_splits(folder: Path, places: Iterable[list[str]], level: int, splits: dict[str, str]) -> None:
-    """Raises InvalidValue where a video lies in no split, or two folders mean the same one."""
+    """Raises InvalidValue where a video is in no split, or two folders mean the same split."""
     names = {place[level] if len(place) > level else "" for place in places}
     if names - splits.keys():
         strange = some(names - splits.keys())
@@ -235,7 +236,7 @@ def _check_splits(folder: Path, places: Iterable[list[str]], level: int, splits:
 
 
 def _without_the_same(entries: list[Entry], real: dict[str, str]) -> tuple[list[Entry], list[Refusal]]:
-    """(entries, refusals) where links would bring a file in twice, perhaps in two classes or splits."""
+    """(entries, refusals): files that links bring in twice, perhaps in two classes or splits, are refused."""
     seen, kept, refused = {}, [], []
     for entry in entries:
         first = seen.setdefault(real[entry.key], entry)
@@ -270,10 +271,11 @@ class Line:
 
 
 class Found(Listing):
-    """The videos of one list: a missing one and one listed before are refused, naming the line.
+    """The videos of one list; missing videos and repeated ones are refused with the number of the line.
 
-    `lines` are all that could be read, in order, whether their video is there or not.
-    `list_name` is the file that lines are read from; a list may consist of several.
+    Attributes:
+      list_name: the file whose lines are being read; a list may consist of several files.
+      lines: all lines that could be parsed, in order, whether or not their video exists.
     """
 
     def __init__(self, list_name: str):
@@ -290,9 +292,15 @@ class Found(Listing):
         images: tuple[int, int] | None = None,
         **more: str,
     ) -> None:
-        """The first of `places` that is there: a video, or where `images` is given a folder of pictures.
+        """Adds the first of `places` that exists, or refuses the video.
 
-        `more`: split and annotation of the Entry.
+        Args:
+          number: of the line.
+          places: candidate paths.
+          key: name of the video.
+          label: its class, "" for none.
+          images: for a folder of pictures, number of the first and count (Entry.images).
+          more: split and annotation of the Entry.
         """
         found = self._find(number, places, Entry(Path(), key, label, images or (0, -1), **more), bool(images))
         if isinstance(found, Entry):
@@ -320,12 +328,12 @@ class Found(Listing):
         return Refusal(key, f"line {number} of {self.list_name}: {reason}")
 
     def refuse(self, number: int, key: str, reason: str) -> None:
-        """Leaves out a line that names no video of use."""
+        """Refuses a line that names no usable video."""
         self.refused.append(self._refusal(number, key, reason))
 
 
 def is_video(path: Path) -> bool:
-    """Whether there is a file, or a folder of pictures."""
+    """Whether the path is a file, or a folder of pictures."""
     try:
         return path.is_file() or (path.is_dir() and has_pictures(path))
     except (ValueError, OSError):  # a NUL in the name, a name too long, no permission
@@ -333,10 +341,10 @@ def is_video(path: Path) -> bool:
 
 
 def places(folder: Path, name: str, label: str = "", other_suffixes: bool = False) -> list[Path]:
-    """Where the video that a list calls `name` may lie: in the folder itself or in that of its class.
+    """Candidate paths of the video that a list calls `name`, in the folder itself or in that of its class.
 
-    Under its own name first; then with `/` for `\\`, with accents as other systems write them, with the suffix in the
-    other case; with a usual suffix where it has none, or with `other_suffixes` instead of its own.
+    The name as it is comes first; then with `/` for `\\`, with composed and decomposed accents, and with the suffix in
+    the other case. A name without a suffix is tried with the usual ones, with `other_suffixes` also instead of its own.
     """
     slashed = name.replace("\\", "/")
     forms = [name, slashed, *(unicodedata.normalize(form, slashed) for form in ("NFC", "NFD"))]
@@ -352,5 +360,5 @@ def places(folder: Path, name: str, label: str = "", other_suffixes: bool = Fals
 
 
 def printable(text: str) -> str:
-    """For a terminal: what is no text, or would move its cursor, is shown escaped."""
+    """The text for a terminal, with control characters and invalid bytes escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

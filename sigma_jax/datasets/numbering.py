@@ -1,4 +1,4 @@
-"""Which number each class gets: that of a label map, or of the sorted names; numbers of a list stand for themselves."""
+"""Numbering classes: by a label map, else by sorted names; labels of a list that are numbers stay as they are."""
 
 import re
 from collections import Counter
@@ -17,7 +17,7 @@ LABELS_ARE = ("auto", "names", "numbers")
 
 @dataclass(frozen=True)
 class LabelSource:
-    """Where labels come from, and where the label map goes."""
+    """Where labels come from, and where the label map is written."""
 
     out: Path  # folder of the shards and of label_map.txt
     name: str  # of the data set; one of specs.SPECS brings its label map
@@ -29,7 +29,14 @@ class LabelSource:
 
 @dataclass(frozen=True)
 class Numbered:
-    """Videos whose class has a number, the numbers by label, the class names in order, and the other videos."""
+    """Videos with numbered classes.
+
+    Attributes:
+      entries: videos whose class has a number.
+      labels: number of each class, by its label.
+      names: class names in order; [] if classes are numbers only.
+      refused: the other videos.
+    """
 
     entries: list[Entry]
     labels: dict[str, int]
@@ -38,7 +45,7 @@ class Numbered:
 
 
 def are_numbers(entries: list[Entry]) -> bool:
-    """Whether the labels of a list are numbers: most are. A slip in one line does not make names of them."""
+    """Whether the labels of a list are numbers, that is, most of them: single wrong lines do not decide."""
     labels = [entry.label for entry in entries if entry.label]
     return 2 * sum(map(_is_number, labels)) > len(labels) or not labels
 
@@ -53,9 +60,9 @@ def number_labels(
     """(label text -> class index, class names in order). Labels without an index are absent.
 
     Args:
-      known: class names of a label map that exists already; otherwise names are numbered in their order.
-      num_classes: limit of labels that are numbers, 0: none.
-      numbers: whether labels are numbers that stand for themselves (-1: no class) or names; None: see are_numbers.
+      known: class names of an existing label map; [] numbers the names in sorted order.
+      num_classes: upper limit of labels that are numbers, 0: none.
+      numbers: whether labels are class numbers (-1: no class) rather than names; None: are_numbers decides.
     """
     texts = sorted({entry.label for entry in entries} - {""})
     if are_numbers(entries) if numbers is None else numbers:
@@ -73,13 +80,15 @@ def number_labels(
 
 
 def number_classes(source: LabelSource, listing: Listing, class_names: list[str]) -> Numbered:
-    """Gives the classes of videos their numbers: those of the label map in `source.out`, of the data set, or new ones.
+    """Numbers the classes of videos by the label map in `source.out`, that of the data set, or anew.
 
     Args:
-      class_names: in order, where the list or a file of names states them; else empty.
+      source: where labels come from.
+      listing: the videos.
+      class_names: class names in order, if the list or a file states them; else [].
 
     Raises:
-      InvalidValue: two label maps contradict each other, or names meet numbers.
+      InvalidValue: two label maps contradict each other, or some splits have class names and others numbers.
     """
     known = metadata.read_label_map(source.out)
     _check_label_map(source, known)
@@ -94,7 +103,9 @@ def number_classes(source: LabelSource, listing: Listing, class_names: list[str]
         )
     entries = [entry for entry in listing.entries if len(entry.label.splitlines()) <= 1]  # label_map.txt: one a line
     refused = [
-        Refusal(e.key, f"label {e.label!r} is no line") for e in listing.entries if len(e.label.splitlines()) > 1
+        Refusal(e.key, f"label {e.label!r} is more than a line")
+        for e in listing.entries
+        if len(e.label.splitlines()) > 1
     ]
     numbers = _labels_are_numbers(source, entries, known, class_names)
     entries, known = _match_known(source, entries, known or class_names, numbers)
@@ -103,7 +114,7 @@ def number_classes(source: LabelSource, listing: Listing, class_names: list[str]
     if names and not known:
         _check_unnamed_splits(source)
     if numbers and not names:
-        why = f"is no number of a class: expected 0..{num_classes - 1 if num_classes else 'n'}, or -1 for none"
+        why = f"is not a class number: expected 0..{num_classes - 1 if num_classes else 'n'}, or -1 for no class"
     else:
         why = "is not in the label map"
     refused += [Refusal(e.key, f"label {e.label!r} {why}") for e in entries if e.label not in labels]
@@ -115,9 +126,9 @@ def number_classes(source: LabelSource, listing: Listing, class_names: list[str]
 
 
 def _labels_are_numbers(source: LabelSource, entries: list[Entry], known: list[str], class_names: list[str]) -> bool:
-    """Whether labels are numbers of classes; where `class_names` are stated, list_formats made names of them.
+    """Whether labels are class numbers; if `class_names` are given, list_formats has already replaced them by names.
 
-    Raises InvalidValue where they could be the names of `known`, which are numbers too, in another order.
+    Raises InvalidValue where they could also be the class names in `known`, if these are numbers in another order.
     """
     if class_names or source.labels_are == "names":
         return False
@@ -133,13 +144,13 @@ def _labels_are_numbers(source: LabelSource, entries: list[Entry], known: list[s
 
 
 def splits_there(out: Path) -> dict[str, dict]:
-    """The reports of the splits whose shards are in a folder."""
+    """The reports, by split, of the splits whose shards are in a folder."""
     report = metadata.read_reports(out)
     return {split: part for split, part in report.items() if any(out.glob(f"*-{split}-*-of-*.tfrecord"))}
 
 
 def _check_label_map(source: LabelSource, known: list[str]) -> None:
-    """Raises InvalidValue where label_map.txt is not the one that the splits in --out were numbered with."""
+    """Raises InvalidValue where label_map.txt is not the one by which the splits in --out were numbered."""
     for split, stated in splits_there(source.out).items():
         wanted = stated.get("label_hash")
         if wanted and wanted != metadata.label_hash(known):
@@ -151,7 +162,7 @@ def _check_label_map(source: LabelSource, known: list[str]) -> None:
 
 
 def _check_unnamed_splits(source: LabelSource) -> None:
-    """Raises InvalidValue where a split in --out has classes that are numbers, and this one would bring names."""
+    """Raises InvalidValue where a split in --out has class numbers only, and this one has names."""
     for split, stated in splits_there(source.out).items():
         if not stated.get("label_hash") and set(stated["videos_per_class"]) - {"", "-1"}:
             raise InvalidValue(
@@ -163,9 +174,9 @@ def _check_unnamed_splits(source: LabelSource) -> None:
 def _match_known(
     source: LabelSource, entries: list[Entry], names: list[str], numbers: bool
 ) -> tuple[list[Entry], list[str]]:
-    """(videos with classes as the data set --name spells them, class names in order).
+    """(videos with class names spelled as in the data set --name, class names in order).
 
-    Raises InvalidValue where the list or --out brings another label map than the data set has.
+    Raises InvalidValue where the label map of the list or of --out is not that of the data set.
     """
     shipped = shipped_names(source.name)
     if names:

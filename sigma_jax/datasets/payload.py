@@ -1,7 +1,7 @@
-"""What is stored of a video: its bytes as they are, a small re-encoded video, or its frames as JPEGs.
+"""The forms in which a video is stored: its bytes as they are, a small re-encoded video, or its frames as JPEGs.
 
-Frames keep their numbers in every payload. `video-small` and `jpeg` are upright (rotation applied), without audio, and
-shrunk so that the short side is at most `short_side`; nothing is ever enlarged.
+Frames have the same numbers in every payload. `video-small` and `jpeg` are upright (rotation applied), without audio,
+and shrunk so that the short side is at most `short_side`; no video is enlarged.
 """
 
 import io
@@ -21,9 +21,9 @@ from sigma_jax.runtime.errors import InvalidValue
 PAYLOADS = ("video", "video-small", "jpeg")
 MIN_SIDE = 16  # pixels: one tube
 MAX_BYTES = 2**30  # of one video; a record must stay below 2 GiB
-# One frame in 16 is a key frame, and of four frames three are such that no other frame is predicted from them: a clip
-# of every fourth frame decodes only about half of the frames that it spans. Without CABAC files are a tenth larger and
-# decoding is 1.5 times as fast. Slower presets than superfast do not give equal bytes for equal videos.
+# One frame in 16 is a key frame, and from three of four frames no other frame is predicted: a clip of every fourth
+# frame decodes only about half of the frames that it spans. Without CABAC files are a tenth larger and decoding is 1.5
+# times as fast. Presets slower than superfast do not give equal bytes for equal videos.
 _PRESET = "superfast"
 _X264 = "keyint=16:min-keyint=16:scenecut=0:open-gop=0:bframes=3:b-adapt=0:b-pyramid=0:cabac=0"
 
@@ -45,10 +45,10 @@ class Payload:
 
 
 def store(data: bytes, payload: Payload) -> tuple[Record, VideoInfo]:
-    """(record without key and label, what full decoding found) of one video file.
+    """(record without key and label, properties of the video) of the bytes of a video file.
 
     Raises:
-      BadVideo: the video is of no use; the message is the reason.
+      BadVideo: the video is unusable; the message is the reason.
     """
     if len(data) > MAX_BYTES:
         raise BadVideo(f"{len(data)} bytes, more than {MAX_BYTES}: cut or re-encode it")
@@ -62,11 +62,12 @@ def store(data: bytes, payload: Payload) -> tuple[Record, VideoInfo]:
 
 
 def store_frames(paths: list[Path], payload: Payload) -> Record:
-    """Record of a video whose frames are pictures, in order. They are kept as they are where they are JPEGs small
-    enough; fps is unknown (0).
+    """The record of a video whose frames are pictures, in order; JPEGs that are small enough are stored as they are.
+
+    The frame rate is 0, for unknown.
 
     Raises:
-      BadVideo: a picture is damaged or of another size, none is there, or the payload is not `jpeg`.
+      BadVideo: no picture, a damaged one, one of another size, or a payload other than `jpeg`.
     """
     if payload.kind != "jpeg":
         raise BadVideo(f"a folder of pictures needs --payload=jpeg, not {payload.kind}")
@@ -101,9 +102,9 @@ def _shrink(image: np.ndarray, short_side: int) -> np.ndarray:
 
 
 def _encode(image: np.ndarray, quality: int) -> bytes:
-    """JPEG of uint8 [h w 3] out of which crops can be cut (jpeg_crop.py).
+    """Encodes uint8 [h w 3] as a JPEG with restart markers (data/jpeg_crop.py).
 
-    4:2:0 as in the videos themselves: a quarter smaller and faster to decode than 4:4:4.
+    Chroma is 4:2:0 as in most videos: a quarter smaller, and faster to decode, than 4:4:4.
     """
     file, interval = io.BytesIO(), jpeg_crop.restart_interval(image.shape[1])
     Image.fromarray(image).save(file, "JPEG", quality=quality, subsampling="4:2:0", restart_marker_blocks=interval)

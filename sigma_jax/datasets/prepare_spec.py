@@ -1,4 +1,4 @@
-"""What a user wants prepared, checked before anything is read."""
+"""The settings of tools.prepare, which are checked before anything is read."""
 
 import re
 from dataclasses import dataclass, field
@@ -10,12 +10,12 @@ from sigma_jax.datasets.numbering import LABELS_ARE, LabelSource
 from sigma_jax.datasets.payload import Payload
 from sigma_jax.runtime.errors import InvalidValue
 
-MAX_REFUSED = 0.4  # share of the videos: damaged copies of public data sets lack less, a list that is misread more
+MAX_REFUSED = 0.4  # share of the videos; copies of public data sets lack fewer, a list that was misread lacks more
 
 
 @dataclass(frozen=True)
 class PrepareSpec:
-    """What is to be prepared, and how."""
+    """What is prepared, and how; each field is the flag of the same name."""
 
     out: Path
     videos: Path | None = None  # folder; with a list: what its paths are relative to (None: the list's own folder)
@@ -31,7 +31,7 @@ class PrepareSpec:
     val_fraction: float = 0.0  # share of the videos put into a split `val`
     max_refused: float = MAX_REFUSED  # share of the videos
     shards: int = 0  # per split, 0: by size
-    workers: int = 0  # processes, 0: none
+    workers: int = 0  # worker processes; 0: this process reads
     timeout: float = 300.0  # seconds for one video
     runner: str = "local"  # or one of Apache Beam
     beam_options: str = ""
@@ -59,7 +59,7 @@ class PrepareSpec:
                 f"--subset={self.subset} is a part of a released list: give --csv, and no --val_fraction"
             )
         if self.csv and self.layout != "auto":
-            raise InvalidValue(f"--layout={self.layout} says what folders are: leave it out with --csv")
+            raise InvalidValue(f"--layout={self.layout} says what the folders are: leave it out with --csv")
         for flag, path in (("csv", self.csv), ("labels", self.labels)):
             if path and not (path.is_file() or (path.is_dir() and self.format in FOLDER_FORMATS)):
                 raise InvalidValue(f"--{flag}={path} is no file")
@@ -69,7 +69,7 @@ class PrepareSpec:
 
     @property
     def folder(self) -> Path:
-        """Of the videos."""
+        """The folder of the videos."""
         return self.videos or self.csv.parent
 
     @property

@@ -43,13 +43,12 @@ from sigma_jax.datasets.writing import (
 from sigma_jax.runtime.errors import InvalidValue, StorageRefused
 from sigma_jax.runtime.folder_lock import owned
 
-_EARLY = 200  # videos, after which the size of all is told
-_SHARD_BYTES, _SHARD_VIDEOS = 256 * 2**20, 2048  # a shard holds at most about this much, unless told otherwise
-
-_NOTHING_WRITTEN = "Nothing was written. Mend the list or the folder, or accept it with --max_refused=1"
+_EARLY = 200  # after so many videos the size of the whole data set is forecast
+_SHARD_BYTES, _SHARD_VIDEOS = 256 * 2**20, 2048  # approximate largest size of a shard, if --shards is not given
+_NOTHING_WRITTEN = "Nothing was written. Correct the list or the folder, or accept the share with --max_refused=1"
 _WRITTEN = "The shards are written and can be used as they are; the reasons are in {}"
 
-Say = Callable[[str], object]  # tells the user a line
+Say = Callable[[str], object]  # prints a line for the user
 
 
 class TooManyRefused(InvalidValue):
@@ -57,16 +56,18 @@ class TooManyRefused(InvalidValue):
 
 
 def prepare(spec: PrepareSpec, say: Say, on_lost: Say) -> dict[str, dict]:
-    """Writes all splits; returns the report of each, as `prepare_report.json` keeps it.
+    """Writes all splits; returns their reports as in `prepare_report.json`.
 
     Args:
-      say: tells the user a line.
-      on_lost: ends the program, with a sentence, where another process has taken the folder of the shards.
+      spec: what is prepared.
+      say: prints a line for the user.
+      on_lost: called with a message if another process has taken over the folder of the shards; ends the program.
 
     Raises:
-      InvalidValue: the videos, the list or the folder for the shards are not what they should be.
-      TooManyRefused: of the videos. Before anything is written, or behind it where only decoding told.
-      StorageRefused: something cannot be read or written; the message says what to do.
+      InvalidValue: the videos, the list or the folder for the shards are not as expected.
+      TooManyRefused: too many videos are refused. Raised before anything is written, or, if only decoding could find
+        that out, after the shards are written.
+      StorageRefused: a file cannot be read or written; the message says what to do.
     """
     try:
         return _prepare(spec, say, on_lost)
@@ -88,7 +89,7 @@ def _prepare(spec: PrepareSpec, say: Say, on_lost: Say) -> dict[str, dict]:
         say(f"{spec.origin} lists no video: expected {expected}")
     if any(entry.path.is_dir() for entry in listing.entries[:1]) and spec.payload.kind != "jpeg":
         raise InvalidValue(f"{spec.origin} has folders of pictures: they need --payload=jpeg")
-    with owned(spec.out, on_lost):  # two would delete each other's shards
+    with owned(spec.out, on_lost):  # two programs would delete each other's shards
         numbered = number_classes(spec.label_source, listing, class_names)
         refused = listing.refused + numbered.refused
         splits = _split(spec, numbered.entries)
@@ -132,7 +133,7 @@ def _too_many(spec: PrepareSpec, refused: int, count: int) -> str:
 
 
 def _list(spec: PrepareSpec) -> tuple[Listing, list[str]]:
-    """(videos of the wanted splits, class names in order where the list or --labels states it)."""
+    """(videos of the wanted splits, class names in order, or [] if neither the list nor --labels states them)."""
     if spec.csv:
         list_spec = ListSpec(spec.csv, spec.folder, spec.split or "train", spec.labels, spec.subset, spec.labels_are)
         listing, names = read_list(spec.format, list_spec)
@@ -154,9 +155,10 @@ def _list(spec: PrepareSpec) -> tuple[Listing, list[str]]:
 
 
 def _split(spec: PrepareSpec, entries: list[Entry]) -> dict[str, list[Entry]]:
-    """The videos of each split: as the folders or the list say, or all in one; with val_fraction some move to `val`.
+    """The videos of each split, as the folders or the list define them, or all in one split.
 
-    These have the smallest hashes of their keys, so that the choice is stable when videos are added.
+    With val_fraction the videos whose keys have the smallest hashes move to `val`: the choice is stable when videos are
+    added.
     """
     splits: dict[str, list[Entry]] = {}
     for entry in entries:
@@ -182,20 +184,20 @@ class _SplitWriter:
         self.spec, self.split, self.say = spec, split, say
 
     def write(self, entries: list[Entry], labels: dict[str, int], all_jobs: list[ShardJob]) -> dict:
-        """Returns the split's report, and adds its jobs to `all_jobs`.
+        """Writes the split and returns its report; adds its jobs to `all_jobs`.
 
-        Their notes stay until the report of all splits is written, so that a run that is killed before goes on.
+        Their notes are kept until the report of all splits is written, so that a killed run can continue.
         """
         spec = self.spec
         num_bytes = sum(map(_size, entries))
         jobs = self._make_jobs(entries, labels, num_bytes)
         all_jobs += jobs
         self._check_unfinished(jobs)
-        size = num_bytes if spec.payload.kind == "video" else 0  # what the other payloads need shows on the way
+        size = num_bytes if spec.payload.kind == "video" else 0  # sizes of other payloads are forecast during writing
         check_room(spec.out, size, reused=sum(job.path.stat().st_size for job in jobs if job.path.exists()))
         results = self._run(jobs, len(entries))
-        if not spec.folder.is_dir():  # a disk that went away; shards that it spoiled are made anew
-            raise InvalidValue(f"{spec.folder} is gone since the start: when it is back, the same command goes on")
+        if not spec.folder.is_dir():  # its disk was unmounted; the shards that lack videos will be written again
+            raise InvalidValue(f"{spec.folder} has disappeared: when it is back, the same command continues")
         lengths = [result.num_records for result in results]
         if sum(lengths):
             size = sum(result.num_bytes for result in results)
@@ -207,7 +209,7 @@ class _SplitWriter:
         return self.report(results)
 
     def report(self, results: list[ShardResult]) -> dict:
-        """What prepare_report.json says of this split, but for what was refused before it was written."""
+        """The split's entry in prepare_report.json, without videos that were refused before writing."""
         videos = sum(result.num_records for result in results)
         classes = sum((result.classes for result in results), Counter())
         return {
@@ -223,7 +225,7 @@ class _SplitWriter:
         }
 
     def _make_jobs(self, entries: list[Entry], labels: dict[str, int], num_bytes: int) -> list[ShardJob]:
-        """Deals the videos out to shards, neighbours to different ones."""
+        """Distributes the videos over shards in turn, neighbours to different shards."""
         spec = self.spec
         count = spec.shards or max(-(-num_bytes // _SHARD_BYTES), -(-len(entries) // _SHARD_VIDEOS), 1)
         count = max(min(count, len(entries)), 1)
@@ -231,7 +233,7 @@ class _SplitWriter:
         return [ShardJob(path, entries[i::count], labels, spec.payload) for i, path in enumerate(paths)]
 
     def _check_unfinished(self, jobs: list[ShardJob]) -> None:
-        """Raises InvalidValue where the split is finished already; removes what of an unfinished one does not fit."""
+        """Raises InvalidValue if the split is finished already; removes shards of an unfinished one that do not fit."""
         spec, index = self.spec, records.index_path(self.spec.out, self.spec.name, self.split)
         shards = any(spec.out.glob(f"{spec.name}-{self.split}-*-of-*.tfrecord"))
         lost_index = shards and metadata.read_shard_lengths(spec.out, self.split)
@@ -243,7 +245,7 @@ class _SplitWriter:
         again = clear(spec.out, spec.name, self.split, jobs)
         if again:
             self.say(
-                f"{again} finished shards of {self.split!r} hold other videos, labels or settings: they are made anew"
+                f"{again} finished shards of {self.split!r} hold other videos, labels or settings: they are made again"
             )
 
     def _run(self, jobs: list[ShardJob], count: int) -> list[ShardResult]:
@@ -269,7 +271,7 @@ class _SplitWriter:
             return list(found)
 
     def forecast(self, share: float) -> str:
-        """How large the shards will be, judged by this share of the videos, and whether the disk has room for them."""
+        """A forecast of the size of all shards from this share of the videos, and whether they fit the disk."""
         paths = [path for path in self.spec.out.glob(f"{self.spec.name}-{self.split}-*.tfrecord*") if path.exists()]
         size = sum(path.stat().st_size for path in paths)
         rest, free = (size / share - size) / 2**30, shutil.disk_usage(self.spec.out).free / 2**30
@@ -279,19 +281,19 @@ class _SplitWriter:
 
 
 def _size(entry: Entry) -> int:
-    """Bytes of a video; 0 where it is not there."""
+    """Bytes of a video; 0 if it does not exist."""
     if entry.path.is_dir():
         return folder_stamp(entry.path)[1]
     return entry.path.stat().st_size if entry.path.is_file() else 0
 
 
 def _save_report(out: Path, report: dict) -> None:
-    """Adds these splits to the report of --out."""
+    """Adds these splits to the report in --out."""
     metadata.write_json(out / metadata.REPORT, metadata.read_reports(out) | report)
 
 
 def _uneven_classes(out: Path) -> list[str]:
-    """Sentences about classes that one split of a data set has and another has not."""
+    """Sentences about classes that are in one split of a data set and not in another."""
     present = {split: set(part["videos_per_class"]) - {"", "-1"} for split, part in splits_there(out).items()}
     present = {split: classes for split, classes in present.items() if classes}  # others have no labels at all
     everything = set().union(*present.values())
@@ -303,11 +305,15 @@ def _uneven_classes(out: Path) -> list[str]:
 
 
 def _similar_names(names: list[str]) -> list[str]:
-    """Sentences about classes whose names differ in case and blanks only."""
+    """Sentences about classes whose names differ only in case and spaces."""
     groups = defaultdict(list)
     for name in names:
         groups[spelling(name)].append(name)
-    return [f"these are different classes: {some(group)}. Is it one?" for group in groups.values() if len(group) > 1]
+    return [
+        f"these are different classes: {some(group)}. If they should be one, rename a folder"
+        for group in groups.values()
+        if len(group) > 1
+    ]
 
 
 def _classes(count: int) -> str:
@@ -315,7 +321,7 @@ def _classes(count: int) -> str:
 
 
 def _odd_numbers(report: dict) -> list[str]:
-    """Sentences about numbers of classes that a head would make more of than there are."""
+    """Sentences about class numbers with gaps, for which a head would have outputs without a class."""
     told = []
     for split, part in report.items():
         numbers = {int(text) for text in part["videos_per_class"] if re.fullmatch(r"[0-9]{1,9}", text)}
@@ -330,7 +336,7 @@ def _odd_numbers(report: dict) -> list[str]:
 
 
 def tell_refusals(title: str, items: list[dict], say: Say) -> None:
-    """Tells the first of some videos with their reasons."""
+    """Prints the first videos of a list with their reasons."""
     if items:
         say(f"  {title}: {len(items)}")
     for item in items[:50]:
@@ -340,7 +346,7 @@ def tell_refusals(title: str, items: list[dict], say: Say) -> None:
 
 
 def summarize(out: Path, report: dict, say: Say) -> None:
-    """Tells what the report says of these splits."""
+    """Prints a summary of the report of these splits."""
     for split, result in report.items():
         classes, unlabelled = len(result["videos_per_class"]), result["videos_per_class"].get("", 0)
         expected = f" of {result['expected_videos']} expected" if result["expected_videos"] else ""
@@ -352,7 +358,7 @@ def summarize(out: Path, report: dict, say: Say) -> None:
         for problem in metadata.problems_of(split, result) if "subset" in result else ():
             say(f"  INCOMPLETE subset {result['subset']['name']}: {printable(problem)}")
         if result.get("other_files"):
-            say(f"  {len(result['other_files'])} files without a video suffix were left alone")
+            say(f"  {len(result['other_files'])} files without a video suffix were ignored")
         for title, items in (("refused", result["refused"]), ("accepted with a warning", result["warnings"])):
             tell_refusals(title, items, say)
         if not result["videos"]:

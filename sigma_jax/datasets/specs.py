@@ -1,7 +1,7 @@
-"""Data sets by name: how many classes and videos they should have, and how their clips are sampled.
+"""Known data sets by name: their numbers of classes and videos, and how their clips are sampled.
 
-Counts of K400 and SSv2 are those of the lists the published recipes train on; UCF101 and HMDB51 are split 1 of the
-official lists. `frame_stride` of K400 and SSv2 is that of SIGMA's pre-training, the others follow K400.
+Counts of K400 and SSv2 are those of the lists on which the published recipes train; UCF101 and HMDB51 are split 1 of
+the official lists. `frame_stride` of K400 and SSv2 is that of SIGMA's pre-training, the others follow K400.
 """
 
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ SPECS = {
     ),
 }
 
-# Of the class names, in order (data/metadata.label_hash); the names are in label_maps/.
+# Hashes of the class names in order (data/metadata.label_hash); the names are in label_maps/.
 LABEL_HASHES = {
     "k400": "a8dafb93a1204d4e",
     "ssv2": "a31a2ad624a558d6",
@@ -50,7 +50,7 @@ LABEL_HASHES = {
     "diving48": "ac5346072bf06ba4",
     "charades": "65ff41554443bff4",
 }
-# Lists that no licence permits to ship: the user's own (Charades_v1_classes.txt) is compared with the hash.
+# Class names that no licence permits to ship: the user's own list (Charades_v1_classes.txt) is compared with the hash.
 NOT_SHIPPED = ("charades",)
 
 

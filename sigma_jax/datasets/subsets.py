@@ -1,8 +1,8 @@
-"""The parts of data sets that SEVERE trains on: a thousand samples, or the elements of one gymnastics set.
+"""The parts of data sets on which SEVERE trains: a thousand samples, or the elements of one gymnastics set.
 
-Drawn from the list as released, before anything is known about which videos are there: one missing file would change
-nearly every pick. A drawn video that is missing is named, and the data set says that it is incomplete. (The published
-code removes missing videos first.) After Thoker et al. 2022, section 3.
+They are drawn from the list as released, whether or not the videos exist, because one missing file would change nearly
+every draw. A drawn video that is missing is named, and the data set is marked as incomplete. (The published code
+removes missing videos first.) After Thoker et al. 2022, section 3.
 
 Letters: n lines of a list.
 """
@@ -22,13 +22,13 @@ class Subset:
     """How a part of a list is chosen.
 
     Attributes:
-      of: format of the list (datasets' list formats).
-      samples: about how many are drawn, the same number of every class; 0: all.
-      classes: labels that are kept and counted from 0 on; None: all.
-      num_classes: that the part has.
-      sizes: how many lines the part of each complete list has.
-      list_hashes: SHA-256 of complete lists by split, where they are known.
-      draws_from: the split of which samples are drawn; others are whole.
+      of: format of the list (list_formats.FORMATS).
+      num_classes: of the part.
+      samples: approximate number of samples, drawn in equal numbers from every class; 0: all lines.
+      classes: labels that are kept, and renumbered from 0; None: all.
+      sizes: number of lines of the part, by split, if the list is complete.
+      list_hashes: SHA-256 of complete lists by split, where known.
+      draws_from: the split from which samples are drawn; others are used whole.
     """
 
     of: str
@@ -52,7 +52,7 @@ SUBSETS = {
 
 
 def lookup_subset(name: str, list_format: str) -> Subset:
-    """Raises ValueError where there is no such subset, or it is drawn from another list."""
+    """The subset of a name; raises ValueError if it is unknown, or drawn from another data set's list."""
     if name not in SUBSETS:
         raise ValueError(f"subset {name!r} is unknown, expected one of {', '.join(SUBSETS)}")
     if SUBSETS[name].of != list_format:
@@ -61,9 +61,9 @@ def lookup_subset(name: str, list_format: str) -> Subset:
 
 
 def describe(name: str, path: Path, split: str, rows: np.ndarray, labels: np.ndarray) -> dict:
-    """What was drawn and from which list, to be kept with the data: JSON, with `problems` where it is not as published.
+    """A record of what was drawn from which list, JSON, for prepare_report.json.
 
-    A missing video is none here; whoever looked for it adds it.
+    Its `problems` are differences to the published part. Missing videos are not among them: the caller adds them.
     """
     part, digest = SUBSETS[name], hashlib.sha256(path.read_bytes()).hexdigest()
     expected_hash, size = dict(part.list_hashes).get(split), dict(part.sizes).get(split)
@@ -83,10 +83,10 @@ def describe(name: str, path: Path, split: str, rows: np.ndarray, labels: np.nda
 
 
 def draw_samples(labels: np.ndarray, samples: int) -> np.ndarray:
-    """Lines of a list, int, in the order in which the released code draws them.
+    """Numbers of the drawn lines, int, in the order in which the released code draws them.
 
-    ceil(samples / number of classes that occur) of each class, in order of the classes; a class with fewer lines is
-    taken whole, in drawn order.
+    Of each class, in order, ceil(samples / number of classes that occur) lines are drawn; of a class with fewer lines
+    all of them.
 
     Args:
       labels: int [n], one per line.

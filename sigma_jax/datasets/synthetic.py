@@ -1,10 +1,9 @@
 """Labelled moving shapes: a data set on which a small model learns to see motion within minutes.
 
 Every clip shows one bright, lightly textured shape (of 5 kinds) on a dark, smooth, slightly drifting background; it
-moves in one of 8 ways. Phase, speed, size and colours are random and say nothing about the label, and shapes of one
-radius cover equal areas. The centres of the shapes stay close to the middle (within 0.15 of the side) and the colour of
-the background varies, so that neither the position of a shape nor raw pixels tell the classes apart.
-Clip i of a seed is the same whatever is rendered beside it.
+moves in one of 8 ways. Phase, speed, size and colours are random and independent of the label, and shapes of one radius
+cover equal areas. The centres of the shapes stay close to the middle (within 0.15 of the side) and the colour of the
+background varies, so that one frame does not reveal the motion. Clip i depends on the seed and i only.
 
 Letters: n clips, F frames, s side in pixels.
 """
@@ -25,7 +24,7 @@ from sigma_jax.runtime import signals
 MOTIONS = ("left", "right", "up", "down", "clockwise", "counterclockwise", "zoom", "spin")
 SHAPES = ("disc", "square", "triangle", "plus", "ring")
 
-NOISE = 0.008  # standard deviation, of 1; from 0.012 on nothing learns within minutes
+NOISE = 0.008  # standard deviation, for pixels in [0, 1]; with 0.012 models do not learn within minutes
 _FPS = 8
 _CHUNK = 64  # clips rendered at once: the arrays stay in cache
 
@@ -41,9 +40,9 @@ def render_clips(
 def render_masked_clips(
     seed: int, start: int, count: int, num_frames: int = 8, size: int = 32
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """As `render_clips`, with masks of the shapes: (video, mask uint8 [n F s s] of 0 and 1, motion, shape).
+    """`render_clips` with masks of the shapes: (video, mask uint8 [n F s s] of 0 and 1, motion, shape).
 
-    A pixel belongs to the shape where that covers more than half of it.
+    A pixel belongs to the shape if the shape covers more than half of it.
     """
     videos = np.empty((count, num_frames, size, size, 3), np.uint8)
     masks = np.empty((count, num_frames, size, size), np.uint8)
@@ -173,7 +172,7 @@ def encode(videos: np.ndarray, paths: list[Path]) -> None:
 def _render(
     motion: np.ndarray, shape: np.ndarray, draws: np.ndarray, num_frames: int, size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As paint, from labels [n] and uniform draws [n 32]."""
+    """`paint` for motions and shapes [n], with uniform draws [n 32]."""
     time = np.linspace(-0.5, 0.5, num_frames, dtype=np.float32)  # of the clip's length
     return paint(_trajectory(motion, draws, time), shape, draws, size)
 

@@ -1,7 +1,7 @@
 """Small versions of SEVERE's two other tasks: shapes that repeat a motion, and clips with two labels at once.
 
-Lists are written in the form of the released ones (UCFRep's raw lists, Charades' csv), so that `prepare` reads them as
-it reads those. Clip i of a seed is the same whatever is rendered beside it.
+Lists are written in the form of the released ones (UCFRep's raw lists, Charades' csv), so that `prepare` reads them in
+the same way. Clip i depends on the seed and i only.
 
 Letters: F frames, s side in pixels, c cycles.
 """
@@ -15,7 +15,7 @@ from sigma_jax.datasets.synthetic import MOTIONS, NOISE, SHAPES, encode, paint, 
 REPEATED = ("Sway", "Bounce", "Orbit", "Pulse")
 COUNTS = range(2, 9)
 PERIODS = (6, 14)  # frames of a cycle, the shortest and the longest
-LABELS = MOTIONS + SHAPES  # of a clip with two labels: how it moves, and what
+LABELS = MOTIONS + SHAPES  # a clip with two labels has one of each
 
 
 def render_cycles(seed: int, number: int, size: int = 32) -> tuple[np.ndarray, np.ndarray, str]:

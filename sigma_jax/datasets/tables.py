@@ -1,9 +1,8 @@
-"""Text files with one video a line: encoding, separator, header and columns, decided by what the file holds.
+"""Reads text files with one video a line; encoding, separator, header and columns are found from the content.
 
-A list is read in every way that most of its lines allow: columns parted by tabs, commas, semicolons or bars, quoted or
-not; a path and a label parted by blanks; bare paths; JSON objects. Where a header names the columns it decides,
-otherwise the way under which most videos exist is taken. What nothing decides is an error that says which header line
-to add.
+A list is parsed in every way that fits most of its lines: columns separated by tabs, commas, semicolons or bars, quoted
+or not; a path and a label separated by blanks; paths alone; JSON objects. If a header names the columns it decides,
+otherwise the way in which most videos exist. If the columns remain unclear, the error says which header line to add.
 """
 
 import codecs
@@ -19,7 +18,7 @@ from pathlib import Path
 from sigma_jax.runtime.errors import InvalidValue
 
 _SEPARATORS = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "bars"}
-_SAMPLE = 200  # lines whose videos are looked up to tell one way of reading from another
+_SAMPLE = 200  # lines whose videos are looked up to choose between ways of parsing
 _BOMS = (  # UTF-32 before UTF-16, whose mark it begins with
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -38,12 +37,12 @@ _LABELS = (
     *("target", "activity", "gloss", "template", "class_id", "label_id", "class_index", "class_idx", "label_idx"),
 )
 _SPLITS = ("split", "subset")
-_OTHERS = {  # no labels, even where they stand alone beside the path
+_OTHERS = {  # columns that are no labels, even if there is no other column beside the path
     *("num_frames", "n_frames", "nframes", "total_frames", "frame_count", "length", "duration", "fps", "width"),
     *("height", "start", "end", "start_time", "end_time", "time_start", "time_end", "size", "bytes", "md5", "url"),
     *("caption", "text", "description", "index", "unnamed:_0", ""),
 }
-_NO_TEXT = {  # how files begin that are none
+_NO_TEXT = {  # first bytes of files that are no text
     b"PK\x03\x04": "an Excel or zip file",
     b"\xd0\xcf\x11\xe0": "an old Excel file",
     b"PAR1": "a Parquet file",
@@ -67,7 +66,7 @@ class Row:
 
 @dataclass
 class Table:
-    """The videos of a list, the lines that are none, and how the list was read."""
+    """The videos of a list, lines that do not fit, and notes on how the list was parsed."""
 
     rows: list[Row] = field(default_factory=list)
     misfits: list[tuple[int, str, str]] = field(default_factory=list)  # (number, text, reason) of a line
@@ -83,9 +82,9 @@ class _Line:
 
 @dataclass(frozen=True)
 class _Reading:
-    """One way to read a list: the place of each column among `count`, and what parts them.
+    """One way to parse a list: the place of each column among `count`, and the separator.
 
-    separator: a key of _SEPARATORS, " " for blanks, "" for bare paths.
+    separator: a key of _SEPARATORS, " " for blanks, "" for lines that are paths.
     """
 
     separator: str
@@ -95,11 +94,11 @@ class _Reading:
     label: int | None = None
     split: int | None = None
     header: bool = False
-    decided: bool = True  # False: nothing says which column is the label
+    decided: bool = True  # False: the column of the label is not clear
     rest: bool = False  # the label is all that follows the longest path that exists
 
     def row(self, line: _Line, exists: Exists) -> Row | None:
-        """The video of a line; None where the line does not fit. A path may hold the separator unquoted."""
+        """The video of a line; None if the line does not fit. A path may contain the separator without quotes."""
         cells = line.cells
         while len(cells) > self.count and not cells[-1]:
             cells = cells[:-1]
@@ -127,9 +126,9 @@ class _Reading:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file in UTF-8 (bytes that are none survive as surrogates), UTF-16 or UTF-32.
+    """The text of a file in UTF-8 (invalid bytes become surrogates), UTF-16 or UTF-32.
 
-    Raises InvalidValue where a file is no text, or not in the encoding that its first bytes say.
+    Raises InvalidValue if the file is no text, or not in the encoding that its first bytes announce.
     """
     data = path.read_bytes()
     kind = next((kind for start, kind in _NO_TEXT.items() if data.startswith(start)), None)
@@ -148,7 +147,7 @@ def read_text(path: Path) -> str:
 
 
 def _split_lines(text: str) -> list[str]:
-    """Lines that end in LF, CR LF or CR; what else Unicode calls a line end may be part of a name."""
+    """Lines that end in LF, CR LF or CR; Unicode's other line separators may be part of a name."""
     return re.split(r"\r\n|\n|\r", text)
 
 
@@ -214,7 +213,7 @@ def _describe(name: str, reading: _Reading, comments: int) -> list[str]:
 
 
 def _readings(text: str, words: list[_Line], comments: set[int], exists: Exists) -> Iterator[_Reading]:
-    """All ways to read a list that most of its lines allow, the likelier ones first."""
+    """All ways to parse a list that fit most of its lines, likely ones first."""
     for separator in _SEPARATORS:
         if sum(separator in line.text for line in words) > len(words) / 2:
             lines = [line for line in _parse(text, separator) if line.number not in comments]
@@ -233,7 +232,7 @@ def _readings(text: str, words: list[_Line], comments: set[int], exists: Exists)
 
 
 def _by_columns(separator: str, lines: list[_Line], exists: Exists) -> Iterator[_Reading]:
-    """The readings of a table: by the names of its columns, or else with each column that can be the path."""
+    """The ways to parse a table: by the names of its columns, else with every column that can be the path."""
     header = bool(lines) and _is_header(lines[0], exists)
     body = lines[1:] if header else lines
     count = len(lines[0].cells) if header else _width(lines)
@@ -241,7 +240,7 @@ def _by_columns(separator: str, lines: list[_Line], exists: Exists) -> Iterator[
     path, label, split = (_named(lines[0], names) if header else None for names in (_PATHS, _LABELS, _SPLITS))
     no_labels = [place for place in range(count) if header and _column_name(lines[0].cells[place]) in _OTHERS]
     others = [place for place in filled if place not in (path, label, split, *no_labels)]
-    for place in ([] if path is None else [path]) + others or [0]:  # what is called a path may be none
+    for place in ([] if path is None else [path]) + others or [0]:  # a column called `path` may hold something else
         rest = [other for other in filled if other not in (place, split, *no_labels)]
         own = rest[0] if label is None and rest else label
         decided = label is not None or len(rest) < 2
@@ -252,9 +251,9 @@ def _by_columns(separator: str, lines: list[_Line], exists: Exists) -> Iterator[
 
 
 def _from_json(path: Path, text: str) -> str:
-    """JSON objects, in an array or one a line, as a table with their keys as the header.
+    """JSON objects, in an array or one a line, as the text of a table with their keys as the header.
 
-    Raises InvalidValue where it is no JSON, or no list of objects.
+    Raises InvalidValue if it is no JSON, or no list of objects.
     """
     try:
         lines = [text] if text.lstrip().startswith("[") else [f"[{line}]" for line in _split_lines(text)]
@@ -269,15 +268,14 @@ def _from_json(path: Path, text: str) -> str:
 
 
 def _cell(value: object) -> str:
-    """A value of JSON as a cell; empty where it is nothing, or more than one."""
+    """A JSON value as a cell; "" for null, lists and objects."""
     return str(value) if isinstance(value, (str, int, float)) else ""
 
 
 def _parse(text: str, separator: str) -> list[_Line]:
-    """The lines of a text that are not blank, cut into cells. Separator " ": any blanks.
+    """The lines of a text that are not blank, split into cells; separator " " stands for any blanks.
 
-    Quotes are those of CSV: a quoted cell may hold separators and line ends. Where they do not pair up, they are taken
-    for parts of the names.
+    Quotes are those of CSV: a quoted cell may contain separators and line ends. Unpaired quotes are parts of names.
     """
     raw = _split_lines(text)
     if separator == " ":
@@ -305,7 +303,7 @@ def _words(line: str) -> list[str]:
 
 
 def _slice(line: _Line, separator: str, start: int, stop: int) -> str:
-    """The text of the cells start .. stop - 1, with what stands between them."""
+    """The text of the cells start .. stop - 1, with their separators."""
     if separator == " ":
         spans = [match.span() for match in re.finditer(r'"[^"]+"(?=\s|$)|\S+', line.text)]
         return _unquote(line.text[spans[start][0] : spans[stop - 1][1]])
@@ -329,7 +327,7 @@ def _column_name(cell: str) -> str:
 
 
 def _named(line: _Line, names: tuple[str, ...]) -> int | None:
-    """Place of the column that is called by the earliest of these names."""
+    """Index of the column whose name is the first of these names that occurs; None if none does."""
     found = {_column_name(cell): place for place, cell in reversed(list(enumerate(line.cells)))}
     return next((found[name] for name in names if name in found), None)
 

@@ -1,8 +1,9 @@
-"""Shards written by processes that may hang or crash: the video at fault is refused, everything else is kept.
+"""Writes shards in processes that may hang or crash: the video that causes it is refused, everything else is kept.
 
-A process of the pool appends one video to one shard. When it dies or needs too long, that video is refused with the
-reason, and the next is written over what it left behind the last good record. A finished shard has a note beside it
-(`.done.json`) with its result and a fingerprint of what went into it; with the same fingerprint it is kept.
+A process of the pool appends one video to one shard. If it dies or takes too long, that video is refused with the
+reason, and the next one overwrites what it may have written after the last good record. A finished shard has a note
+beside it (`.done.json`) with its result and a fingerprint of its videos and settings; a shard with the same fingerprint
+is not written again.
 """
 
 import hashlib
@@ -28,7 +29,7 @@ from sigma_jax.runtime import signals
 from sigma_jax.runtime.errors import Failed, UserError
 
 _NOTE = ".done.json"
-_RESERVE = 64 * 2**20  # bytes of the disk left alone
+_RESERVE = 64 * 2**20  # bytes that stay free on the disk
 
 
 class OutOfSpace(UserError, OSError):
@@ -53,7 +54,7 @@ class ShardJob:
         return note_of(self.path)
 
     def fingerprint(self) -> str:
-        """Of the videos (names, sizes, times), their labels and the payload."""
+        """A hash of the videos (names, sizes, modification times), their labels and the payload."""
         digest = hashlib.sha256(repr(self.payload).encode())
         for entry in self.entries:
             stat = entry.path.stat() if entry.path.exists() else None
@@ -84,7 +85,7 @@ class ShardResult:
 
 
 def read_note(job: ShardJob) -> ShardResult | None:
-    """The result of a shard that was finished before; None where it is not there or was made of something else."""
+    """The result of a shard that is finished already; None if it is not, or has another fingerprint."""
     if not job.note.exists() or not job.path.exists():
         return None
     note = metadata.read_json(job.note)
@@ -100,7 +101,8 @@ def write_shards(
     """Results of all jobs in order; `progress` is called with the number of videos done since the last call.
 
     Args:
-      workers: processes; 0 writes in this process, where nothing guards against a decoder that hangs or crashes.
+      jobs: the shards.
+      workers: processes; 0 writes in this process, without protection against decoders that hang or crash.
       timeout: seconds for one video.
 
     Raises:
@@ -119,14 +121,14 @@ def write_shards(
 
 
 def write_note(path: Path, fingerprint: str, result: ShardResult) -> None:
-    """The mark of a finished shard, see read_note."""
+    """Writes the note of a finished shard, see read_note."""
     lists = {name: [asdict(item) for item in getattr(result, name)] for name in ("refused", "warnings")}
     note = {"num_records": result.num_records, "num_bytes": result.num_bytes, "classes": dict(result.classes), **lists}
     metadata.write_json(path, {"fingerprint": fingerprint, **note})
 
 
 def check_room(folder: Path, num_bytes: int, reused: int = 0) -> None:
-    """Raises OutOfSpace where so many bytes more would fill the disk of `folder`; `reused` of them it holds already."""
+    """Raises OutOfSpace if the disk of `folder` has no room for so many bytes, `reused` of which are there already."""
     free = shutil.disk_usage(folder).free + reused
     if free < _RESERVE + num_bytes:
         have, need, reserve = (round(size / 2**20) for size in (free, _RESERVE + num_bytes, _RESERVE))
@@ -134,7 +136,7 @@ def check_room(folder: Path, num_bytes: int, reused: int = 0) -> None:
 
 
 def read_video(entry: Entry, label: int, payload: Payload) -> tuple[Record, str]:
-    """(record, warning or empty); raises BadVideo with the reason where the video is of no use."""
+    """(record, warning or ""); raises BadVideo with the reason if the video is unusable."""
     if entry.path.is_dir():
         frames, warning = choose_frames(entry.path, *entry.images)
         record = store_frames(frames, payload)
@@ -149,7 +151,7 @@ def read_video(entry: Entry, label: int, payload: Payload) -> tuple[Record, str]
 
 
 def _annotation_of(entry: Entry, num_frames: int, times: Sequence[float]) -> str:
-    """The annotation that is stored: seconds become frames where it is known when these are shown."""
+    """The annotation to be stored, with seconds converted to frames if the times of the frames are known."""
     if not entry.annotation:
         return ""
     try:
@@ -161,7 +163,7 @@ def _annotation_of(entry: Entry, num_frames: int, times: Sequence[float]) -> str
 
 
 class _OpenShard:
-    """A shard that is being written: its first `done` videos are booked, the good ones of them are in its file."""
+    """A shard that is being written; the results of its first `done` videos are recorded."""
 
     def __init__(self, job: ShardJob):
         self.job, self.result, self.done, self.size = job, ShardResult(), 0, 0
@@ -176,7 +178,7 @@ class _OpenShard:
         return self.job.path, self.size, entry, self.job.labels[entry.label], self.job.payload
 
     def book(self, reason: str, warning: str = "", size: int | None = None) -> None:
-        """What became of the next video, and the size of the file behind it (None: as before)."""
+        """Records the result of the next video, and the size of the file after it (None: unchanged)."""
         self.result.book(self.job.entries[self.done], reason, warning)
         self.done, self.size = self.done + 1, self.size if size is None else size
 
@@ -188,12 +190,13 @@ class _OpenShard:
 
 
 def append_video(path: Path, size: int, entry: Entry, label: int, payload: Payload) -> tuple[str, str, int]:
-    """Writes a video behind the first `size` bytes of an unfinished shard.
+    """Appends a video to an unfinished shard of `size` bytes.
 
-    Returns (reason why it was refused or empty, warning or empty, size of the shard now).
+    Returns:
+      (the reason why it was refused or "", a warning or "", the new size of the shard).
 
     Raises:
-      OSError: the shard cannot be written; OutOfSpace among them.
+      OSError: the shard cannot be written; OutOfSpace is one of these.
     """
     try:
         record, warning = read_video(entry, label, payload)
@@ -219,7 +222,7 @@ def write_here(job: ShardJob, progress: Callable[[int], object]) -> ShardResult:
 
 
 def _append_in_worker(*step) -> tuple[str, str, int] | OSError:
-    """As append_video; an error is returned, since a raised TimeoutError would look like the pool's own."""
+    """append_video with OSErrors returned: a raised TimeoutError would be taken for the pool's time limit."""
     try:
         return append_video(*step)
     except OSError as error:
@@ -227,16 +230,16 @@ def _append_in_worker(*step) -> tuple[str, str, int] | OSError:
 
 
 def _start_worker() -> None:
-    import av  # noqa: F401 - slow, and not the first video's fault
+    import av  # noqa: F401 - slow: it must not count towards the first video's time limit
 
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a decoder that hangs lets no Python handler run
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a Python handler would not run while a decoder hangs
     time_limit.end_with_parent()  # also one that was killed: no other may write to a shard that is continued
 
 
 def _write_in_processes(
     jobs: list[ShardJob], workers: int, timeout: float, progress: Callable[[int], object]
 ) -> Iterator[tuple[ShardJob, ShardResult]]:
-    """(job, result) of every shard when it is finished. Each process works at the next video of some open shard."""
+    """Yields (job, result) of every shard when it is finished; each process writes the next video of an open shard."""
     context, todo, running = multiprocessing.get_context("spawn"), jobs[::-1], {}
     pool = ProcessPool(min(workers, len(jobs)), initializer=_start_worker, context=context)
     try:
@@ -263,7 +266,7 @@ def _write_in_processes(
 
 
 def _outcome(future: Future, timeout: float) -> tuple:
-    """What append_video returned; or the reason why its process did not return."""
+    """The result of append_video, or the reason why its process did not return one."""
     try:
         found = future.result()
     except TimeoutError:
@@ -282,9 +285,10 @@ def _exit_name(code: int) -> str:
 
 
 def clear(out: Path, name: str, split: str, jobs: list[ShardJob]) -> int:
-    """Removes what a killed run left unfinished or made of something else; finished shards of these jobs stay.
+    """Removes unfinished shards of a killed run, and shards with another fingerprint; finished shards of jobs stay.
 
-    Returns how many finished shards were removed.
+    Returns:
+      How many finished shards were removed.
     """
     keep, finished = {path for job in jobs if read_note(job) for path in (job.path, job.note)}, 0
     for path in out.glob(f"{name}-{split}-*-of-*.tfrecord*"):
@@ -298,6 +302,6 @@ def clear(out: Path, name: str, split: str, jobs: list[ShardJob]) -> int:
 
 
 def remove_notes(jobs: list[ShardJob]) -> None:
-    """The report holds them now."""
+    """Removes the notes of shards, once the report of the data set is written."""
     for job in jobs:
         job.note.unlink(missing_ok=True)

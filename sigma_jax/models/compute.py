@@ -1,4 +1,4 @@
-"""How a model's arithmetic is done."""
+"""The settings of a model's arithmetic that do not change its results, up to rounding."""
 
 import dataclasses
 
@@ -7,10 +7,13 @@ import jax.numpy as jnp
 
 @dataclasses.dataclass(frozen=True)
 class Compute:
-    """None of it changes what is computed, up to rounding.
+    """How a model is computed; results differ by rounding only.
 
-    backend: of attention (ops/attention.py). remat: what the backward pass computes again (models/transformer.py).
-    unroll: blocks per scan step, 0 for all.
+    Attributes:
+      dtype: type of the computation; parameters are fp32.
+      backend: implementation of attention, one of ops.attention.BACKENDS.
+      remat: what the backward pass recomputes, a key of models.transformer.REMAT_POLICIES.
+      unroll: blocks per step of the scan over blocks; 0: all.
     """
 
     dtype: jnp.dtype = jnp.float32

@@ -22,12 +22,12 @@ class Encoder(nn.Module):
 
     Attributes:
       grid: how a clip is cut into tubes.
-      width, depth, num_heads, mlp_ratio: of the transformer.
+      size: width, depth and number of heads; those of a decoder are not used.
       positions: kind of positional embedding, one of ops.posembed.POSITION_KINDS.
+      compute: type and implementation of the arithmetic.
       final_norm: whether latents are normalised.
       drop_path: largest rate of stochastic depth, which grows linearly over the blocks.
       kernel_init: of the blocks' weights.
-      dtype, backend, remat, unroll: see models.pretrain.Compute.
       position_grid: (h, w) for which positions are computed before they are resized to `grid`; None: that of `grid`.
     """
 

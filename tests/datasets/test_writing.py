@@ -213,7 +213,7 @@ def test_a_disk_of_videos_that_goes_away_finishes_nothing(videos, tmp_path, monk
     with monkeypatch.context() as patched:
         patched.setattr(shard_writing, "store", lose_the_disk)
         assert _prepare(out, videos, "--workers=0", "--shards=2") == 2
-    assert "is gone since the start: when it is back, the same command goes on" in capsys.readouterr().err
+    assert "has disappeared: when it is back, the same command continues" in capsys.readouterr().err
     (tmp_path / "away").rename(videos)
     assert _prepare(out, videos, "--workers=0", "--shards=2") == 0 and len(_keys(out)) == 6
 

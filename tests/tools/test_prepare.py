@@ -162,8 +162,8 @@ def test_a_slip_in_a_list_of_numbers_is_refused_and_makes_no_names(videos, tmp_p
     assert _prepare(tmp_path / "out", videos=videos, csv=listed, name="k400") == 0
     assert {record.key: record.label for record in _read(tmp_path / "out")} == {"a.mp4": 10, "-d.mp4": 9, "g.mp4": -1}
     assert _refused(tmp_path / "out") == {
-        "h.mp4": "label 'nine' is no number of a class: expected 0..399, or -1 for none",
-        "b c.mp4": "label '400' is no number of a class: expected 0..399, or -1 for none",
+        "h.mp4": "label 'nine' is not a class number: expected 0..399, or -1 for no class",
+        "b c.mp4": "label '400' is not a class number: expected 0..399, or -1 for no class",
     }
 
 
@@ -174,8 +174,8 @@ def test_a_class_of_two_lines_would_shift_all_others(videos, tmp_path):
     assert _prepare(tmp_path / "out", videos=videos) == 0
     assert (tmp_path / "out/label_map.txt").read_text() == "e\n"
     assert _refused(tmp_path / "out") == {
-        "a\nb/a.mp4": "label 'a\\nb' is no line",
-        "c\u2028d/a.mp4": "label 'c\\u2028d' is no line",
+        "a\nb/a.mp4": "label 'a\\nb' is more than a line",
+        "c\u2028d/a.mp4": "label 'c\\u2028d' is more than a line",
     }
 
 
@@ -214,7 +214,7 @@ def test_lines_that_do_not_fit_are_refused(videos, tmp_path):
         "missing.mp4": "line 3 of list.csv: no such file",
         "g.mp4": "line 4 of list.csv: expected `path label`",
         "../videos/a.mp4": "line 5 of list.csv: already listed in line 1",
-        "b c.mp4": "label '-2' is no number of a class: expected 0..n, or -1 for none",
+        "b c.mp4": "label '-2' is not a class number: expected 0..n, or -1 for no class",
     }
     _assert_refused(tmp_path / "out", expected)
     assert [record.label for record in _read(tmp_path / "out")] == [0, -1]
@@ -560,5 +560,5 @@ def test_a_sidecar_that_does_not_fit_on_the_disk_leaves_nothing_behind(videos, t
 def test_classes_that_differ_in_case_only_are_told(tmp_path, capsys):
     folder = _class_folders(tmp_path / "videos", ["Run", "run", "jump"])
     assert _prepare(tmp_path / "out", videos=folder) == 0
-    assert "these are different classes: Run, run. Is it one?" in capsys.readouterr().out
+    assert "these are different classes: Run, run. If they should be one, rename a folder" in capsys.readouterr().out
     assert {r.label_name: r.label for r in _read(tmp_path / "out")} == {"Run": 0, "jump": 1, "run": 2}
