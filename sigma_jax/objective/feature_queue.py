@@ -1,12 +1,12 @@
-"""An optional memory of past features, so that Sinkhorn balances more tokens than a small batch has.
+"""An optional queue of past features, with which Sinkhorn balances more tokens than a small batch has.
 
-After SwAV (Caron et al. 2020); not part of SIGMA's recipe, off by default. The features of the last q batches are
-scored with today's prototypes and join the batch in Sinkhorn; only the batch's own tokens are predicted. The queue
-joins once it is full and `start` batches have passed: features that still change fast mislead, and runs are known to
-jump to ln K when a queue starts.
+After SwAV (Caron et al. 2020); not part of SIGMA's recipe, and off by default. The features of the last q batches are
+scored with the current prototypes and take part in Sinkhorn; only the batch's own tokens are predicted. The queue is
+used once it is full and `start` batches have passed, because early features change too fast, and runs of SwAV have been
+seen to collapse to ln K at the step at which their queue started.
 
-Letters: q batches kept, n tokens of a batch, E target width. Kept as [q n E], newest first, `n` split over the devices
-as the batch is: the queue holds the same tokens whatever the number of devices.
+Letters: q batches kept, n tokens of a batch, E target width. The queue is [q n E], newest batch first, sharded over n
+as batches are: it holds the same tokens on any number of devices.
 """
 
 import jax
@@ -25,17 +25,17 @@ def empty_queue(num_batches: int, tokens: int, width: int) -> Queue:
 
 
 def queue_specs(batch_axes: tuple[str, ...]) -> dict[str, P]:
-    """How a queue is spread over a mesh whose `batch_axes` split the tokens."""
+    """Partition specs of a queue on a mesh whose `batch_axes` shard the tokens."""
     return {side: P(None, batch_axes) for side in SIDES} | {"seen": P()}
 
 
 def is_active(queue: Queue, start: int) -> jax.Array:
-    """Whether the queue joins: it is full, and at least `start` batches have been seen."""
+    """Whether the queue is used, scalar bool: it is full, and at least `start` batches have been seen."""
     return queue["seen"] >= max(start, queue["pred"].shape[0])
 
 
 def push(queue: Queue, predictions: jax.Array, projections: jax.Array) -> Queue:
-    """The queue with a batch's features [n E] in front and its oldest batch gone; no gradient."""
+    """The queue with a batch's features [n E] in front, without its oldest batch; gradients are stopped."""
 
     def shifted(kept, new):
         return jnp.concatenate([lax.stop_gradient(new).astype(jnp.float32)[None], kept[:-1]])

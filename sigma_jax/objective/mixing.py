@@ -1,4 +1,4 @@
-"""Random erasing, mixup and cutmix of a batch on the device (the published finetuning recipe).
+"""Random erasing, mixup (Zhang et al. 2018) and cutmix (Yun et al. 2019) of a batch on the device, as in finetuning.
 
 Letters: B clips, F frames, H W pixels, C classes.
 """
@@ -19,7 +19,7 @@ ERASE_ASPECT = (0.3, 1 / 0.3)
 
 @dataclasses.dataclass(frozen=True)
 class MixSettings:
-    """Beta parameters of mixup and cutmix, and how often cutmix is chosen."""
+    """Parameters of the Beta distributions of mixup and cutmix, and the probability of cutmix instead of mixup."""
 
     mixup_alpha: float = 0.8
     cutmix_alpha: float = 1.0
@@ -27,13 +27,17 @@ class MixSettings:
 
 
 def erase(key: jax.Array, video: jax.Array, probability: float) -> jax.Array:
-    """Fills one box per clip, the same in all frames, with noise: N(0, 1) in normalised pixels, new for each.
+    """Random erasing (Zhong et al. 2020): fills one box per clip, the same in all frames, with noise.
 
-    Area U(.02, 1/3) of the frame, aspect log-uniform in (.3, 1/.3), the first of a hundred tries that fits.
+    The noise is N(0, 1) in standardised pixels, independent for each pixel. The box has U(.02, 1/3) of the frame's area
+    and a log-uniform aspect ratio in (.3, 1/.3); it is the first of a hundred draws that fits the frame.
 
     Args:
       video: [B F H W 3], float in [0, 1].
-      probability: that a clip is touched.
+      probability: that a clip gets a box.
+
+    Returns:
+      [B F H W 3].
     """
     coin, box, noise = jax.random.split(key, 3)
     size = video.shape[2:4]
@@ -46,7 +50,7 @@ def erase(key: jax.Array, video: jax.Array, probability: float) -> jax.Array:
 
 
 def _erased_box(key: jax.Array, height: int, width: int) -> tuple[jax.Array, ...]:
-    """(top, left, bottom, right), empty where no try fits."""
+    """(top, left, bottom, right) of a random box; it is empty if no draw fits the frame."""
     u_area, u_aspect, u_top, u_left = jax.random.uniform(key, (4, ERASE_TRIES))
     area = (ERASE_AREA[0] + u_area * (ERASE_AREA[1] - ERASE_AREA[0])) * height * width
     low, high = jnp.log(jnp.asarray(ERASE_ASPECT))
@@ -67,9 +71,10 @@ def _box_mask(top, left, bottom, right, size: tuple[int, int]) -> jax.Array:
 
 
 def cutmix_box(lam: jax.Array, center: tuple, size: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
-    """([H W] mask of the box that is pasted, the share of the clip that stays).
+    """([H W] mask of the pasted box, the share of the frame outside of it).
 
-    The box has int(side * sqrt(1 - lam)) pixels along each side and is cut at the frame, so the share is not lam.
+    The box has int(side * sqrt(1 - lam)) pixels along each side and is clipped to the frame, so that the share differs
+    from lam.
     """
     height, width = size
     h, w = (jnp.floor(side * jnp.sqrt(1.0 - lam)).astype(jnp.int32) for side in size)
@@ -80,18 +85,20 @@ def cutmix_box(lam: jax.Array, center: tuple, size: tuple[int, int]) -> tuple[ja
 
 
 def mix(key: jax.Array, video: jax.Array, targets: jax.Array, settings: MixSettings) -> tuple[jax.Array, jax.Array]:
-    """Mixes every clip with its partner in the reversed batch; one lambda and one kind (a coin) for the batch.
+    """Mixes every clip with its partner in the reversed batch, by mixup or cutmix.
 
-    On several devices each reverses its own clips, so that no video crosses devices.
+    The kind and lambda are drawn once for the batch. Each device reverses its own clips, so that no video crosses
+    devices.
 
     Args:
-      video: [B F H W 3] float. targets: [B C].
+      video: [B F H W 3] float.
+      targets: [B C].
 
     Returns:
-      Mixed video, and lambda * targets + (1 - lambda) * reversed targets.
+      Mixed video [B F H W 3], and lambda * targets + (1 - lambda) * reversed targets [B C].
 
     Raises:
-      ValueError: an odd number of clips, whose middle one has no partner.
+      InvalidValue: an odd number of clips, whose middle one has no partner.
     """
     if len(video) % 2:
         raise InvalidValue(f"mixup and cutmix pair clips, but a micro-batch has {len(video)}: make the batch size even")

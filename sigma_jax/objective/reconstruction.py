@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 
 def reconstruction_loss(predictions: jax.Array, targets: jax.Array) -> jax.Array:
-    """Mean squared error over everything, fp32 scalar (goldens/pretrain_pixel_l2).
+    """Mean squared error over all elements, fp32 scalar; the authors' numbers: tests/goldens/pretrain_pixel_l2.npz.
 
     Args:
       predictions, targets: [B M C].
@@ -15,7 +15,7 @@ def reconstruction_loss(predictions: jax.Array, targets: jax.Array) -> jax.Array
 
 
 def target_spread(targets: jax.Array) -> jax.Array:
-    """How different targets are: standard deviation over clips and tubes, averaged over width; 0 after a collapse.
+    """Standard deviation of targets over clips and tubes, averaged over their width; it is 0 after a collapse.
 
     Args:
       targets: [B M C].

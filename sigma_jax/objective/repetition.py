@@ -1,9 +1,10 @@
-"""Loss of repetition counting, and the windows that a clip is seen through while it trains.
+"""Loss of repetition counting, and the windows on which the network trains.
 
-After Zhang et al. 2020 (as in SEVERE). A clip is not seen once: after every step its window moves to the right and
-takes the lengths that the network believes in; a window that fails or reaches the end is drawn again. The released code
-shows a batch of clips for up to eleven steps in a row. Here `lifetime` groups of clips take turns: each step one group
-is replaced by new clips, so that every step sees windows of all ages and only one group has to reach the device.
+After Zhang et al. 2020 (as in SEVERE). A clip is used in several steps: after every step its window moves to the right
+and takes the lengths that the network predicted; a window that fails or reaches the end of the clip is replaced by
+another initial window. The released code trains on one batch of clips for up to eleven steps in a row. Here `lifetime`
+groups of clips are kept in a ring on the devices, and each step one group is replaced by new clips, so that every step
+has windows of all ages and only one group has to be transferred.
 
 Letters: G groups, b clips in a group, B = G * b windows, T frames of a clip, A anchors.
 """
@@ -17,7 +18,7 @@ from sigma_jax.ops.ignored import IGNORED
 from sigma_jax.ops.repetition_windows import anchor_targets, best_factor, half_lengths, move
 
 BOX_WEIGHT = 50.0
-BOX_LIMIT = 2.0  # while training, the network may change a half by exp(+-2) in a step
+BOX_LIMIT = 2.0  # in training, corrections of a half's length are clipped to factors of exp(-2) .. exp(2)
 SHIFT = (5.0, 20.0)  # a window moves by its clip's length over U(5, 20)
 Ring = dict[str, jax.Array]
 
@@ -37,10 +38,10 @@ def window_targets(state: jax.Array, next_offsets: jax.Array, previous_offsets: 
 
 
 def repetition_loss(heads: Heads, left_targets, right_targets) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Cross-entropy of all anchors with a target, plus 50 times the smooth L1 distance of the boxes; both sides.
+    """Cross-entropy of the anchors' classes plus 50 times the smooth L1 loss of their boxes, summed over both halves.
 
-    The first is a mean over anchors that are not ignored, the second over all anchors (those without a true cycle
-    count as 0), as published.
+    As in the released code the cross-entropy is a mean over anchors whose target is not IGNORED, and the smooth L1 loss
+    a mean over all anchors, in which those that are no positive examples count as 0.
 
     Args:
       left_targets, right_targets: (classes, boxes), see window_targets.
@@ -67,7 +68,7 @@ def _box_loss(boxes: jax.Array, classes: jax.Array, targets: jax.Array) -> jax.A
 
 
 def next_windows(state: jax.Array, heads: Heads, length: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The windows of the next step, int [B 3], and which of them are over ([B]: failed, or beyond the end)."""
+    """The windows of the next step, int [B 3], and which of them have ended, bool [B]: failed or beyond the clip."""
     shift = length / jax.random.uniform(key, length.shape, minval=SHIFT[0], maxval=SHIFT[1])
     factors = [
         best_factor(heads.left_logits, heads.left_boxes, BOX_LIMIT),
@@ -78,9 +79,9 @@ def next_windows(state: jax.Array, heads: Heads, length: jax.Array, key: jax.Arr
 
 
 def empty_ring(lifetime: int, clips: int, num_frames: int, size: int, num_windows: int) -> Ring:
-    """What is remembered of G = `lifetime` groups of b clips: pixels, offsets, first windows, and where each is now.
+    """A ring for G = `lifetime` groups of b clips: pixels, offsets, initial windows, and current windows.
 
-    A clip of length 0 is a place that is still empty.
+    A clip of length 0 is an entry that has not been filled yet.
     """
     shape = (lifetime, clips)
     return {
@@ -94,10 +95,10 @@ def empty_ring(lifetime: int, clips: int, num_frames: int, size: int, num_window
 
 
 def replace_group(ring: Ring, clips: dict[str, jax.Array], turn: jax.Array) -> Ring:
-    """The ring with the group whose turn it is replaced by new clips, at their first windows.
+    """The ring with its oldest group replaced by new clips, at their first initial windows.
 
     Args:
-      turn: how often groups were replaced before.
+      turn: number of groups that were replaced before.
       clips: 'video' [b T s s 3], 'offsets' [b 2 T], 'windows' [b n 3], 'length' [b].
     """
     group = turn % ring["length"].shape[0]
@@ -106,7 +107,7 @@ def replace_group(ring: Ring, clips: dict[str, jax.Array], turn: jax.Array) -> R
 
 
 def advance(ring: Ring, moved: jax.Array, is_over: jax.Array) -> Ring:
-    """The ring with windows moved; those that are over start again at the clip's next first window.
+    """The ring with the windows of the next step; a window that has ended is replaced by the clip's next initial one.
 
     Args:
       moved: int [G b 3]; is_over: [G b].

@@ -10,10 +10,11 @@ In words, over all tokens j and prototypes k:
     loss = mean_j  - sum_k assignment_pred[j, k] * log softmax(scores_proj[j] / tau)[k]
          + mean_j  - sum_k assignment_proj[j, k] * log softmax(scores_pred[j] / tau)[k]
 
-with hard (argmax) assignments as published, or soft ones as the paper's formula reads. On the pred side prototypes
-carry no gradient: they learn from the proj side only, as in the authors' code.
+with hard (argmax) assignments as in the authors' code, or soft ones as in the paper's formula (Salehi et al. 2024,
+sections 3.2 and 3.3). In the pred term prototypes have no gradient: they learn from the proj term only, as in the
+authors' code.
 
-This is per-device code: inside `jax.shard_map` it sees its own tokens, and only K-vectors and scalars cross devices.
+This is per-device code: inside `jax.shard_map` it has its own tokens, and only K-vectors and scalars cross devices.
 """
 
 from functools import partial
@@ -53,16 +54,20 @@ def symmetric_loss(
     Args:
       predictions, projections: [n E].
       prototypes: [K E], unit rows.
-      epsilon, num_iters: Sinkhorn's; temperature: the softmax's.
-      assignments: 'hard' (published) or 'soft'.
-      sweeps: how scores are kept and how Sinkhorn reads them.
-      axis_names: mesh axes the tokens are spread over, inside shard_map.
-      queue, queue_start: past features that join Sinkhorn after so many batches (feature_queue.py), None for none.
+      epsilon, num_iters: entropy regularisation and sweeps of Sinkhorn.
+      temperature: tau of the softmax.
+      assignments: 'hard' (authors' code) or 'soft'.
+      sweeps: how scores are stored and how Sinkhorn reads them.
+      axis_names: mesh axes over which tokens are sharded, inside shard_map.
+      queue, queue_start: past features that take part in Sinkhorn after so many batches (feature_queue.py); None: none.
 
     Returns:
-      loss, fp32 scalar, and metrics: loss_proj and loss_pred, whose sum it is; loss_over_lnk, their mean over ln K (1
-      where nothing is learned); for each side prototypes_used and assignment_entropy in [0, 1] (`prototype_usage`) and
-      marginal_error, Sinkhorn's (`prototype_scalings`).
+      loss, fp32 scalar, and metrics: loss_proj and loss_pred, whose sum is the loss; loss_over_lnk, their mean divided
+      by ln K (1 where assignments carry no information); for each side prototypes_used and assignment_entropy in [0, 1]
+      (`prototype_usage`) and Sinkhorn's marginal_error (`prototype_scalings`).
+
+    Raises:
+      InvalidValue: unknown assignments.
     """
     if assignments not in ASSIGNMENT_KINDS:
         raise InvalidValue(f"assignments {assignments!r} are unknown: choose one of {ASSIGNMENT_KINDS}")
@@ -70,7 +75,7 @@ def symmetric_loss(
 
     # 1) Score.
     predictions, projections = unit_rows(predictions), unit_rows(projections)
-    if axis_names:  # each device's gradient of the prototypes, summed by autodiff
+    if axis_names:  # so that autodiff sums the devices' gradients of the prototypes
         prototypes = lax.pcast(prototypes, axis_names, to="varying")
     proj_scores = keep_scores(projections, prototypes, sweeps)
     pred_scores = keep_scores(predictions, prototypes, sweeps)
@@ -117,7 +122,7 @@ def symmetric_loss(
 def prototype_usage(
     assigned: jax.Array, num_prototypes: int, axis_names: tuple[str, ...] = ()
 ) -> tuple[jax.Array, jax.Array]:
-    """What shows a collapse: share of prototypes that any token chose, and entropy of the choices over ln K.
+    """Two signs of a collapse: the share of prototypes in use, and the entropy of their use divided by ln K.
 
     Args:
       assigned: [n] int32.
@@ -133,11 +138,15 @@ def prototype_usage(
 
 
 def sharded_symmetric_loss(mesh: Mesh, batch_axes: tuple[str, ...], **settings):
-    """`symmetric_loss` over a mesh whose batch axes split the clips.
+    """`symmetric_loss` on a mesh whose batch axes shard the clips.
+
+    Args:
+      mesh, batch_axes: the mesh, and its axes over which clips are sharded.
+      settings: further arguments of symmetric_loss.
 
     Returns:
-      A function of predictions [B M E], projections [B M E] (global arrays), prototypes [K E] and a queue (None for
-      none) that gives the same loss, metrics and next queue as one device would.
+      A function of predictions [B M E], projections [B M E] (global arrays), prototypes [K E] and a queue (None: none).
+      It returns loss, metrics and the next queue, equal to those of one device.
     """
 
     def local(predictions, projections, prototypes, queue):

@@ -10,7 +10,7 @@ from einops import rearrange
 from sigma_jax.ops.masking import gather
 from sigma_jax.ops.tubes import TubeGrid, unit_pixels, video_to_tubes
 
-EPSILON = 1e-6  # beside the standard deviation
+EPSILON = 1e-6  # added to the standard deviation
 
 
 def _standardize(x: jax.Array, axis: int) -> jax.Array:
@@ -21,12 +21,13 @@ def _standardize(x: jax.Array, axis: int) -> jax.Array:
 
 
 def pixel_targets(video: jax.Array, masked_idx: jax.Array, grid: TubeGrid, *, normalize: bool = True) -> jax.Array:
-    """Hidden tubes, each standardised per colour channel over its own pixels (goldens `labels`, README item 8).
+    """Hidden tubes, each standardised per colour channel over its own pixels (`labels` in tests/goldens, item 8 there).
 
     Args:
       video: [B F H W 3], uint8 or float in [0, 1].
       masked_idx: [B M].
-      normalize: False keeps pixels in [0, 1] (VideoMAE's ablation).
+      grid: how the clips are cut into tubes.
+      normalize: False keeps pixels in [0, 1] (an ablation of VideoMAE).
 
     Returns:
       targets [B M P], fp32.
@@ -39,10 +40,13 @@ def pixel_targets(video: jax.Array, masked_idx: jax.Array, grid: TubeGrid, *, no
 
 
 def feature_targets(features: jax.Array, masked_idx: jax.Array) -> jax.Array:
-    """Teacher features at the hidden tubes, standardised per channel over all tubes of the clip (README item 9).
+    """Teacher features at the hidden tubes, standardised per channel over all tubes of the clip.
+
+    As in the authors' code (tests/goldens/README.md, item 9).
 
     Args:
       features: [B N E], one per tube.
+      masked_idx: [B M].
 
     Returns:
       targets [B M E], fp32.
@@ -51,5 +55,5 @@ def feature_targets(features: jax.Array, masked_idx: jax.Array) -> jax.Array:
 
 
 def teacher_frames(video: jax.Array, tube_length: int) -> jax.Array:
-    """The frames a teacher sees, the first of each tube: [B F H W 3] -> [B*t H W 3]."""
+    """The frames for the teacher, the first one of each tube: [B F H W 3] -> [B*t H W 3]."""
     return rearrange(video[:, ::tube_length], "B t y x c -> (B t) y x c")

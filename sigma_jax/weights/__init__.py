@@ -1,1 +1,1 @@
-"""Files of weights, ours and others': names, sizes, formats in and out, strict loading, frozen models."""
+"""Files of weights, ours and published ones: names, sizes, formats to read and write, strict loading, frozen models."""

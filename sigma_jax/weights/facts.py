@@ -1,9 +1,9 @@
-"""Facts about the model that weights belong to: those that arrays tell, and those that a file records beside them.
+"""Facts about the model to which weights belong: those that follow from arrays, and those that a file records.
 
-`Weights.sizes` holds both. Arrays tell widths, depths and the volume of a tube. They tell neither the number of heads,
-nor the sides of a tube, the kind of positions, how a classifier pools, nor which class a row of its head is: there the
-weights fit another model as well, which would run and be wrong. `matched` is the one place that compares these facts
-with the model that is to be trained or tested.
+`Weights.sizes` holds both. Widths, depths and the volume of a tube follow from the shapes of arrays. The number of
+heads, the sides of a tube, the kind of positional embedding, the pooling of a classifier and the class of each row of
+its head do not: arrays of the same shapes also fit another model, which would run and be wrong. `matched` compares
+these facts with the model that is to be trained or tested.
 
 Letters: D width.
 """
@@ -21,7 +21,7 @@ HEAD_WIDTHS = {1280: 80}  # ViT-H: 16 heads; everything else 64
 CLIP = {"num_frames": 16, "image_size": 224}  # of the published models
 DECODER = ("decoder_width", "decoder_depth")
 CONFIGURED = ("tube_size", "positions", "pooling")  # settings of the same name in config.model
-RECORDED = (  # facts that no array tells
+RECORDED = (  # facts that do not follow from arrays
     *("num_heads", "decoder_num_heads", "positions", "pooling", "class_names", "label_hash"),
     *("num_frames", "image_size", "frame_stride", "sampling", "normalize_targets"),
 )
@@ -29,10 +29,12 @@ LISTED = 4  # class names per list in a message
 
 
 def sizes_of(kind: str, params: dict, patch: tuple[int, ...]) -> dict[str, Any]:
-    """What the arrays of `params` (our nested tree) tell, as plain numbers.
+    """The facts that follow from the arrays of `params` (our nested tree), as plain numbers.
 
     Args:
-      patch: (pt, ph, pw) of a video model, (ph, pw) of a teacher: our embedding tells their product only.
+      kind: of the model (Weights.kind).
+      params: its parameters.
+      patch: (pt, ph, pw) of a video model, (ph, pw) of a teacher; only their product follows from our embedding.
 
     Raises:
       WeightsMismatch: an array that a size is read from is missing.
@@ -67,7 +69,7 @@ def sizes_of(kind: str, params: dict, patch: tuple[int, ...]) -> dict[str, Any]:
 
 
 def with_facts_of_arrays(params: dict, sizes: dict[str, Any]) -> dict[str, Any]:
-    """`sizes` of a video model, with final norm and pooling, which files of earlier versions do not say."""
+    """`sizes` of a video model with final norm and pooling, which files of earlier versions do not record."""
     if "encoder" not in params:
         return sizes
     if "head" in params:
@@ -76,7 +78,7 @@ def with_facts_of_arrays(params: dict, sizes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _teacher_sizes(shape, flat: dict, patch: tuple[int, ...]) -> dict[str, Any]:
-    """The position table tells its grid and whether it has a row for cls: one of rows, rows - 1 is a square."""
+    """Facts of a teacher. The positional embedding has a square number of rows, and one more if cls has a row."""
     rows = shape("positions")[0]
     side = math.isqrt(rows)
     if side * side not in (rows, rows - 1):
@@ -97,12 +99,13 @@ def _teacher_sizes(shape, flat: dict, patch: tuple[int, ...]) -> dict[str, Any]:
 def complete(
     sizes: dict[str, Any], recorded: Mapping[str, Any], given: Mapping[str, int | None], source: str
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """All facts of a model, and the names of those that neither the file nor the caller says.
+    """All facts of a model, and the names of those that are assumed, as neither the file nor the caller gives them.
 
     Args:
-      sizes: what the arrays tell.
-      recorded: what the file says; None where it says nothing.
-      given: num_heads and decoder_num_heads of the caller, None where it does not know them.
+      sizes: facts that follow from the arrays.
+      recorded: facts of the file; None where it does not record one.
+      given: num_heads and decoder_num_heads of the caller; None where it does not know them.
+      source: name of the file, for messages.
 
     Raises:
       WeightsMismatch: file and caller contradict each other, or a number of heads does not divide the width.
@@ -115,7 +118,7 @@ def complete(
         rules["decoder_num_heads"] = _decoder_heads(sizes["width"], sizes["decoder_width"])
     if "tube_size" in sizes:
         rules |= CLIP
-        known = {"positions": "sincos_1d"} | known  # all that the authors' code computes
+        known = {"positions": "sincos_1d"} | known  # the only kind in the authors' code
     if "decoder_width" not in sizes:
         known = {k: v for k, v in known.items() if k not in ("decoder_num_heads", "normalize_targets")}
     _check_values(sizes | known, source)
@@ -127,7 +130,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _check_values(facts: Mapping[str, Any], source: str) -> None:
-    """Raises WeightsMismatch where a fact cannot be: files come from anywhere."""
+    """Raises WeightsMismatch where a recorded fact is impossible, since files may hold anything."""
     counts = ("num_heads", "decoder_num_heads", "num_frames", "frame_stride")
     wrong = [name for name in counts if name in facts and not _is_count(facts[name])]
     sides = facts.get("image_size", 1)
@@ -147,31 +150,31 @@ def _check_values(facts: Mapping[str, Any], source: str) -> None:
     if "tube_size" in facts:
         clip, tube = (facts.get("num_frames", 0), *sides) if "image_size" in facts else (0,), facts["tube_size"]
         if any(n % size for n, size in zip(clip, tube, strict=False)):
-            raise WeightsMismatch(f"{source}: a clip of {clip} is no whole number of its tubes of {tube}")
+            raise WeightsMismatch(f"{source}: a clip of {clip} is not a whole number of its tubes of {tube}")
 
 
 def agreed(recorded: Mapping[str, Any], given: Mapping[str, int | None], source: str) -> None:
-    """Raises WeightsMismatch where a file records other heads than the caller says."""
+    """Raises WeightsMismatch where a file records another number of heads than the caller gives."""
     for name, count in given.items():
         if count is not None and recorded.get(name) not in (None, count):
             raise WeightsMismatch(f"{source} was made with {name}={recorded[name]}, not {count}")
 
 
 def heads(width: int) -> int | None:
-    """width / 64 (80 for ViT-H), as in every published model of the family; None where that is no whole number."""
+    """Number of heads: width / 64 (80 for ViT-H), as in every published model; None if that is no whole number."""
     head_width = HEAD_WIDTHS.get(width, 64)
     return None if width % head_width else width // head_width
 
 
 def _decoder_heads(width: int, decoder_width: int) -> int | None:
-    """Half the encoder's where the width is half (S, B, L, H), else width / 64."""
+    """Heads of a decoder: half the encoder's if the width is half (S, B, L, H), else width / 64."""
     if width in (384, 768, 1024, 1280) and decoder_width * 2 == width:
         return heads(width) // 2
     return heads(decoder_width)
 
 
 def require_heads(weights: Weights) -> None:
-    """Raises WeightsMismatch where the number of heads is unknown: the model cannot be built."""
+    """Raises WeightsMismatch if the number of heads is unknown, so that the model cannot be built."""
     for name in ("num_heads", "decoder_num_heads"):
         if weights.sizes.get(name, 1) is None:
             width = weights.sizes["width" if name == "num_heads" else "decoder_width"]
@@ -184,20 +187,24 @@ def require_heads(weights: Weights) -> None:
 def matched(
     weights: Weights, model: Mapping[str, Any], *, fresh: Iterable[str] = (), same: Iterable[str] = (), advice: str = ""
 ) -> Weights:
-    """`weights` for a video model of which `model` says the same facts, with the classes in its order.
+    """Checks that `weights` fit a video model, and brings the rows of a head into the model's order of classes.
 
     Args:
-      model: facts by the names of `Weights.sizes`; a classifier's `class_names` are () where classes are numbers.
-      fresh: parts ('head', 'decoder') that need not come from the weights; their facts may differ.
-      same: facts that must agree too; others, such as `num_frames`, are only noted.
+      weights: the weights.
+      model: facts of the model, by the names of `Weights.sizes`; the `class_names` of a classifier are () if classes
+        are
+        numbers.
+      fresh: parts ('head', 'decoder') that may be initialised anew; their facts may differ.
+      same: further facts that must agree; others, such as `num_frames`, are only noted.
       advice: what a user of the running command can do about other classes.
 
     Returns:
-      Weights with notes on what differs. A head whose classes stand in another order has its rows moved, and
-      `sizes['class_order']` says 'same', 'moved', 'assumed' (nobody says it) or 'fresh'.
+      Weights with notes on what differs. `sizes['class_order']` says whether the rows of the head are in the 'same'
+      order, were 'moved', have an 'assumed' order (none is recorded), or whether the head is 'fresh'.
 
     Raises:
-      WeightsMismatch: facts that differ, with the settings that agree with the weights; or both lists of classes.
+      WeightsMismatch: facts differ; the message names the settings that agree with the weights, or both lists of
+        classes.
     """
     fresh = set(fresh)
     _check_size(weights, model, fresh)

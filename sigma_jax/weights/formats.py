@@ -1,4 +1,4 @@
-"""Every format of weights: which one a path holds, read it, write it."""
+"""All formats of weights: detecting the format of a path, reading and writing."""
 
 import dataclasses
 import json
@@ -22,7 +22,8 @@ def detect_format(path: str | Path) -> str:
     """'npz' (ours), 'orbax' (a run folder or checkpoint), 'pth' (PyTorch) or 'hf' (Hugging Face folder or file).
 
     Raises:
-      FileNotFoundError: there is nothing. UnreadableWeights: what is there instead, and what was expected.
+      NotThere: the path does not exist.
+      UnreadableWeights: it holds something else; the message says what, and what was expected.
     """
     place = epath.Path(path).expanduser()
     if not place.exists():
@@ -76,15 +77,16 @@ def read_weights(
     decoder_num_heads: int | None = None,
     which: str = "model",
 ) -> Weights:
-    """Weights from a path in any format.
+    """Reads weights from a path in any format.
 
     Args:
-      form: one of FORMATS, None to detect.
-      num_heads, decoder_num_heads: where the file does not record them and width / 64 does not tell.
-      which: one of WHICH, 'ema' for the average of the weights that training kept beside them.
+      path: a file or folder.
+      form: one of FORMATS; None: it is detected.
+      num_heads, decoder_num_heads: needed if the file does not record them and they are not width / 64.
+      which: one of WHICH; 'ema' for the moving average of the weights, if the file holds it.
 
     Raises:
-      FileNotFoundError, UnreadableWeights, WeightsMismatch, CheckpointError: each names the path.
+      NotThere, UnreadableWeights, WeightsMismatch, CheckpointError: each names the path.
     """
     form = form or detect_format(path)
     given = {"num_heads": num_heads, "decoder_num_heads": decoder_num_heads}
@@ -106,7 +108,7 @@ def read_weights(
 
 
 def _read_pth(path: Path, given: dict[str, int | None], which: str) -> Weights:
-    """A .pth of the authors, or one that holds Hugging Face's names."""
+    """Reads a .pth with the authors' parameter names, or with Hugging Face's."""
     arrays, notes, recorded = published.state_dict_of(read_pth(path.expanduser()), str(path), which)
     if huggingface.has_names(arrays):
         return huggingface.read_folder(path, given, which)
@@ -114,10 +116,13 @@ def _read_pth(path: Path, given: dict[str, int | None], which: str) -> Weights:
 
 
 def write_weights(path: str | Path, weights: Weights, form: str) -> list[str]:
-    """Writes weights in a format; returns notes on what could not be taken along.
+    """Writes weights in a format; returns notes on what the format cannot hold.
 
-    npz: a file. orbax: a run folder that `--init` and evaluation read. pth: the authors' names. hf: a folder for
-    `from_pretrained`.
+    Args:
+      path: file or folder to write.
+      weights: the weights.
+      form: 'npz', a file; 'orbax', a run folder that `--init` and evaluation read; 'pth', a file with the authors'
+        names; 'hf', a folder for `from_pretrained`.
     """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     if form == "npz":
@@ -134,7 +139,7 @@ def write_weights(path: str | Path, weights: Weights, form: str) -> list[str]:
 
 
 def describe(weights: Weights) -> str:
-    """One line: kind and facts."""
+    """Kind and facts of weights in one line."""
     names = weights.sizes.get("class_names") or ()
     shown = {"class_names": f"{', '.join(names[:4])}{', ...' if len(names) > 4 else ''}"} if names else {}
     assumed = f", assumed: {', '.join(weights.assumed)}" if weights.assumed else ""

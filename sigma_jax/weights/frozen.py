@@ -1,4 +1,4 @@
-"""From weights to a model that runs: the module that their sizes describe, checked strictly, and its features.
+"""Frozen models: the Flax module that weights describe, with strictly checked parameters, and its features.
 
 Letters: B clips, F frames, y x pixels, N tubes, T patch tokens, D width.
 """
@@ -34,7 +34,7 @@ from sigma_jax.weights.loading import LoadReport, fit, say
 from sigma_jax.weights.weights_file import Weights, unflatten
 
 FLOAT32 = Compute()
-FRAME_STRIDE = 4  # of the published Kinetics recipe; what preprocess takes by default
+FRAME_STRIDE = 4  # of the published Kinetics recipe, for weights that do not record theirs
 
 
 def video_size(sizes: dict[str, Any]) -> VideoSize:
@@ -55,10 +55,12 @@ def teacher_size(sizes: dict[str, Any]) -> TeacherSize:
 
 
 def module_of(weights: Weights, grid: TubeGrid | None = None, compute: Compute = FLOAT32) -> nn.Module:
-    """The Flax module whose parameters `weights` are.
+    """The Flax module to which `weights` belong.
 
     Args:
-      grid: of a video model; None for the frames and size it was trained on (16 and 224 where the file does not say).
+      weights: of any kind.
+      grid: tube grid of a video model; None for that of its training (16 frames of 224 if the file records none).
+      compute: type and implementation of the arithmetic.
     """
     require_heads(weights)
     sizes = weights.sizes
@@ -84,7 +86,7 @@ def module_of(weights: Weights, grid: TubeGrid | None = None, compute: Compute =
 
 
 class EncoderAlone(nn.Module):
-    """An encoder under the name that it has in every video model."""
+    """An encoder without a decoder or head, as a module whose parameters are named as in the other video models."""
 
     grid: TubeGrid
     size: VideoSize
@@ -102,7 +104,7 @@ class EncoderAlone(nn.Module):
 
 
 def grid_of(sizes: dict[str, Any], num_frames: int, image_size: int | tuple[int, int]) -> TubeGrid:
-    """The tube grid of a clip of any size; half of it hidden where something must be."""
+    """The tube grid of a clip of any size (its mask ratio of one half is not used by frozen models)."""
     return TubeGrid(num_frames, image_size, tuple(sizes["tube_size"]), 0.5)
 
 
@@ -125,17 +127,24 @@ def _inputs(module: nn.Module, weights: Weights) -> tuple[jax.ShapeDtypeStruct, 
 
 
 def check(weights: Weights) -> LoadReport:
-    """Proves that `weights` are all of the parameters of the model their sizes describe, and nothing else.
+    """Checks that `weights` are exactly the parameters of the model that their sizes describe.
 
     Raises:
-      WeightsMismatch: the four lists of what is not.
+      WeightsMismatch: parameters are missing, unexpected, of another shape or not finite; the message lists them.
     """
     return fit(weights, abstract_params(module_of(weights), weights))[1]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pretrained:
-    """A model with its weights: `module` and `params` for Flax, `features` for everybody else."""
+    """A model with its weights, ready for features.
+
+    Attributes:
+      module, params: the Flax module and its parameters.
+      weights: as they were read, with all facts.
+      report: which parameters were loaded.
+      compute: type and implementation of the arithmetic.
+    """
 
     module: nn.Module
     params: dict
@@ -150,14 +159,21 @@ class Pretrained:
 
     @property
     def frame_stride(self) -> int:
-        """Frames from one frame of a clip to the next in training; 4, of the Kinetics recipe, where nobody says it."""
+        """Distance of neighbouring frames of a clip in training; 4, of the Kinetics recipe, if it is not recorded."""
         return self.weights.sizes.get("frame_stride") or FRAME_STRIDE
 
     def preprocess(self, frames: np.ndarray, num_frames: int | None = None, stride: int | None = None) -> np.ndarray:
-        """One video, uint8 [F y x 3], any length and size -> the clip the weights were trained for, uint8 [1 F y x 3].
+        """Makes a clip as in training, uint8 [1 F y x 3], of one video uint8 [F y x 3] of any length and size.
 
-        Takes `num_frames` around the middle, `stride` apart (None: those of training), scales the short side to the
-        training size and cuts the centre. Pixels stay 0..255: the model standardises them itself.
+        `num_frames` frames in the middle of the video, `stride` apart, are resized so that the short side has the
+        training size, and cropped at the centre. Pixels stay 0..255: the model standardises them itself.
+
+        Args:
+          frames: the video.
+          num_frames, stride: None for those of training.
+
+        Raises:
+          InvalidValue: not a video of this form.
         """
         frames = np.asarray(frames)
         if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
@@ -168,15 +184,22 @@ class Pretrained:
         return augment.center_crop_resize(frames[wanted], side if isinstance(side, int) else min(side))[None]
 
     def features(self, video: jax.Array | np.ndarray, *, pool: bool = True) -> jax.Array:
-        """video [B F y x 3] (uint8 0..255, or float in [0, 1]) -> features [B D], or every token [B n D], fp32.
+        """Features of clips.
 
-        F, y and x may be any multiples of the tube: sin-cos positions are computed for them, a teacher's learned table
-        is resized. Pooled: the mean over tubes, or of a classifier what its head sees; a teacher's mean cls token over
-        frames.
-        Tokens: latents of the tubes, in order time, row, column; a teacher's patches likewise.
+        F, y and x may be any multiples of the tube: sin-cos positions are computed for them, and the learned positional
+        embedding of a teacher is resized.
+
+        Args:
+          video: [B F y x 3], uint8 0..255 or float in [0, 1].
+          pool: False returns every token: latents of the tubes, or patch tokens of a teacher, in the order time, row,
+            column.
+
+        Returns:
+          fp32 [B D], the mean over tubes; of a classifier the input of its head; of a teacher the mean of the cls token
+          over frames. Without pooling [B n D].
 
         Raises:
-          ValueError: no such axes, or frames that are no whole number of tubes.
+          InvalidValue: other axes, or a clip that is not a whole number of tubes.
         """
         shape = self._shape(video)
         self._say_new_grid(shape)
@@ -184,34 +207,35 @@ class Pretrained:
 
     @property
     def token_size(self) -> int:
-        """Side in pixels of the square that a token stands for."""
+        """Side in pixels of the square that a token covers."""
         sizes = self.weights.sizes
         return sizes["patch_size"] if self.weights.kind == "teacher" else sizes["tube_size"][1]
 
     @property
     def frames_per_step(self) -> int:
-        """Frames that one step of tokens stands for: 1 of a teacher, those of a tube of a video model."""
+        """Frames that a token covers: 1 for a teacher, the length of a tube for a video model."""
         return 1 if self.weights.kind == "teacher" else self.weights.sizes["tube_size"][0]
 
     @property
     def has_final_norm(self) -> bool:
-        """Whether the weights have a norm over the last block's tokens (a classifier's is over their mean)."""
+        """Whether the weights have a norm of the last block's tokens (that of a classifier norms their mean)."""
         return self.weights.kind == "teacher" or bool(self.weights.sizes.get("final_norm"))
 
     def dense_features(
         self, video: jax.Array | np.ndarray, *, final_norm: bool = True, resize_positions: bool = False
     ) -> jax.Array:
-        """video [B F y x 3] (as `features` takes it) -> the tokens in their grid, [B t h w D], fp32.
+        """Tokens in their grid, fp32 [B t h w D].
 
-        A video model has a step t per tube (2 frames), a teacher one per frame.
+        A video model has one time step t per tube, a teacher one per frame.
 
         Args:
-          final_norm: False: the last block's output before the final norm.
-          resize_positions: whether sin-cos positions of another frame size are those of training, resized in space,
-            instead of computed anew. A teacher's are always resized.
+          video: [B F y x 3], uint8 0..255 or float in [0, 1].
+          final_norm: False returns the last block's output before the final norm.
+          resize_positions: whether for frames of another size the sin-cos positions of training are resized in space,
+            instead of being computed for the new grid. Those of a teacher are always resized.
 
         Raises:
-          ValueError: as `features`.
+          InvalidValue: other axes, or a clip that is not a whole number of tubes.
         """
         shape = self._shape(video)
         t, h, w = self.token_grid(shape)
@@ -225,7 +249,7 @@ class Pretrained:
         """(t, h, w) of the tokens of a clip of `shape` (frames, rows, columns).
 
         Raises:
-          ValueError: the shape is no whole number of tubes.
+          InvalidValue: the shape is not a whole number of tubes.
         """
         sizes = self.weights.sizes
         if self.weights.kind == "teacher":
@@ -267,7 +291,7 @@ class Pretrained:
 
 @dataclasses.dataclass(frozen=True)
 class _View:
-    """What of a clip of `shape` (frames, rows, columns) is wanted; one compiled function each."""
+    """The form of the features of clips of `shape` (frames, rows, columns); each form has one compiled function."""
 
     shape: tuple[int, int, int]
     pool: bool
@@ -276,7 +300,7 @@ class _View:
 
 
 def video_features(encoder: EncoderAlone, pooling: str | None, params: dict, video: jax.Array) -> jax.Array:
-    """Latents [B N D], or pooled [B D] as a classifier with this `pooling` does, its norm included."""
+    """Latents [B N D], or (with `pooling`) [B D], pooled and normalised as in a classifier."""
     latents = encoder.apply({"params": {"encoder": params["encoder"]}}, video).astype(jnp.float32)
     if pooling is None:
         return latents
@@ -308,11 +332,13 @@ def load(
     weights: str = "model",
     compute: Compute = FLOAT32,
 ) -> Pretrained:
-    """A model from a file or folder in any format (weights/formats.py); all of its parameters, or an error.
+    """Loads a model from a file or folder in any format (weights/formats.py), strictly.
 
     Args:
-      num_heads, decoder_num_heads: where the file does not say them and width / 64 is wrong.
-      weights: 'ema' for the average of the weights that training kept beside them.
+      path: the file or folder.
+      num_heads, decoder_num_heads: needed if the file does not record them and they are not width / 64.
+      weights: 'ema' for the moving average of the weights, if the file holds it.
+      compute: type and implementation of the arithmetic.
 
     Raises:
       FileNotFoundError, ValueError: each says what was found and what was expected.
@@ -325,7 +351,7 @@ def load(
 
 
 def untrained(model: Pretrained, seed: int = 0) -> Pretrained:
-    """The model with random weights, those that a pre-training run of this seed starts with."""
+    """The model with the random weights with which a pre-training run of this seed starts."""
 
     def init(key: jax.Array) -> dict:
         inputs = [jnp.zeros(leaf.shape, leaf.dtype) for leaf in _inputs(model.module, model.weights)]

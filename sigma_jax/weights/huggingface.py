@@ -1,8 +1,8 @@
 """Hugging Face folders (config.json and weights) of VideoMAE, DINOv2 and DINOv2 with registers.
 
 Names are mapped to and from the authors' names (torch_weights). Hugging Face splits qkv into query, key and value and
-has no bias for a VideoMAE key. Files carry `q_bias`/`v_bias` (what transformers writes) or `query.bias`/`value.bias`
-(what version 5 calls them in memory); both are read, the former is written, which every version loads.
+has no bias for a VideoMAE key. Files contain `q_bias`/`v_bias` (written by transformers) or `query.bias`/`value.bias`
+(the names in memory of version 5). Both are read; `q_bias`/`v_bias` are written, which every version loads.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from sigma_jax.weights.weights_file import UnreadableWeights, Weights, WeightsMi
 CONFIG = "config.json"
 PROCESSOR = "preprocessor_config.json"
 WEIGHTS = "model.safetensors"
-FILES = (WEIGHTS, f"{WEIGHTS}.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")  # the first there is
+FILES = (WEIGHTS, f"{WEIGHTS}.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")  # the first one is read
 MODELS = {"videomae": VIDEOMAE, "dinov2": DINOV2, "dinov2_with_registers": DINOV2}
 FOREIGN = {"vjepa2": V_JEPA, "dinov3_vit": "DINOv3", "dinov3_convnext": "DINOv3", "ijepa": "I-JEPA"}
 PATCHES = "embeddings.patch_embeddings.projection.weight"  # in every model of MODELS, in no file of the authors
@@ -37,7 +37,7 @@ DTYPES = {
     **{"I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8, "U8": np.uint8, "BOOL": np.bool_},
 }
 LAYER_NORM_EPSILON = 1e-6
-MAX_EPSILON = 1e-5  # up to here outputs agree in four digits
+MAX_EPSILON = 1e-5  # up to this epsilon of the layer norms, outputs agree in four digits
 
 
 def read_folder(path: str | Path, given: Mapping[str, int | None], which: str = "model") -> Weights:
@@ -88,14 +88,14 @@ def weights_from(
 
 
 def _facts(config: dict[str, Any]) -> dict[str, Any]:
-    """What a config.json says and no array tells."""
+    """The facts in a config.json that do not follow from arrays."""
     facts = {"num_heads": config.get("num_attention_heads")}
     if config["model_type"] != "videomae":
         return facts
     labels = config.get("id2label")
     labels = labels if isinstance(labels, dict) else {}
     names = tuple(str(labels.get(str(i), "")) for i in range(len(labels)))
-    is_named = all(names) and names != tuple(f"LABEL_{i}" for i in range(len(names)))  # which is what nobody named
+    is_named = all(names) and names != tuple(f"LABEL_{i}" for i in range(len(names)))  # the library's default names
     side = config.get("image_size")
     return facts | {
         "decoder_num_heads": config.get("decoder_num_attention_heads"),
@@ -107,10 +107,10 @@ def _facts(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_config(folder: Path, config: dict[str, Any]) -> list[str]:
-    """Notes on what differs in the last digits.
+    """Checks a config.json; returns notes on differences that change outputs in the last digits only.
 
     Raises:
-      WeightsMismatch, UnreadableWeights: another family, or what our model does not compute.
+      WeightsMismatch, UnreadableWeights: another family of models, or a setting that our models do not have.
     """
     path, kind = str(folder / CONFIG), str(config.get("model_type"))
     if kind in FOREIGN:
@@ -143,7 +143,7 @@ def check_config(folder: Path, config: dict[str, Any]) -> list[str]:
 
 
 class _Stored:
-    """An array of a .safetensors file, read when numpy asks; the file is open only then, so that none of it stays."""
+    """An array of a .safetensors file that is read on access; the file is closed again, so that it holds no memory."""
 
     def __init__(self, path: Path, name: str, shape: list[int], dtype: np.dtype):
         self.path, self.name, self.shape, self.dtype = path, name, tuple(shape), dtype
@@ -170,7 +170,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def read_safetensors(path: Path) -> dict[str, Any]:
-    """Name -> array of one file, which numpy reads when it is used.
+    """The arrays of one file by name, each of which is read on access.
 
     Raises:
       UnreadableWeights: truncated, damaged, or of a type that numpy does not have.
@@ -185,7 +185,7 @@ def read_safetensors(path: Path) -> dict[str, Any]:
 
 
 def read_arrays(path: Path, which: str = "model") -> tuple[dict[str, Any], list[str]]:
-    """Arrays of one file, or of a folder's one file or shards with their index; and notes."""
+    """(arrays by name, notes) of one file, or of a folder with one file or with shards and their index."""
     if path.is_file():
         files, promised = [path], set()
     else:
@@ -210,7 +210,7 @@ def read_arrays(path: Path, which: str = "model") -> tuple[dict[str, Any], list[
 
 
 def _shards(index: Path) -> tuple[list[Path], set[str]]:
-    """Files and names that an index promises."""
+    """The files and array names in an index."""
     names = _read_json(index).get("weight_map")
     if not isinstance(names, dict):
         raise UnreadableWeights(f"{index} has no weight_map: copy it again")
@@ -234,9 +234,10 @@ def _read_json(path: Path) -> dict:
 
 
 def write_folder(path: str | Path, weights: Weights) -> list[str]:
-    """Writes config.json and model.safetensors for `from_pretrained`; returns what could not be taken along.
+    """Writes config.json and model.safetensors for `from_pretrained`; returns notes on what is not written.
 
-    VideoMAEForPreTraining predicts pixels: of other pre-training (SIGMA) the encoder is written, as VideoMAEModel.
+    VideoMAEForPreTraining predicts pixels. Of models with other targets (SIGMA) the encoder is written, as
+    VideoMAEModel.
     """
     folder, notes = Path(path), []
     if weights.kind == "pretrain" and not _predicts_pixels(weights):
@@ -255,10 +256,10 @@ def write_folder(path: str | Path, weights: Weights) -> list[str]:
 
 
 def _write_file(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Float32 arrays one after the other; the library would need all of them contiguous, a second copy of the weights.
+    """Writes float32 arrays one after the other; the library would need a second, contiguous copy of all weights.
 
-    The format: eight bytes with the header's length, the header as JSON (name -> type, shape, first and last byte),
-    bytes. The file appears under its name only when complete.
+    The format: eight bytes with the length of the header, the header as JSON (type, shape, first and last byte of every
+    array by name), then the bytes. The file gets its name when it is complete.
     """
     header, position = {"__metadata__": {"format": "pt"}}, 0
     for name, array in arrays.items():

@@ -1,6 +1,6 @@
-"""Hugging Face's parameter names <-> the authors' names, on numpy arrays.
+"""Conversion between Hugging Face's parameter names and the authors' names, for NumPy arrays.
 
-A table per family: inside a block, and outside of blocks. Query, key and value are stacked into the authors' qkv.
+Each family has a table of names inside a block and one of names outside. Query, key and value are stacked into qkv.
 """
 
 import dataclasses
@@ -17,7 +17,12 @@ QKV = ("query", "key", "value")
 
 @dataclasses.dataclass(frozen=True)
 class Names:
-    """One family. `block`, `outside`: (Hugging Face, authors) stems or whole names."""
+    """The names of one family.
+
+    Attributes:
+      prefixes: that names may begin with.
+      block, outside: pairs (Hugging Face, authors) of stems or whole names, inside and outside of blocks.
+    """
 
     prefixes: tuple[str, ...]
     block: tuple[tuple[str, str], ...]
@@ -68,7 +73,7 @@ LETTERS = {"q": "query", "k": "key", "v": "value"}
 
 
 def _renamed(name: str, table: tuple[tuple[str, str], ...]) -> str | None:
-    """`name` with its stem translated; None where the table has none."""
+    """`name` with its stem translated; None if the table does not contain it."""
     for old, new in table:
         if name == old or name.startswith(f"{old}."):
             return new + name[len(old) :]
@@ -76,9 +81,9 @@ def _renamed(name: str, table: tuple[tuple[str, str], ...]) -> str | None:
 
 
 def to_authors(arrays: Mapping[str, Any], names: Names) -> dict[str, Any]:
-    """Hugging Face name -> array becomes authors' name -> array.
+    """Renames arrays from Hugging Face's names to the authors'.
 
-    Names that the tables do not know are kept, so that the strict loader lists them as they are in the file.
+    Unknown names are kept, so that the strict loader lists them as they are in the file.
 
     Raises:
       WeightsMismatch: a query, key or value without the other two.
@@ -108,7 +113,7 @@ def to_authors(arrays: Mapping[str, Any], names: Names) -> dict[str, Any]:
 
 
 class _Stacked:
-    """Query, key and value one above the other, read from their file when numpy asks."""
+    """Query, key and value stacked along the first axis, which are read from their file on access."""
 
     def __init__(self, parts: list[Any]):
         self.parts, self.dtype = parts, parts[0].dtype
@@ -136,7 +141,7 @@ def _joined(split: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def from_authors(arrays: dict[str, np.ndarray], names: Names, kind: str) -> dict[str, np.ndarray]:
-    """Authors' name -> array becomes Hugging Face name -> array, as `save_pretrained` writes it."""
+    """Renames arrays from the authors' names to Hugging Face's, as `save_pretrained` writes them."""
     block = tuple((new, old) for old, new in names.block if old != "attention.o_proj")
     outside = tuple((new, old) for old, new in names.outside)
     inner_prefix = names.prefixes[0] if kind in ("pretrain", "classifier") else ""

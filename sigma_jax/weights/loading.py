@@ -1,4 +1,4 @@
-"""The one strict loader: weights into a model's parameters, all of them or an error that says which not."""
+"""The strict loader: puts weights into a model's parameters, all of them, or raises an error that lists the others."""
 
 import dataclasses
 import logging
@@ -17,10 +17,15 @@ LISTED = 12  # names per list in a message
 
 @dataclasses.dataclass(frozen=True)
 class LoadReport:
-    """Names are our parameter paths.
+    """What was loaded; arrays are named by our parameter paths.
 
-    `missing`, `unexpected` and `other_shape` hold only what the caller allowed: anything else is an error before a
-    report exists.
+    Attributes:
+      source: the file.
+      loaded: arrays that were taken from the file.
+      missing, unexpected, other_shape: arrays that do not fit, as the caller allowed; others are an error.
+      num_loaded, num_total: numbers (not arrays) taken from the file, and of the model.
+      digest: of the file's content.
+      notes: sentences about the weights.
     """
 
     source: str
@@ -28,14 +33,14 @@ class LoadReport:
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     other_shape: tuple[str, ...]
-    num_loaded: int  # numbers, not arrays
+    num_loaded: int
     num_total: int
     digest: str
     notes: tuple[str, ...] = ()
 
     @property
     def fraction(self) -> float:
-        """Part of the model's numbers that come from the file, in [0, 1]."""
+        """Share of the model's numbers that come from the file, in [0, 1]."""
         return self.num_loaded / max(self.num_total, 1)
 
     def lines(self) -> list[str]:
@@ -61,20 +66,21 @@ def fit(
     allow_unexpected: Iterable[str] = (),
     advice: str = "",
 ) -> tuple[dict[str, np.ndarray], LoadReport]:
-    """The arrays of `weights` that a model asks for.
+    """Selects the arrays of `weights` that belong to a model.
 
     Args:
+      weights: the weights.
       wanted: the model's parameters or their shapes, nested dicts.
-      allow_missing: names ('head', 'decoder/blocks') of parts that the file need not hold, or may hold in another
-        shape; the model keeps its own values there.
-      allow_unexpected: names of parts of the file that the model has no use for.
+      allow_missing: names ('head', 'decoder/blocks') of parts that may be missing in the file, or have another shape;
+        the model keeps its own values there.
+      allow_unexpected: names of parts of the file that may be unused.
       advice: what a user of the running command can do about weights that do not fit.
 
     Returns:
-      path -> float32 array, and the report.
+      float32 arrays by path, and the report.
 
     Raises:
-      WeightsMismatch: the four lists of what does not fit, or arrays that are not finite.
+      WeightsMismatch: arrays are missing, unexpected, of another shape or not finite; the message lists them.
     """
     found, target = flatten(weights.params), flatten(wanted)
     known = sorted({path.split("/")[0] for path in target})
@@ -129,9 +135,9 @@ def load_into(
     allow_unexpected: Iterable[str] = (),
     advice: str = "",
 ) -> tuple[dict, LoadReport]:
-    """`fresh` (nested dicts of arrays, jax or numpy) with the arrays of `weights` in their places.
+    """Replaces the arrays of `fresh` (nested dicts of JAX or NumPy arrays) by those of `weights`; see `fit`.
 
-    jax.Arrays keep type and sharding; what may be missing keeps its value. Arguments and errors as `fit`.
+    jax.Arrays keep their type and sharding; parts that are missing, as allowed, keep their values.
     """
     allowed = {"allow_missing": allow_missing, "allow_unexpected": allow_unexpected}
     loaded, report = fit(weights, fresh, **allowed, advice=advice)
@@ -145,7 +151,7 @@ def say(report: LoadReport) -> None:
 
 
 def names_in(text: str | None) -> tuple[str, ...]:
-    """'head,decoder/blocks' -> its names."""
+    """The names in a list such as 'head,decoder/blocks'."""
     return tuple(name.strip() for name in (text or "").split(",") if name.strip())
 
 
