@@ -1,1 +1,1 @@
-"""Measurement of checkpoints: evaluators yield (name, number)."""
+"""Evaluation of parameters: an evaluator (protocol.py) yields named numbers."""

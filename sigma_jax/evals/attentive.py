@@ -1,8 +1,8 @@
-"""Attentive probe on cached tokens: one learned query pools the tokens of a frozen network, a linear layer reads it.
+"""Attentive probe on stored tokens: one learned query pools the tokens of a frozen network for a linear classifier.
 
-A small relative of configs/attentive_probe.py (same pooling, no augmentation, tokens computed once), for tables that
-compare many frozen encoders. After V-JEPA (Bardes et al. 2024); the SIGMA paper has no such probe, the settings here
-are this project's.
+A small version of configs/attentive_probe.py (same pooling, no augmentation, tokens computed once), for tables that
+compare many frozen encoders. After V-JEPA (Bardes et al. 2024). The SIGMA paper has no such probe: the settings are
+this project's.
 
 Letters: n clips, N tokens, D width, C classes, b clips per update.
 """
@@ -19,11 +19,12 @@ from sigma_jax.evals.knn import accuracy
 from sigma_jax.models.attentive import AttentivePool
 from sigma_jax.runtime.errors import InvalidValue
 
-PEAK_LR, WEIGHT_DECAY, WARMUP = 1e-3, 0.05, 0.1  # AdamW, linear warm-up over this share of the updates, then cosine
+PEAK_LR, WEIGHT_DECAY = 1e-3, 0.05  # of AdamW
+WARMUP = 0.1  # share of the updates with linear warmup, before a cosine schedule
 
 
 class AttentiveClassifier(nn.Module):
-    """tokens [b N D] -> class scores [b C]."""
+    """Attentive pooling, LayerNorm and a linear layer: tokens [b N D] -> class scores [b C]."""
 
     num_classes: int
     num_heads: int
@@ -37,14 +38,16 @@ class AttentiveClassifier(nn.Module):
 def attentive_probe(
     train, test, *, num_classes: int, num_heads: int, epochs: int = 20, batch_size: int = 64, seed: int = 0
 ) -> dict[str, float]:
-    """Trains the pooling and a linear layer on the tokens `train`, measures them on `test`.
+    """Trains the probe on the tokens `train` and measures it on `test`.
 
     Args:
       train: (tokens float [n N D], int labels [n] in [0, num_classes)).
-      test: the same for other clips.
+      test: tokens and labels of other clips.
+      num_classes: C.
       num_heads: of the attention; it must divide D.
-      epochs: passes over `train`; the last clips of a pass that fill no batch are left out of that pass.
-      seed: of the first weights and the order of clips; the same inputs give the same result.
+      epochs: passes over `train`; the last, incomplete batch of a pass is left out.
+      batch_size: b.
+      seed: of the initial weights and the order of clips; equal inputs give equal results.
 
     Returns:
       `top1` and `train_top1` in per cent.

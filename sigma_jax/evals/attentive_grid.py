@@ -1,9 +1,10 @@
-"""A grid of attentive probes on frozen tokens, trained at once (the frozen evaluation of V-JEPA 2, Assran et al. 2025).
+"""A grid of attentive probes on frozen tokens, trained together, as in V-JEPA 2 (Assran et al. 2025).
 
-Learning rates and weight decays of a probe matter more than most methods differ, so every pair gets a head of its own.
-All heads see the same batches, which are read once; their parameters are stacked and updated by one vmapped step. The
-head that is best on the validation clips is reported, together with the whole grid; only it is shown the test clips.
-Learning rates, weight decays, schedule and heads are V-JEPA 2's; the SIGMA paper has no such probe.
+The learning rate and weight decay of a probe change its result more than most methods differ, so there is one head for
+every pair. All heads train on the same batches, which are read once; their parameters are stacked and updated by one
+vmapped step. The head that is best on the validation clips is reported, together with the whole grid; only this head is
+measured on the test clips. Learning rates, weight decays, schedule and heads are V-JEPA 2's; the SIGMA paper has no
+such probe.
 
 Letters: n clips, V views (crops), N tokens (of all temporal segments), D width, C classes, G heads, b clips per step.
 """
@@ -23,11 +24,11 @@ from sigma_jax.evals.severe.multi_label_scores import mean_average_precision
 from sigma_jax.models.attentive_classifier import AttentiveClassifier
 from sigma_jax.runtime.errors import InvalidValue
 
-DECAYED = ("kernel", "qkv", "query")  # norms and biases are not
+DECAYED = ("kernel", "qkv", "query")  # parameters with weight decay; norms and biases have none
 
 
 class TokenRows:
-    """Some rows of tokens [n V N D] that stay where they are, on disk perhaps, until a batch asks for them."""
+    """A selection of rows of tokens [n V N D] (which may be on disk); a row is read when it is indexed."""
 
     def __init__(self, stored: "np.ndarray | TokenRows", rows: np.ndarray):
         self.stored, self.rows = stored, rows
@@ -42,13 +43,13 @@ class TokenRows:
 
 
 class TokenSet(NamedTuple):
-    """tokens [n V N D] of any float type; labels int [n], or 0/1 [n C] (multi-label)."""
+    """Tokens [n V N D] of any float type, and labels int [n] or, for several labels, 0/1 [n C]."""
 
     tokens: np.ndarray | TokenRows
     labels: np.ndarray
 
     def rows(self, index: np.ndarray) -> "TokenSet":
-        """The clips `index`; tokens are not read yet."""
+        """The clips `index`, whose tokens are not read yet."""
         return TokenSet(TokenRows(self.tokens, index), self.labels[index])
 
 
@@ -57,14 +58,16 @@ class GridSettings:
     """The probes and their training.
 
     Attributes:
-      learning_rates, weight_decays: every pair is a head. Peak rates of AdamW, cosine to 0; decay of matrices alone.
-      epochs: passes over the training clips; each shows one random view of a clip.
-      warmup: share of the steps with a rising rate.
+      learning_rates, weight_decays: of AdamW; every pair is a head. Rates are peaks of a cosine schedule to 0; weight
+        decay applies to matrices only.
+      epochs: passes over the training clips, each with one random view of a clip.
+      warmup: share of the steps with linear warmup.
       batch_size: clips per step.
       depth, num_heads: of the classifier; num_heads must divide D.
       multi_label: binary cross-entropy and mAP instead of cross-entropy and top-1.
-      seed: of first weights (equal for all heads), order and views.
-      heads_at_once: heads that are computed side by side; fewer need less memory. 0: all.
+      seed: of the initial weights (equal for all heads), the order and the views.
+      heads_at_once: heads that are computed in parallel; fewer need less memory. 0: all.
+      dtype: of the computation.
     """
 
     learning_rates: tuple[float, ...] = (5e-3, 3e-3, 1e-3, 3e-4, 1e-4)
@@ -103,14 +106,14 @@ class GridSettings:
 def attentive_grid(
     train: TokenSet, val: TokenSet, num_classes: int, settings: GridSettings, test: TokenSet | None = None
 ) -> dict[str, Any]:
-    """Trains all heads, chooses one on `val`, measures it on `test`.
+    """Trains all heads, chooses the best one on `val`, and measures it on `test`.
 
     Returns:
-      `metric`; `chosen`: learning_rate, weight_decay, `val` and, where there is a test set, `test` in per cent; `grid`:
-      every head's learning_rate, weight_decay, `val`, last `loss`, and `diverged` where a number was not finite.
+      `metric`; `chosen`: learning_rate, weight_decay, `val` and, with a test set, `test` in per cent; `grid`: for every
+      head learning_rate, weight_decay, `val`, last `loss`, and `diverged`, whether a number was not finite.
 
     Raises:
-      InvalidValue: sets that do not fit together or the settings; every head diverged.
+      InvalidValue: the sets do not fit together or the settings, or every head diverged.
     """
     for name, tokens in {"train": train, "val": val, "test": test}.items():
         if tokens is not None:
@@ -152,7 +155,7 @@ def _check(name: str, tokens: TokenSet, train: TokenSet, num_classes: int, setti
 
 
 def _score(probabilities: np.ndarray, labels: np.ndarray, settings: GridSettings) -> float | None:
-    """Per cent; None where a number is not finite."""
+    """The metric in per cent; None if a probability is not finite."""
     if not np.isfinite(probabilities).all():
         return None
     if settings.multi_label:
@@ -161,18 +164,18 @@ def _score(probabilities: np.ndarray, labels: np.ndarray, settings: GridSettings
 
 
 def batches(train: TokenSet, settings: GridSettings) -> Iterator[TokenSet]:
-    """Training batches [b N D] of all epochs, each clip in one random view; the last clips that fill none stay out."""
+    """Training batches [b N D] of all epochs, with one random view of each clip, without incomplete batches."""
     size, (n, views) = min(settings.batch_size, len(train.labels)), train.tokens.shape[:2]
     for epoch in range(settings.epochs):
         rng = np.random.default_rng([settings.seed, epoch])
         order, view = rng.permutation(n), rng.integers(views, size=n)
         for low in range(0, n - size + 1, size):
-            rows = np.sort(order[low : low + size])  # reads a file from its front to its end
+            rows = np.sort(order[low : low + size])  # ascending, so that a file is read sequentially
             yield TokenSet(train.tokens[rows, view[rows]], train.labels[rows])
 
 
 def fit_heads(model: AttentiveClassifier, train: TokenSet, settings: GridSettings) -> tuple[Any, np.ndarray]:
-    """(parameters with a leading axis G, last loss of each head [G])."""
+    """Trains the heads; returns (parameters with a leading axis G, last loss of each head [G])."""
     rates, decays = np.array(settings.pairs, np.float32).T
     num_heads = len(rates)
     example = jnp.zeros((1, *train.tokens.shape[2:]), jnp.float32)
@@ -222,7 +225,7 @@ def _update(model: AttentiveClassifier, multi_label: bool, heads_at_once: int) -
 
 
 def predict(model: AttentiveClassifier, params: Any, tokens: TokenSet, settings: GridSettings) -> np.ndarray:
-    """Probabilities float64 [G n C]: softmax (multi-label: sigmoid) of each view, mean over views."""
+    """Probabilities float64 [G n C]: the mean over views of the softmax (multi-label: sigmoid) of each view."""
     logits_of = _predictor(model, settings.heads_at_once or len(settings.pairs))
     found = []
     for low in range(0, len(tokens.labels), settings.batch_size):
@@ -243,10 +246,15 @@ def _predictor(model: AttentiveClassifier, heads_at_once: int) -> Callable:
 
 
 def few_shot_rows(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
-    """Rows of `shots` random clips of every class, ascending; labels int [n], or 0/1 [n C] (clips that show the class).
+    """Ascending numbers of `shots` random clips of every class.
+
+    Args:
+      labels: int [n], or 0/1 [n C].
+      shots: clips per class.
+      seed: of the choice.
 
     Raises:
-      InvalidValue: a class has fewer.
+      InvalidValue: a class has fewer clips.
     """
     rng = np.random.default_rng(seed)
     is_member = labels.astype(bool).T if labels.ndim == 2 else labels == np.unique(labels)[:, None]
@@ -266,14 +274,14 @@ def few_shot(
     shots: int,
     seeds: tuple[int, ...],
 ) -> dict[str, Any]:
-    """The grid on `shots` training clips per class, once for every seed of the choice.
+    """`attentive_grid` on `shots` training clips per class, once for every seed of their choice.
 
     Args:
       sets: train, val and test (or None).
 
     Returns:
-      `shots`, `seeds`, `mean` and `spread` (standard deviation) of the chosen head on `measured_on`: test, or val where
-      there is none; and `runs`: the result of each seed.
+      `shots`, `seeds`, `mean` and `spread` (standard deviation) of the chosen head on `measured_on` (test, or val
+      without a test set), and `runs`, the result of each seed.
     """
     train, val, test = sets
     runs = [

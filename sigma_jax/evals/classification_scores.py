@@ -9,7 +9,7 @@ from sigma_jax.evals.knn import accuracy
 
 
 def summarize(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """top1, top5 (with five classes or more) and mean_per_class, in per cent, of probabilities [n C], labels [n]."""
+    """top1, top5 (with at least five classes) and mean_per_class, in per cent, of probabilities [n C], labels [n]."""
     numbers = {"top1": accuracy(probabilities, labels)}
     if probabilities.shape[1] >= 5:
         numbers["top5"] = accuracy(probabilities, labels, top=5)
@@ -18,12 +18,14 @@ def summarize(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]
 
 
 def mean_per_class(is_correct: np.ndarray, labels: np.ndarray, num_classes: int = 0) -> float:
-    """Mean over the classes that occur of the share of their videos that is right, per cent.
+    """Accuracy of each class, averaged over the classes that occur, in per cent.
 
-    The released helper averages over classes 0..c for each c instead.
+    (The authors' helper averages over classes 0..c for each c instead.)
 
     Args:
-      num_classes: where given, the mean is over so many classes, and one without a video counts as 0 (SEVERE).
+      is_correct: bool [n].
+      labels: int [n].
+      num_classes: if given, the mean is over so many classes, and a class without videos counts as 0 (as in SEVERE).
     """
     total = float(np.sum([is_correct[labels == c].mean() for c in np.unique(labels)]))
     return 100.0 * total / (num_classes or len(np.unique(labels)))

@@ -1,6 +1,6 @@
-"""Features of a frozen network on disk: computed once per data split, view and weights.
+"""Stores features of a frozen network on disk, so that they are computed once per split, view and weights.
 
-A file is named by a hash of everything that decides its content, so other weights or another view never meet it.
+A file is named by a hash of everything that determines its content: other weights or views have other files.
 
 Letters: n clips, D feature width.
 """
@@ -23,12 +23,12 @@ from sigma_jax.runtime.files import replacing
 def cached_features(
     folder: str | Path, made_of: Mapping[str, Any], feature_fn: FeatureFn, batches: Callable[[], Iterable[Batch]]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`extract`, or what an earlier call with the same `made_of` has stored.
+    """The result of `extract`, computed or read from an earlier call with the same `made_of`.
 
     Args:
-      folder: of the files `<hash>.npz`, with `<hash>.json` beside them saying what they were made of.
-      made_of: JSON: the hash of the weights, the view, the data (data/identity.py).
-      feature_fn, batches: as in `extract`; not called when the file is there.
+      folder: of the files `<hash>.npz`; `<hash>.json` beside each holds `made_of`.
+      made_of: JSON that determines the features: hash of the weights, view, identity of the data (data/identity.py).
+      feature_fn, batches: arguments of `extract`; not called if the file exists.
 
     Returns:
       features float32 [n D], labels [n].

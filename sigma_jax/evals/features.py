@@ -1,4 +1,4 @@
-"""Frozen features of a data set, and the raw-pixel features every method must beat.
+"""Features of a data set by a frozen network, and the features of raw pixels to which they are compared.
 
 Letters: B clips, F frames, y x pixels, n clips of a whole data set, D feature width.
 """
@@ -14,7 +14,7 @@ from sigma_jax.runtime.errors import InvalidValue
 Batch = Mapping[str, np.ndarray]
 FeatureFn = Callable[[np.ndarray], jax.Array]
 
-PIXEL_BINS = 8  # the raw-pixel control averages a clip to 8 x 8 x 8 coloured cells
+PIXEL_BINS = 8  # features of raw pixels are averages over 8 x 8 x 8 cells of a clip
 
 
 def computed(function: FeatureFn, batches: Iterable[Batch]) -> Iterator[tuple[Batch, jax.Array]]:
@@ -86,7 +86,7 @@ def check_labels(name: str, labels: np.ndarray, num_rows: int, num_classes: int)
 
 
 def _mean_matrix(size: int) -> np.ndarray:
-    """[PIXEL_BINS size] rows that average neighbouring positions; bins overlap by one where 8 does not divide size."""
+    """Averaging matrix [PIXEL_BINS size]; neighbouring bins overlap by one position if 8 does not divide size."""
     matrix = np.zeros((PIXEL_BINS, size), np.float32)
     for i in range(PIXEL_BINS):
         first, last = i * size // PIXEL_BINS, -(-(i + 1) * size // PIXEL_BINS)
@@ -96,7 +96,7 @@ def _mean_matrix(size: int) -> np.ndarray:
 
 @jax.jit
 def raw_pixel_features(video: jax.Array) -> jax.Array:
-    """The control without any network: a clip averaged to 8 x 8 x 8 cells of RGB in [0, 1].
+    """Features without a network: a clip averaged to 8 x 8 x 8 cells of RGB in [0, 1].
 
     Args:
         video: uint8 [B F y x 3], any F, y, x.

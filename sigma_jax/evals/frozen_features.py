@@ -1,4 +1,4 @@
-"""Evaluators of frozen features: k-NN, logistic regression, attentive pooling, for several labellings at once.
+"""Evaluators of frozen features by k-NN, logistic regression and attentive pooling, for several labellings at once.
 
 Letters: B clips, F frames, N tokens, D width, n clips of a whole data set.
 """
@@ -24,12 +24,18 @@ Batches = Callable[[], Iterable[Batch]]
 
 @dataclasses.dataclass(frozen=True)
 class FrozenFeatures:
-    """k-NN and linear top-1, in per cent, of frozen features for several labellings of one data set.
+    """Evaluator of frozen features: top-1, in per cent, of k-NN and of logistic regression.
 
-    Yields `knn/<name>` and, unless `linear` is False, `linear/<name>` for each labelling; features are extracted once.
+    It yields `knn/<name>` and, if `linear`, `linear/<name>` for each labelling; features are extracted once.
 
-    features: (parameters, video uint8 [B F y x 3]) -> [B D]. train_batches, test_batches: factories of what `extract`
-    takes.
+    Attributes:
+      features: function of parameters and video uint8 [B F y x 3] that returns [B D].
+      train_batches, test_batches: return the batches of the feature bank (also training clips of the regression) and of
+        the queries, as `extract` takes them.
+      labellings: by name.
+      k: neighbours that vote.
+      linear: whether logistic regression is measured.
+      name, every, best_by: see evals/protocol.py.
     """
 
     features: Features
@@ -58,7 +64,7 @@ def frozen_scores(
     k: int,
     linear: bool = True,
 ) -> Iterator[tuple[str, float]]:
-    """What FrozenFeatures yields, of features [n D] and stored labels [n] of both splits."""
+    """The numbers of FrozenFeatures from (features [n D], stored labels [n]) of both splits."""
     (train_features, train_stored), (test_features, test_stored) = train, test
     found = neighbours(train_features, test_features, k=k)
     most_classes = max(num_classes for _, num_classes in labellings.values())
@@ -74,9 +80,12 @@ def frozen_scores(
 
 @dataclasses.dataclass(frozen=True)
 class FrozenTokens:
-    """Attentive top-1, in per cent, of frozen tokens: yields `attentive/<name>` for each labelling.
+    """Evaluator of frozen tokens: top-1, in per cent, of an attentive probe; yields `attentive/<name>`.
 
-    tokens: (parameters, video uint8 [B F y x 3]) -> [B N D]. num_heads: of the pooling. The rest as FrozenFeatures.
+    Attributes:
+      tokens: function of parameters and video uint8 [B F y x 3] that returns [B N D].
+      num_heads: of the pooling.
+      train_batches, test_batches, labellings, name, every, best_by: see FrozenFeatures.
     """
 
     tokens: Features

@@ -3,7 +3,7 @@
 The vote of Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination" (CVPR 2018): each of
 the k bank clips most similar to a query votes for its class with weight exp(cosine similarity / temperature).
 
-The SIGMA paper reports no k-NN number, so the bank (train split, one centre view per clip) is this project's choice.
+The SIGMA paper reports no k-NN number, so the feature bank (train split, one central view per clip) is our choice.
 
 Letters: n bank clips, m queries, D feature width, C classes.
 """
@@ -23,7 +23,7 @@ MAX_SIMILARITIES = 2**24  # similarities held at once: 64 MiB of float32
 
 
 class Neighbours(NamedTuple):
-    """Of every query, nearest first: rows of the bank int [m k], and cosine similarities float32 [m k]."""
+    """Neighbours of every query, nearest first: rows of the bank int [m k], cosine similarities float32 [m k]."""
 
     rows: np.ndarray
     similarities: np.ndarray
@@ -45,8 +45,9 @@ def knn_scores(
         bank: [n D] features with known labels; their scale does not matter.
         bank_labels: int [n] in [0, num_classes).
         queries: [m D].
-        k: neighbours that vote; the whole bank votes where it has fewer clips.
-        temperature: positive; small trusts the nearest clip only.
+        k: neighbours that vote; of a smaller bank all clips vote.
+        temperature: positive; the smaller it is, the more the nearest clips decide.
+        num_classes: C.
 
     Returns:
         float32 [m C]. Scores are relative to the nearest neighbour, whose vote weighs 1, so any temperature is stable.
@@ -59,7 +60,7 @@ def knn_scores(
 
 
 def neighbours(bank, queries, *, k: int) -> Neighbours:
-    """The search alone: labellings of the same clips share it. Args and errors as in knn_scores."""
+    """The neighbour search of knn_scores, which several labellings of the same clips can share."""
     bank, queries = np.asarray(bank, np.float32), np.asarray(queries, np.float32)
     if bank.ndim != 2 or queries.ndim != 2 or bank.shape[1] != queries.shape[1]:
         raise InvalidValue(f"bank {bank.shape} and queries {queries.shape}; expected [n D] and [m D] with the same D")
@@ -83,7 +84,7 @@ def _search(bank, queries, k):
 
 
 def votes(found: Neighbours, bank_labels, *, temperature: float = TEMPERATURE, num_classes: int) -> np.ndarray:
-    """Class scores [m C] from the neighbours' labels. Args and errors as in knn_scores."""
+    """The vote of knn_scores: class scores [m C] from the neighbours' labels."""
     if temperature <= 0:
         raise InvalidValue(f"temperature={temperature}; it must be positive")
     bank_labels = np.asarray(bank_labels)
@@ -99,7 +100,7 @@ def _to_unit_rows(features):
 
 
 def accuracy(scores, labels, *, top: int = 1) -> float:
-    """Per cent of rows of `scores` [m C] whose label [m] is among the `top` highest; ties go to the lower class.
+    """Accuracy in per cent: rows of `scores` [m C] whose label [m] is among the `top` highest; ties favour low classes.
 
     Raises:
         ValueError: labels that do not fit the scores, or `top` outside [1, C].

@@ -1,4 +1,4 @@
-"""What is asked of a labelled data set: its classes; of the synthetic shapes also motion and shape by themselves."""
+"""Labellings of a data set: its classes, or for the synthetic shapes motion, shape and both."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,16 +12,16 @@ from sigma_jax.datasets.synthetic import MOTIONS, SHAPES
 
 
 class Labelling(NamedTuple):
-    """One question asked of the same clips."""
+    """One way to label the clips of a data set."""
 
     labels: Callable[[np.ndarray], np.ndarray]  # stored labels [n ...] -> classes int [n]
     num_classes: int
 
 
 def labellings(data_dir: str | Path) -> dict[str, Labelling]:
-    """Name -> question, from the label map or the labels that occur.
+    """The labellings of a data set by name, from its label map or the labels that occur.
 
-    The question is `class`, or for `<motion>-<shape>` classes `motion`, `shape` and `joint`.
+    There is one, `class`; or for classes called `<motion>-<shape>` there are `motion`, `shape` and `joint`.
 
     Raises:
         DataSetError: the data set has no classes.

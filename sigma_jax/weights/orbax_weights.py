@@ -1,4 +1,4 @@
-"""Weights from and to our own checkpoints (Orbax run folders)."""
+"""Reading and writing weights as our own checkpoints (Orbax run folders)."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,11 +13,12 @@ from sigma_jax.weights.weights_file import UnreadableWeights, Weights, from_json
 
 
 def read_run(path: str | Path, given: Mapping[str, int | None], which: str = "model") -> Weights:
-    """The parameters of a checkpoint: workdir, its checkpoints folder, or one step folder.
+    """Reads the parameters of a checkpoint.
 
     Args:
-      given: num_heads and decoder_num_heads, None for what the checkpoint says, or width / 64.
-      which: 'ema' for the averaged parameters of a run with `optim.ema_decay`.
+      path: a workdir, its checkpoints folder, or one step folder.
+      given: num_heads and decoder_num_heads; None for those of the checkpoint, or width / 64.
+      which: 'model', or 'ema' for the averaged parameters of a run with `optim.ema_decay`.
 
     Raises:
       CheckpointError, UnreadableWeights: no checkpoint, a damaged one, or none with parameters.
@@ -43,7 +44,7 @@ def read_run(path: str | Path, given: Mapping[str, int | None], which: str = "mo
 
 
 def _everywhere() -> jax.sharding.Sharding:
-    """Whole on every device: what all processes can read together."""
+    """The sharding of arrays that are replicated on the devices of all processes."""
     mesh = jax.sharding.Mesh(np.asarray(jax.devices()), ("all",))
     return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
@@ -51,7 +52,7 @@ def _everywhere() -> jax.sharding.Sharding:
 def _with_facts(
     params: dict, meta: dict, given: Mapping[str, int | None], source: str, notes: tuple[str, ...]
 ) -> Weights:
-    """Kind and facts of a checkpoint: of a training run its config tells them, of converted weights what they said."""
+    """Adds kind and facts: those in the config of a training run, or those that were stored with converted weights."""
     if "weights" in meta:
         kind, said = meta["weights"]["kind"], from_json(meta["weights"]["sizes"])
         agreed(said, given, source)
@@ -72,7 +73,7 @@ def _with_facts(
 
 
 def write_run(path: str | Path, weights: Weights) -> None:
-    """A run folder with one checkpoint, step 0, of the parameters alone."""
+    """Writes a run folder with one checkpoint, step 0, that holds the parameters only."""
     checkpoints = Checkpointer(Path(path) / "checkpoints", keep_last=1, save_every_steps=1)
     meta = {"weights": {"kind": weights.kind, "sizes": weights.sizes, "assumed": weights.assumed}}
     meta["weights"]["source"] = weights.source

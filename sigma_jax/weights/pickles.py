@@ -1,9 +1,9 @@
-"""A pickle read as data: its instructions are carried out one by one, and none of them can call anything.
+"""Reads pickles as data: their instructions are interpreted one by one, and none of them can call a function.
 
-A pickle is a program whose instructions may name any function and call it. Here they only put together numbers, text,
-lists, tuples and dicts. A name becomes an `Unknown`, and so does what calling it would make, unless the reader of a
-format knows what is meant (`build`). Nothing recurses, so that no nesting exhausts the stack, and the number of
-instructions is bounded.
+A pickle is a program whose instructions may name any function and call it. Here they only build numbers, text, lists,
+tuples and dicts. A name becomes an `Unknown`, and so does the result of calling it, unless the reader of a format
+supplies a value for the call (`build`). There is no recursion, so that nesting cannot exhaust the stack, and the number
+of instructions is bounded.
 """
 
 import pickle
@@ -15,7 +15,7 @@ MAX_INSTRUCTIONS = 10_000_000  # of one pickle: a training checkpoint of ViT-H h
 
 
 class Unknown:
-    """Stands for an object that is no plain data; keeps the name by which the pickle asked for it."""
+    """Stands for an object that is no plain data; holds the name that the pickle gives it."""
 
     def __init__(self, name: str):
         self.name = name
@@ -29,18 +29,18 @@ class Namespace(dict):
 
 
 class Pickles:
-    """Reads pickles, one after the other from a file where there are several.
+    """Reads pickles, of which a file may hold several.
 
     Args:
-      build: (name, arguments) -> what calling the name stands for; None for no more than an `Unknown`.
-      persistent: what an object stands for that is kept outside of the pickle, by its key.
+      build: called with a name and its arguments; returns the value of the call, or None for an `Unknown`.
+      persistent: called with the key of an object outside of the pickle; returns its value.
     """
 
     def __init__(self, build: Callable[[str, tuple], Any], persistent: Callable[[Any], Any]):
         self._build, self._persistent = build, persistent
 
     def load(self, file: bytes | BinaryIO) -> Any:
-        """The object that a pickle describes; a file is left behind its end.
+        """The object that a pickle describes; a file is read up to the end of the pickle.
 
         Raises:
           ValueError, LookupError, EOFError, ...: it is no pickle or a damaged one.
@@ -82,7 +82,7 @@ class Pickles:
             self._object(name, arg)
 
     def _combine(self, name: str, arg: Any, items: list) -> None:
-        """Instructions on everything above the last mark."""
+        """Executes an instruction on all items above the last mark."""
         stack = self.stack
         if name == "TUPLE":
             stack.append(tuple(items))
@@ -102,7 +102,7 @@ class Pickles:
             stack.append(self._built(Unknown(arg.replace(" ", ".", 1)), tuple(items)))
 
     def _object(self, name: str, arg: Any) -> None:
-        """Instructions that make or fill an object."""
+        """Executes an instruction that makes or fills an object."""
         stack = self.stack
         if name == "GLOBAL":
             stack.append(Unknown(arg.replace(" ", ".", 1)))
@@ -134,7 +134,7 @@ class Pickles:
             raise pickle.UnpicklingError(f"instruction {name}, which torch never writes")
 
     def _built(self, what: Any, arguments: Any) -> Any:
-        """What calling `what` stands for."""
+        """The value that stands for calling `what`."""
         if not isinstance(what, Unknown) or not isinstance(arguments, tuple):
             return Unknown("an object without a name")
         if what.name in DICTS:
@@ -167,8 +167,10 @@ DICTS = {"collections.OrderedDict", "__builtin__.OrderedDict", "collections.defa
 
 
 def with_items(target: Any, items: list) -> Any:
-    """`target`, if it is a dict, with the keys and values that alternate in `items`; keys that are no plain values are
-    left out, because hashing a nested one can exhaust the stack."""
+    """Adds the alternating keys and values of `items` to `target`, if it is a dict, and returns it.
+
+    Keys that are no plain values are left out, because hashing a nested one can exhaust the stack.
+    """
     if isinstance(target, dict):
         plain = zip(items[::2], items[1::2], strict=True)
         target.update((key, value) for key, value in plain if isinstance(key, (str, int, float)))
@@ -176,6 +178,6 @@ def with_items(target: Any, items: list) -> Any:
 
 
 def _pairs(arguments: tuple) -> dict:
-    """A dict from the arguments of an OrderedDict; none, or a list of pairs."""
+    """A dict from the arguments of an OrderedDict, which are empty or a list of pairs."""
     found = arguments[0] if arguments and isinstance(arguments[0], list) else []
     return with_items({}, [word for pair in found if len(pair) == 2 for word in pair])

@@ -1,9 +1,9 @@
-"""PyTorch's .pth files, read and written without PyTorch; reading one never runs what is inside.
+"""Reads and writes PyTorch's .pth files without PyTorch; reading never executes anything in the file.
 
-A .pth is a pickle that names storages, and the storages' bytes: entries of a zip (torch >= 1.6), or one after the other
-in one file (older). Whatever the pickle asks for that is neither plain data nor a tensor becomes an `Unknown`
-(weights/pickles.py), so that a checkpoint may hold anything beside its weights. Tensors are views of the memory-mapped
-file, and the bytes of each are checked when it is first used.
+A .pth consists of a pickle that names storages, and of the storages' bytes: entries of a zip (torch >= 1.6), or one
+after the other in one file (older versions). Objects in the pickle that are neither plain data nor tensors become an
+`Unknown` (weights/pickles.py), so that a checkpoint may hold anything beside its weights. Tensors are views of the
+memory-mapped file, and their bytes are checked when they are first used.
 """
 
 import math
@@ -38,8 +38,8 @@ STORAGES = {
 }
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 MAX_PICKLE = 2**30  # bytes
-MAX_REPEATED = 2**20  # numbers that a tensor may claim beyond those of its storage (expanded tensors have stride 0)
-MAX_INFLATED = (2**28, 20)  # compressed entries may become so many bytes, or so many times the size of the file
+MAX_REPEATED = 2**20  # numbers of a tensor beyond those of its storage (expanded tensors have stride 0)
+MAX_INFLATED = (2**28, 20)  # limits of decompressed entries: bytes, or multiples of the size of the file
 CHUNK = 2**24  # bytes checked at once
 
 DAMAGE = (
@@ -49,10 +49,11 @@ DAMAGE = (
 
 
 class Storages:
-    """The bytes behind the tensors of a file.
+    """The storages of a file, which hold the bytes of its tensors.
 
     Args:
-      find: key -> bytes, uint8 [size].
+      path: the file.
+      find: returns the bytes of a key, uint8 [size].
     """
 
     def __init__(self, path: str | Path, find: Callable[[str], np.ndarray]):
@@ -60,7 +61,7 @@ class Storages:
         self.types: dict[str, Any] = {}
 
     def persistent(self, key: Any) -> Any:
-        """The storage that a pickle means by ('storage', its type, its key, where it was, its size)."""
+        """The storage for a pickle's persistent id ('storage', type, key, device, size)."""
         if not isinstance(key, tuple) or len(key) < 5 or not isinstance(key[1], Unknown) or not isinstance(key[2], str):
             raise pickle.UnpicklingError("an object outside of the pickle that is no storage")
         dtype = STORAGES.get(key[1].name.removeprefix("torch."))
@@ -70,7 +71,7 @@ class Storages:
         return _Storage(self, key[2], dtype)
 
     def bytes_of(self, key: str) -> np.ndarray:
-        """uint8 [size], checked once."""
+        """The bytes of a storage, uint8 [size], which are checked once."""
         if key not in self._found:
             try:
                 self._found[key] = self._find(key)
@@ -86,9 +87,9 @@ class _Storage(NamedTuple):
 
 
 class Tensor:
-    """A tensor of a file; numpy takes it for an array, and then its bytes are read.
+    """A tensor of a file, which NumPy can convert to an array; its bytes are read then.
 
-    Raises (when read): UnreadableWeights, its bytes are damaged.
+    Reading raises UnreadableWeights if the bytes are damaged.
     """
 
     def __init__(self, storage: _Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]):
@@ -122,9 +123,9 @@ def _damaged(path: str | Path, error: Exception) -> UserError:
 
 
 def read_pth(path: str | Path) -> Any:
-    """The object in a .pth: nested dicts and lists with a `Tensor` for each tensor, an `Unknown` for what is neither.
+    """The object in a .pth: nested dicts and lists, with a `Tensor` for each tensor and `Unknown` for other objects.
 
-    Namespaces (of argparse) are dicts too.
+    Namespaces of argparse become dicts.
 
     Raises:
       UnreadableWeights: truncated, or no .pth.
@@ -163,7 +164,7 @@ def _read_zip(path: str | Path) -> Any:
 
 
 def _stored(data: np.ndarray, entry: zipfile.ZipInfo) -> np.ndarray:
-    """The bytes of an entry that is stored as it is, a view of the mapped file, after checking their sum."""
+    """The bytes of an uncompressed entry, a view of the mapped file, after checking their CRC."""
     header = bytes(data[entry.header_offset : entry.header_offset + 30])
     name_length, extra_length = struct.unpack("<HH", header[26:30])
     start = entry.header_offset + 30 + name_length + extra_length
@@ -180,7 +181,7 @@ def _stored(data: np.ndarray, entry: zipfile.ZipInfo) -> np.ndarray:
 
 
 def _read_legacy(path: str | Path) -> Any:
-    """Before torch 1.6: pickles of magic, version, system, object, keys; then per storage its length and bytes."""
+    """Reads the format before torch 1.6: pickles of magic number, version, system, object and keys, then storages."""
     found: dict[str, np.ndarray] = {}
     storages = Storages(path, found.__getitem__)
     pickles = Pickles(_tensor_of, storages.persistent)
@@ -200,7 +201,7 @@ def _read_legacy(path: str | Path) -> Any:
 
 
 def _tensor_of(name: str, arguments: tuple) -> Any:
-    """The tensor that calling torch's function of this name makes; None where it makes something else."""
+    """The tensor that torch's function of this name would make; None if it makes something else."""
     if name == "torch._tensor._rebuild_from_type_v2" and len(arguments) > 2 and isinstance(arguments[2], tuple):
         name, arguments = str(arguments[0]), arguments[2]
     if name in ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"):
@@ -216,7 +217,7 @@ def _tensor_of(name: str, arguments: tuple) -> Any:
 
 
 def map_file(path: str | Path) -> np.ndarray:
-    """The bytes of a file, uint8 [size], read-only; pages come into memory when they are touched.
+    """The bytes of a memory-mapped file, uint8 [size], read-only.
 
     Raises:
       ValueError: the file is empty.
@@ -225,9 +226,9 @@ def map_file(path: str | Path) -> np.ndarray:
 
 
 def drop_pages(array: np.ndarray) -> None:
-    """Evicts the mapped file that `array` is a view of from this process's memory; other arrays are left alone.
+    """Evicts the pages of the mapped file of which `array` is a view from memory; for other arrays it does nothing.
 
-    The array stays valid: what is touched again is read again.
+    The array stays valid: its pages are read again when they are used.
     """
     base: Any = array
     while base is not None and not isinstance(base, mmap.mmap):
@@ -239,8 +240,11 @@ def drop_pages(array: np.ndarray) -> None:
 def write_pth(
     path: str | Path, arrays: dict[str, np.ndarray], key: str = "model", texts: Mapping[str, str] | None = None
 ) -> None:
-    """Writes {key: {name: float32 tensor}, **texts}, which torch.load(weights_only=True) reads, opcode by opcode:
-    Python's pickler cannot name classes that are not installed. The file appears under its name only when complete."""
+    """Writes {key: {name: float32 tensor}, **texts} for torch.load(weights_only=True).
+
+    The pickle is written opcode by opcode, because Python's pickler cannot name classes that are not installed. The
+    file gets its name when it is complete.
+    """
     path = Path(path)
     with replacing(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr("archive/data.pkl", _pickled(arrays, key, texts or {}))
@@ -262,7 +266,7 @@ def _pickled(arrays: dict[str, np.ndarray], key: str, texts: Mapping[str, str]) 
 
 
 def _tensor(storage: str, shape: tuple[int, ...]) -> bytes:
-    """_rebuild_tensor_v2(storage, 0, shape, strides, False, OrderedDict())."""
+    """Opcodes of _rebuild_tensor_v2(storage, 0, shape, strides, False, OrderedDict())."""
     strides = [int(np.prod(shape[i + 1 :])) for i in range(len(shape))]
     persistent = [_text("storage"), _global("torch", "FloatStorage"), _text(storage), _text("cpu")]
     parts = [

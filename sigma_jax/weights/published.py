@@ -1,7 +1,7 @@
-"""Published .pth files: what they wrap weights in, and how one tells SIGMA, VideoMAE, DINO and DINOv2 apart.
+"""Published .pth files: the containers of their weights, and how SIGMA, VideoMAE, DINO and DINOv2 are recognised.
 
-Files of related models that compute something else (`FOREIGN`) are refused by naming what they are: some of them have
-arrays of the same names and shapes, and would load and be wrong.
+Files of related models with another architecture (`FOREIGN`) are refused with a message that names the model: some of
+them have arrays of the same names and shapes, which would load and be wrong.
 """
 
 import json
@@ -17,27 +17,28 @@ from sigma_jax.weights.pth import Tensor
 from sigma_jax.weights.torch_weights import from_torch, to_torch
 from sigma_jax.weights.weights_file import Weights, WeightsMismatch, from_json
 
-CONTAINERS = {  # --weights: keys under which files keep them, the first that is there
+CONTAINERS = {  # by --weights: keys under which files hold them; the first existing one is taken
     "model": ("model", "module", "state_dict", "teacher", "model_state_dict"),
     "ema": ("model_ema", "ema", "ema_model", "state_dict_ema", "ema_state_dict", "model_ema_state_dict"),
 }
 MAX_WRAPPERS = 8
-FACTS = "sigma_jax"  # the key of our own .pth files with facts as JSON
-ARGUMENTS = {"num_frames": "num_frames", "input_size": "image_size", "sampling_rate": "frame_stride"}  # the authors'
+FACTS = "sigma_jax"  # the key under which our own .pth files hold facts as JSON
+# Arguments of the authors' scripts -> our facts.
+ARGUMENTS = {"num_frames": "num_frames", "input_size": "image_size", "sampling_rate": "frame_stride"}
 PREFIXES = ("module.", "_orig_mod.", "backbone.", "model.")
 OPTIMIZER_KEYS = {"state", "param_groups"}
 RENAMED = (  # DINOv2 as published (torch hub) -> timm's names, which from_torch knows
     (re.compile(r"^register_tokens$"), "reg_token"),
     (re.compile(r"^blocks\.\d+\.(\d+\.)"), r"blocks.\1"),  # blocks in chunks, as trained
 )
-NOT_USED = {  # of a teacher: name -> why it is left out
+NOT_USED = {  # arrays of a teacher that are left out, with the reason
     "mask_token": "used in DINOv2's training only",
     "head.": "projection head or ImageNet classifier",
     "classifier.": "ImageNet classifier",
     "dino_head.": "projection head",
 }
 V_JEPA = "V-JEPA (Bardes et al. 2024, Assran et al. 2025)"
-FOREIGN = (  # (pattern of a name, what the file is)
+FOREIGN = (  # (pattern of an array's name, the model that has it)
     (r"(^|\.)rope_embed\.|(^|\.)storage_tokens$|qkv\.bias_mask$", "DINOv3, with rotary positions"),
     (r"(^|\.)predictor_(embed|pos_embed|blocks)\b|^backbone\.predictor|^target_encoder\.", V_JEPA),
     (r"(^|\.)mlp\.w12\.", "a ViT-g of DINOv2, with SwiGLU instead of an MLP"),
@@ -48,13 +49,18 @@ FOREIGN = (  # (pattern of a name, what the file is)
 
 
 def state_dict_of(loaded: Any, path: str, which: str = "model") -> tuple[dict[str, Any], list[str], dict[str, Any]]:
-    """The one dictionary of tensors in what a .pth holds, without wrappers' prefixes; notes; recorded facts.
+    """The state dict in the object of a .pth, with plain names, and what else the file says.
 
     Args:
-      which: 'model', or 'ema' for the average of the weights that training kept beside them.
+      loaded: the object.
+      path: of the file, for messages.
+      which: 'model', or 'ema' for the moving average of the weights.
+
+    Returns:
+      (arrays by name, without prefixes of wrappers; notes; recorded facts).
 
     Raises:
-      WeightsMismatch: there is none; an optimizer's state alone, or a whole module, is named as such.
+      WeightsMismatch: there is no state dict; the message says whether it is an optimizer's state or a whole module.
     """
     recorded = _recorded(loaded)
     loaded, notes = _unwrapped(loaded, path, which)
@@ -73,7 +79,7 @@ def state_dict_of(loaded: Any, path: str, which: str = "model") -> tuple[dict[st
 
 
 def _unwrapped(loaded: Any, path: str, which: str) -> tuple[dict, list[str]]:
-    """The innermost dictionary under the keys of CONTAINERS, and notes on what lies beside it."""
+    """The innermost dict under the keys of CONTAINERS, and notes on other weights in the file."""
     keys: list[str] = []
     notes: list[str] = []
     wanted = which
@@ -124,7 +130,7 @@ def _holds_arrays(value: dict) -> bool:
 
 
 def _recorded(loaded: Any) -> dict[str, Any]:
-    """Facts in a file of ours, or among the arguments that the authors' scripts save."""
+    """Facts in a file of ours, or in the arguments that the authors' scripts save."""
     if not isinstance(loaded, dict):
         return {}
     if isinstance(loaded.get(FACTS), str):
@@ -136,13 +142,19 @@ def _recorded(loaded: Any) -> dict[str, Any]:
 
 
 def foreign(path: str, what: str, sign: str = "") -> WeightsMismatch:
-    """The error for weights of a model that is none of ours. sign: what tells."""
+    """The error for weights of a model that is not supported.
+
+    Args:
+      path: the file.
+      what: name of the model.
+      sign: by what it was recognised.
+    """
     seen = f" (it has {sign})" if sign else ""
     return WeightsMismatch(f"{path} is {what}{seen}, which is not read here: expected SIGMA, VideoMAE, DINO or DINOv2")
 
 
 def check_names(names: Iterable[str], path: str) -> None:
-    """Raises WeightsMismatch where a name tells that a file belongs to another family."""
+    """Raises WeightsMismatch if the name of an array belongs to another family of models."""
     names = list(names)
     for pattern, what in FOREIGN:
         name = next((name for name in names if re.search(pattern, name)), None)
@@ -151,7 +163,7 @@ def check_names(names: Iterable[str], path: str) -> None:
 
 
 def kind_of(arrays: Mapping[str, Any], path: str) -> str:
-    """'pretrain', 'classifier', 'encoder' or 'teacher' by names and the patch convolution's axes."""
+    """The kind of weights, one of weights_file.KINDS, from their names and the axes of the patch convolution."""
     check_names(arrays, path)
     names = [name for name in arrays if name.endswith("patch_embed.proj.weight")]
     if len(names) != 1:
@@ -181,21 +193,23 @@ def weights_of(
     recorded: Mapping[str, Any] | None = None,
     notes: Iterable[str] = (),
 ) -> Weights:
-    """Arrays under the authors' names -> our weights.
+    """Converts arrays with the authors' names to our weights.
 
     Args:
-      given: num_heads and decoder_num_heads of the caller, None for what the file or the width tells.
-      recorded: facts that stand beside the arrays.
-      notes: what was found out on the way to them.
+      arrays: by name.
+      source: the file, for messages.
+      given: num_heads and decoder_num_heads of the caller; None for those of the file, or width / 64.
+      recorded: facts that the file records.
+      notes: sentences about the weights so far.
 
     Raises:
-      WeightsMismatch: names the file and every key that has no place.
+      WeightsMismatch: names the file and every array that has no place in the model.
     """
     kind, notes, recorded = kind_of(arrays, source), list(notes), dict(recorded or {})
     if kind == "encoder":
         arrays = {name.removeprefix("encoder."): array for name, array in arrays.items()}
     if kind == "classifier" and "norm.weight" in arrays and "fc_norm.weight" not in arrays:
-        # without mean pooling the authors' final norm is followed by the first token's row: the norm of that row
+        # Without mean pooling the authors' head reads the first token after the final norm: the norm of that token.
         arrays = {re.sub(r"^norm\.", "fc_norm.", name): array for name, array in arrays.items()}
         recorded["pooling"] = "first"
     if kind == "teacher":
@@ -217,7 +231,7 @@ def weights_of(
 
 
 def _plain_teacher(arrays: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """timm's names, without what a frozen teacher does not use; what was left out is said."""
+    """Renames a teacher's arrays to timm's names, without those that a frozen teacher does not use; and notes."""
     kept, notes = {}, []
     for name, array in arrays.items():
         reason = next((why for start, why in NOT_USED.items() if name.startswith(start)), None)
@@ -238,13 +252,13 @@ def patch_of(weights: Weights) -> tuple[int, ...]:
 
 
 def published_arrays(weights: Weights) -> dict[str, np.ndarray]:
-    """Our weights under the names that the authors' scripts (teachers: timm) load.
+    """Our weights as arrays with the names of the authors' scripts (of timm, for teachers).
 
-    timm's register models add positions before cls and registers are put in front, so a cls row of the position table
-    moves into the cls token: the sum is what both compute.
+    timm's models with registers add positions before cls and registers are put in front, so a row for cls in the
+    positional embedding is added to the cls token: the sum is the same.
 
     Raises:
-      WeightsMismatch: positions that the authors' code does not compute.
+      WeightsMismatch: a kind of positional embedding that the authors' code does not have.
     """
     params = weights.params
     positions = weights.sizes.get("positions", "sincos_1d")
@@ -263,6 +277,6 @@ def published_arrays(weights: Weights) -> dict[str, np.ndarray]:
 
 
 def recorded_facts(weights: Weights) -> dict[str, str]:
-    """The entry of our own .pth files that says what no array tells."""
+    """The entry of our own .pth files with the facts that do not follow from arrays."""
     facts = {name: weights.sizes[name] for name in RECORDED if name in weights.sizes and name not in weights.assumed}
     return {FACTS: json.dumps(facts)}

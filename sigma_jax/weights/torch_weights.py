@@ -1,4 +1,4 @@
-"""Names and layouts of the authors' PyTorch weights <-> our parameter trees, on numpy arrays.
+"""Conversion between the names and layouts of the authors' PyTorch weights and our parameter trees, in NumPy.
 
 Letters: D width, P numbers in a tube or patch, L blocks. A torch Linear is [out, in], ours [in, out]; a torch patch
 convolution is [D, 3, (pt,) ph, pw], ours [P, D] with the channel fastest; our blocks are stacked along L.
@@ -20,7 +20,7 @@ from sigma_jax.weights.weights_file import KINDS, WeightsMismatch, flatten, unfl
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-    """One array: our path ('/'-separated), torch's name ('{i}' = block), and how the layout changes."""
+    """One array: our path ('/'-separated), torch's name ('{i}' for the block), and how its layout differs."""
 
     path: str
     torch_name: str
@@ -57,7 +57,7 @@ def _blocks(path: str, name: str) -> list[Leaf]:
 
 
 def leaves_of(kind: str) -> list[Leaf]:
-    """Every array that a kind of file may hold."""
+    """All arrays that a file of this kind may hold."""
     if kind == "pretrain":
         return [
             Leaf("prototypes", "prototypes"),
@@ -117,7 +117,7 @@ def _to_torch(array: np.ndarray, layout: str, patch: tuple[int, ...]) -> np.ndar
 
 
 def _find(name: str, leaves: dict[str, Leaf]) -> tuple[Leaf | None, int | None]:
-    """The leaf that a torch name means, and the number of its block."""
+    """The leaf for a torch name, and the number of its block; None where there is none."""
     block = re.search(r"(?<=blocks\.)\d+(?=\.)", name)
     if block is None:
         return leaves.get(name), None
@@ -125,16 +125,18 @@ def _find(name: str, leaves: dict[str, Leaf]) -> tuple[Leaf | None, int | None]:
 
 
 def from_torch(arrays: Mapping[str, Any], kind: str, dtype: np.dtype | type | None = None) -> dict:
-    """torch name -> array becomes our nested tree of new arrays; every array must find its place.
+    """Converts arrays with torch's names to our nested tree of new arrays; every array must have a place in it.
 
-    Arrays may be anything with dtype and shape that numpy reads when asked, one after the other. Those of a mapped file
-    leave memory as soon as they are copied, so that a file is never in memory twice.
+    Arrays may be objects with dtype and shape that NumPy can convert. Arrays of a memory-mapped file are evicted from
+    memory as soon as they are copied, so that the weights are never in memory twice.
 
     Args:
-      dtype: of the new arrays, None for that of the old ones.
+      arrays: by torch's names.
+      kind: one of weights_file.KINDS.
+      dtype: of the new arrays; None for that of the given ones.
 
     Raises:
-      WeightsMismatch: names we do not know, or blocks of which some miss an array or differ in shape; all are listed.
+      WeightsMismatch: unknown names, or blocks that lack an array or differ in shape; the message lists all of them.
     """
     leaves = {leaf.torch_name: leaf for leaf in leaves_of(kind)}
     single, stacks, unknown, flawed = {}, {}, [], []
@@ -168,7 +170,7 @@ def from_torch(arrays: Mapping[str, Any], kind: str, dtype: np.dtype | type | No
 
 
 def _stacked(layers: list[Any], layout: str, dtype: np.dtype | type | None) -> np.ndarray:
-    """New array [L ...] of layers in our layout; each leaves memory, if it is a mapped file's, once it is copied."""
+    """A new array [L ...] of layers in our layout; pages of a mapped file are evicted once they are copied."""
     out = None
     for i, layer in enumerate(layers):
         array = np.asarray(layer)
@@ -181,10 +183,12 @@ def _stacked(layers: list[Any], layout: str, dtype: np.dtype | type | None) -> n
 
 
 def to_torch(tree: dict, kind: str, patch: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """Our nested tree -> torch name: array, the inverse of `from_torch`.
+    """Converts our nested tree to arrays by torch's names, the inverse of `from_torch`.
 
     Args:
-      patch: (pt, ph, pw) of a video model, (ph, pw) of a teacher: our [P D] kernel does not tell.
+      tree: our parameters.
+      kind: one of weights_file.KINDS.
+      patch: (pt, ph, pw) of a video model, (ph, pw) of a teacher, which does not follow from our [P D] kernel.
 
     Raises:
       WeightsMismatch: a parameter that a file of this kind does not have.
@@ -207,5 +211,5 @@ def to_torch(tree: dict, kind: str, patch: tuple[int, ...]) -> dict[str, np.ndar
 
 
 def torch_names(kind: str) -> dict[str, str]:
-    """Our path -> the authors' name ('{i}' = block), for messages."""
+    """The authors' names ('{i}' for the block) by our paths, for messages."""
     return {leaf.path: leaf.torch_name for leaf in leaves_of(kind)}

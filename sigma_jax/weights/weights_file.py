@@ -1,7 +1,7 @@
-"""Weights in one file of our own: an .npz of parameter paths ('encoder/blocks/attn/qkv') and one JSON entry.
+"""`Weights`, which every format becomes in memory, and our own file of weights.
 
-The JSON entry says kind, sizes (heads too, which no array tells), source and content digest. No pickles. What every
-format becomes in memory is `Weights`.
+The file is an .npz with one array per parameter path ('encoder/blocks/attn/qkv') and one JSON entry with kind, sizes
+(all facts of weights/facts.py), source and content digest. It contains no pickles.
 """
 
 import dataclasses
@@ -24,20 +24,25 @@ KINDS = ("pretrain", "classifier", "encoder", "teacher")  # weights/torch_weight
 
 
 class UnreadableWeights(UserError, ValueError):
-    """A file that is no weights file, is damaged or refused; the message names the file and what to do."""
+    """A file is no weights file, is damaged, or is not supported; the message names the file and what to do."""
 
 
 class WeightsMismatch(UserError, ValueError):
-    """Names, shapes or facts that do not fit, listed in the message."""
+    """Names, shapes or facts do not fit; the message lists them."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """Parameters outside of any model.
+    """Parameters with the facts that describe their model.
 
-    kind: one of torch_weights.KINDS. params: nested dicts of float32 numpy arrays, our names and layouts. sizes: the
-    facts of weights/facts.py by name. source: where they came from. notes: what a reader should be told. assumed: names
-    of those sizes that nobody recorded. content: the digest of the file, where `params` have been rearranged since.
+    Attributes:
+      kind: one of KINDS.
+      params: nested dicts of float32 NumPy arrays, with our names and layouts.
+      sizes: the facts of weights/facts.py by name.
+      source: the file, for messages.
+      notes: sentences for the user.
+      assumed: names of those `sizes` that are recorded nowhere.
+      content: digest of the file, if `params` have been rearranged since it was read; else "".
     """
 
     kind: str
@@ -49,7 +54,7 @@ class Weights:
     content: str = ""
 
     def digest(self) -> str:
-        """Content digest, equal in every format; computed once."""
+        """Digest of the content, which is equal in every format; computed once."""
         return self.content or self._digest
 
     @functools.cached_property
@@ -58,7 +63,7 @@ class Weights:
 
 
 def content_digest(flat: dict[str, np.ndarray]) -> str:
-    """16 hexadecimal digits of SHA-256 over names, shapes and bits of 'a/b/c' -> array; the same in every format."""
+    """16 hexadecimal digits of SHA-256 over names, types, shapes and bits of arrays by path ('a/b/c')."""
     digest = hashlib.sha256()
     for name in sorted(flat):
         array = np.ascontiguousarray(flat[name])
@@ -68,7 +73,7 @@ def content_digest(flat: dict[str, np.ndarray]) -> str:
 
 
 def write_npz(path: str | Path, weights: Weights) -> None:
-    """Writes `path` (.npz); it appears under its name only when complete."""
+    """Writes weights as .npz; the file gets its name when it is complete."""
     path, flat = Path(path), flatten(weights.params)
     metadata = {
         "format": FORMAT,
@@ -83,10 +88,10 @@ def write_npz(path: str | Path, weights: Weights) -> None:
 
 
 def read_npz(path: str | Path) -> Weights:
-    """Reads what `write_npz` wrote.
+    """Reads a file of `write_npz`.
 
     Raises:
-      UnreadableWeights: no such format, no metadata, or other arrays than were written.
+      UnreadableWeights: another format, no metadata, or arrays that differ from the written ones.
     """
     try:
         with np.load(Path(path).expanduser(), allow_pickle=False) as file:
@@ -116,12 +121,12 @@ def read_npz(path: str | Path) -> Weights:
 
 
 def from_json(sizes: dict[str, Any]) -> dict[str, Any]:
-    """Sizes as JSON holds them, with tuples for its lists."""
+    """Converts sizes from JSON: lists become tuples."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in sizes.items()}
 
 
 def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
-    """Nested dicts become 'a/b/c' -> leaf."""
+    """Leaves of nested dicts by path ('a/b/c')."""
     flat = {}
     for name, value in tree.items():
         if isinstance(value, dict):
@@ -132,7 +137,7 @@ def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
 
 
 def unflatten(flat: dict[str, np.ndarray]) -> dict:
-    """'a/b/c' -> array becomes nested dicts."""
+    """Nested dicts from arrays by path ('a/b/c')."""
     tree: dict = {}
     for path, array in flat.items():
         *parents, last = path.split("/")
