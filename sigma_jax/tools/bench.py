@@ -3,7 +3,7 @@
     python -m sigma_jax.tools.bench step --config=configs/k400.py:size=S --batch=2 [--config.compute.dtype=float32]
     python -m sigma_jax.tools.bench objective [--tokens=8192 --prototypes=3000 --iterations=10]
     python -m sigma_jax.tools.bench attention [--shape=2,1568,6,64]
-    python -m sigma_jax.tools.bench segmentation [--clips=16 --clusters=10]
+    python -m sigma_jax.tools.bench segmentation [--clips=30 --protocol=clustering] [--vs=faiss]
     python -m sigma_jax.tools.bench compile --config=configs/k400.py:size=S --batch=2
     python -m sigma_jax.tools.bench agreement [--tokens=8192 --prototypes=3000]
     python -m sigma_jax.tools.bench end_to_end --data_dir=DIR --config=configs/k400.py:size=S --batch=2 [--workers=16]
@@ -12,11 +12,13 @@
 
 Every mode takes --json (one object on one line instead of a table), --trace=DIR (a profiler trace, for TensorBoard or
 Perfetto), --repeats=N, and --vs=COMMAND: ours and COMMAND then run in turn, --rounds times, each in its own process.
-COMMAND must print one line of JSON with at least "median_s".
+COMMAND must print one line of JSON with at least "median_s". `segmentation --vs=faiss` runs our own program of PyTorch
+and faiss, in --peer_python where another interpreter has them.
 """
 
 import importlib
 import json
+import shlex
 import sys
 from types import ModuleType
 
@@ -67,7 +69,8 @@ def bench(given: tuple[ModuleType, dict[str, str], list[str]]) -> int:
     """Measures and prints."""
     mode, overrides, words = given
     if OPTIONS.vs:
-        return peers.alternate(words, OPTIONS.vs, OPTIONS.rounds, OPTIONS.json)
+        named = getattr(mode, "peer_command", lambda name: None)(OPTIONS.vs)
+        return peers.alternate(words, named or shlex.split(OPTIONS.vs), OPTIONS.rounds, OPTIONS.json)
     if OPTIONS.platform:
         jax.config.update("jax_platforms", OPTIONS.platform)
     row = mode.measure(overrides)

@@ -3,11 +3,14 @@
 import json
 
 import jax
+import numpy as np
 import pytest
 
+from sigma_jax.evals.segmentation.matching import match_clip
 from sigma_jax.runtime.config import apply_overrides, load_config
 from sigma_jax.tools import bench
-from sigma_jax.tools.benchmarks import peers
+from sigma_jax.tools.benchmarks import peer_segmentation, peers
+from sigma_jax.tools.benchmarks.segmentation_clips import BenchSpec
 from sigma_jax.train.flops import mfu, peak_flops
 from sigma_jax.train.setup import build_task
 
@@ -124,6 +127,47 @@ def test_alternates_and_compares(capsys, monkeypatch):
     result = json.loads(out)
     assert status == 0 and log == ["ours", "the --vs program"] * 3
     assert result["ours"]["median_s"] == 2.0 and result["speedup"] == 2.0 and result["rss_ratio"] == 0.5
+
+
+def test_a_peer_that_is_not_installed_is_said_before_anything_is_measured(capsys, monkeypatch):
+    monkeypatch.setattr(peers, "_run", lambda command, who: pytest.fail("measured"))
+    status, out, err = run_bench(capsys, "segmentation", "--clips=2", "--vs=faiss", "--peer_python=/bin/false")
+    assert status == 1 and not out
+    assert "/bin/false cannot run the peer" in err and 'pip install "sigma-jax[peer]"' in err and "--peer_python" in err
+
+
+def test_the_peer_is_asked_for_the_sizes_of_ours(capsys, monkeypatch):
+    asked = []
+
+    def run(command, who):
+        asked.append(command)
+        return {"median_s": 1.0, "cpu_s": 2.0 if who == "ours" else 3.0}
+
+    monkeypatch.setattr(peers, "_run", run)
+    words = ("segmentation", "--clips=2", "--side=32", "--protocol=clustering", "--vs=faiss", "--peer_python=true")
+    status, out, err = run_bench(capsys, *words, "--rounds=1", "--repeats=5", "--json")
+    assert status == 0 and json.loads(out)["cpu_speedup"] == 1.5, err
+    assert asked[1][:3] == ["true", "-m", "sigma_jax.tools.benchmarks.peer_segmentation"]
+    spec = peer_segmentation.parse(asked[1][3:])
+    assert spec == BenchSpec("clustering", clips=2, side=32, repeats=5)
+
+
+@pytest.mark.parametrize("is_one_to_one", [True, False])
+def test_the_peer_scores_as_we_do(is_one_to_one):
+    rng = np.random.default_rng(0)
+    labels, clusters = rng.integers(0, 3, (4, 8, 8)), rng.integers(0, 5, (4, 8, 8))
+    ours = match_clip(labels, clusters, "hungarian" if is_one_to_one else "precision").miou
+    assert peer_segmentation.miou(labels, clusters, is_one_to_one) == pytest.approx(ours, abs=1e-12)
+
+
+@pytest.mark.parametrize("protocol", ["clustering", "overclustering"])
+def test_the_peer_finds_the_same_clusters(capsys, protocol):
+    pytest.importorskip("faiss")
+    pytest.importorskip("torch")
+    sizes = ("--clips=2", "--side=64", "--width=60", f"--protocol={protocol}", "--repeats=1")
+    assert bench.main(["bench", "segmentation", *sizes, "--json"]) == peer_segmentation.main(sizes) == 0
+    ours, theirs = map(json.loads, capsys.readouterr().out.splitlines())
+    assert ours["miou"] == pytest.approx(theirs["miou"], abs=0.1) and 20 < ours["miou"] < 100
 
 
 def test_a_silent_peer_is_named_and_our_row_stays(capsys, monkeypatch):

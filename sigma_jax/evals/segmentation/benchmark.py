@@ -92,8 +92,7 @@ def score_batch(
     width = tokens[0].shape[-1]
     flat = [array.reshape(-1, width) for array in tokens]
     if settings.statistics == "batch":
-        joint = clustering.reduce_tokens(np.concatenate(flat), settings.dims)
-        reduced = np.split(joint, np.cumsum([len(rows) for rows in flat])[:-1])
+        reduced = clustering.reduce_clips(flat, settings.dims)
     else:
         reduced = [clustering.reduce_tokens(rows, settings.dims) for rows in flat]
     for clip, rows, array in zip(clips, reduced, tokens, strict=True):

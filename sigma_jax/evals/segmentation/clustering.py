@@ -8,30 +8,24 @@ grid of tokens and enlarged: K numbers a pixel instead of 50.
 Letters: n tokens, D width, d reduced width, F frames, h w token grid, y x pixels, K clusters.
 """
 
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from sigma_jax.evals.segmentation import kmeans
 from sigma_jax.runtime.errors import InvalidValue
 
-_ROWS = 4096  # tokens in double precision at once
+_ROWS = 1024  # tokens in double precision at once
+# A thousand small products and one eigendecomposition: threads would wait for each other longer than they compute.
+_one_thread = threadpool_limits.wrap(limits=1, user_api="blas")
 
 
 def standardize(tokens: np.ndarray) -> np.ndarray:
     """[n D] -> [n D] with mean 0 and population variance 1 in every channel, float32; constant channels become 0."""
-    tokens = np.asarray(tokens, np.float32)
-    total, squares = np.zeros(tokens.shape[1]), np.zeros(tokens.shape[1])
-    for low in range(0, len(tokens), _ROWS):
-        total += tokens[low : low + _ROWS].sum(axis=0, dtype=np.float64)
-    mean = total / len(tokens)
-    for low in range(0, len(tokens), _ROWS):
-        squares += np.square(tokens[low : low + _ROWS] - mean).sum(axis=0)
-    variance = squares / len(tokens)
-    # A channel that is constant but for rounding must not become noise: its deviation is divided by 1, as published.
-    is_constant = variance <= 10 * np.finfo(np.float64).eps * np.square(mean) + np.finfo(np.float32).tiny
-    std = np.sqrt(np.where(is_constant, 1.0, variance))
-    return ((tokens - mean.astype(np.float32)) / std.astype(np.float32)).astype(np.float32)
+    mean, std = _moments([tokens])
+    return (np.asarray(tokens, np.float32) - mean) / std
 
 
 def principal_components(tokens: np.ndarray, dims: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -41,15 +35,7 @@ def principal_components(tokens: np.ndarray, dims: int) -> tuple[np.ndarray, np.
       mean [D], components [d D] of length 1 by falling variance (the sign of each is free), and their sums of squares
       [d] (not divided by n); d is the smallest of `dims`, n and D.
     """
-    n, width = tokens.shape
-    dims = min(dims, n, width)
-    mean = tokens.mean(axis=0, dtype=np.float64).astype(np.float32)
-    scatter = np.zeros((width, width))
-    for low in range(0, n, _ROWS):
-        centred = tokens[low : low + _ROWS].astype(np.float64) - mean
-        scatter += centred.T @ centred
-    values, vectors = np.linalg.eigh(scatter)
-    return mean, vectors[:, ::-1][:, :dims].T.astype(np.float32), values[::-1][:dims]
+    return _components(lambda: _blocks([tokens]), min(dims, *tokens.shape))
 
 
 def reduce_tokens(tokens: np.ndarray, dims: int = 50) -> np.ndarray:
@@ -58,14 +44,57 @@ def reduce_tokens(tokens: np.ndarray, dims: int = 50) -> np.ndarray:
     Raises:
       ValueError: tokens that are no matrix or not finite.
     """
-    if tokens.ndim != 2 or not tokens.size:
-        raise InvalidValue(f"tokens have shape {tokens.shape}; expected [n D]")
-    if not np.isfinite(tokens).all():
-        broken = int((~np.isfinite(tokens)).any(axis=1).sum())
-        raise InvalidValue(f"{broken} of {len(tokens)} tokens are not finite: check the weights and the frames")
-    standardized = standardize(tokens)
-    mean, components, _ = principal_components(standardized, dims)
-    return (standardized - mean) @ components.T
+    return reduce_clips([tokens], dims)[0]
+
+
+@_one_thread
+def reduce_clips(clips: Sequence[np.ndarray], dims: int = 50) -> list[np.ndarray]:
+    """`reduce_tokens` of several clips [n D] together, each [n d]; nothing of the size of their tokens is made."""
+    shapes = sorted({tokens.shape[1:] for tokens in clips})
+    if len(shapes) != 1 or len(shapes[0]) != 1 or not any(tokens.size for tokens in clips):
+        raise InvalidValue(f"tokens have shape {', '.join(map(str, shapes))}; expected [n D] of one D")
+    count = sum(map(len, clips))
+    broken = sum(int((~np.isfinite(block)).any(axis=1).sum()) for block in _blocks(clips))
+    if broken:
+        raise InvalidValue(f"{broken} of {count} tokens are not finite: check the weights and the frames")
+    mean, std = _moments(clips)
+
+    def standardized(parts: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+        return ((block - mean) / std for block in _blocks(parts))
+
+    centre, components, _ = _components(lambda: standardized(clips), min(dims, count, *shapes[0]))
+    return [np.concatenate([(block - centre) @ components.T for block in standardized([clip])]) for clip in clips]
+
+
+def _blocks(parts: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    """All rows of several matrices, some at a time, float32 [rows D]."""
+    for part in parts:
+        for low in range(0, max(len(part), 1), _ROWS):
+            yield np.asarray(part[low : low + _ROWS], np.float32)
+
+
+def _moments(parts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """(mean, what the deviation is divided by) of every channel, float32 [D]."""
+    count = sum(map(len, parts))
+    mean = sum(block.sum(axis=0, dtype=np.float64) for block in _blocks(parts)) / count
+    variance = sum(np.square(block - mean).sum(axis=0) for block in _blocks(parts)) / count
+    # A channel that is constant but for rounding must not become noise: its deviation is divided by 1, as published.
+    is_constant = variance <= 10 * np.finfo(np.float64).eps * np.square(mean) + np.finfo(np.float32).tiny
+    return mean.astype(np.float32), np.sqrt(np.where(is_constant, 1.0, variance)).astype(np.float32)
+
+
+def _components(blocks: Callable[[], Iterator[np.ndarray]], dims: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """As `principal_components`, of rows that come in blocks [rows D]."""
+    count, total = 0, 0.0
+    for block in blocks():
+        count, total = count + len(block), total + block.sum(axis=0, dtype=np.float64)
+    mean = (total / count).astype(np.float32)
+    scatter = 0.0
+    for block in blocks():
+        centred = block.astype(np.float64) - mean
+        scatter = scatter + centred.T @ centred
+    values, vectors = np.linalg.eigh(scatter)
+    return mean, vectors[:, ::-1][:, :dims].T.astype(np.float32), values[::-1][:dims]
 
 
 @lru_cache(maxsize=32)
@@ -92,6 +121,7 @@ def upsample(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.einsum("yh,...hwd,xw->...yxd", rows, maps.astype(np.float32), columns, optimize=True)
 
 
+@_one_thread
 def cluster_clip(
     features: np.ndarray,
     num_clusters: int,
@@ -120,17 +150,26 @@ def cluster_clip(
         raise InvalidValue(f"upsampled={upsampled!r}: expected 'features' or 'labels'")
     settings = settings or kmeans.KmeansSettings()
     features = np.ascontiguousarray(features, np.float32)
-    num_frames, h, w, width = features.shape
     if upsampled == "labels":
-        points = features.reshape(-1, width)
-        centroids = kmeans.fit(points.__getitem__, len(points), num_clusters, settings)
-        labels = kmeans.assign(points, centroids).reshape(num_frames, h, w)
-        rows, columns = (_nearest(old, new) for old, new in zip((h, w), size, strict=True))
-        return labels[:, rows[:, None], columns].astype(np.int16)
-    centroids = kmeans.fit(
-        lambda index: _points(features, index, size), num_frames * size[0] * size[1], num_clusters, settings
-    )
-    return np.stack([_assign_frame(frame, centroids, size) for frame in features])
+        return _cluster_tokens(features, num_clusters, size, settings)
+    num_points = len(features) * size[0] * size[1]
+    centroids = kmeans.fit(lambda index: _points(features, index, size), num_points, num_clusters, settings)
+    maps = []
+    for i, frame in enumerate(features):  # frames of one token step are equal
+        is_repeated = i > 0 and np.array_equal(frame, features[i - 1])
+        maps.append(maps[-1] if is_repeated else _assign_frame(frame, centroids, size))
+    return np.stack(maps)
+
+
+def _cluster_tokens(
+    features: np.ndarray, num_clusters: int, size: tuple[int, int], settings: kmeans.KmeansSettings
+) -> np.ndarray:
+    """Clusters of tokens [F h w d]; a pixel has that of the nearest token, int16 [F y x]."""
+    points = features.reshape(-1, features.shape[-1])
+    centroids = kmeans.fit(points.__getitem__, len(points), num_clusters, settings)
+    labels = kmeans.assign(points, centroids).reshape(features.shape[:3])
+    rows, columns = (_nearest(old, new) for old, new in zip(features.shape[1:3], size, strict=True))
+    return labels[:, rows[:, None], columns].astype(np.int16)
 
 
 def _points(features: np.ndarray, index: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -134,7 +134,9 @@ def _averages(points: np.ndarray, labels: np.ndarray, old: np.ndarray) -> np.nda
     present = np.flatnonzero(sizes)
     starts = np.concatenate([[0], np.cumsum(sizes[present])[:-1]]).astype(np.int64)
     centroids = np.zeros_like(old)
-    sums = np.add.reduceat(points[np.argsort(labels, kind="stable")], starts, axis=0)
+    sums = np.add.reduceat(
+        points[np.argsort(labels.astype(np.min_scalar_type(num_clusters)), kind="stable")], starts, axis=0
+    )
     centroids[present] = sums / sizes[present, None]
     if (sizes == 0).any():
         _refill(centroids, sizes, len(points))

@@ -15,6 +15,7 @@ from sigma_jax.runtime.errors import InvalidValue
 
 MATCHES = ("hungarian", "precision", "iou")
 AVERAGES = ("plain", "timet")
+_LARGEST_TABLE = 2**16  # labels are counted in a table of this size; others are sorted
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -67,11 +68,21 @@ def overlap(labels: np.ndarray, cluster_map: np.ndarray) -> tuple[np.ndarray, np
     """
     if labels.shape != cluster_map.shape or not labels.size:
         raise InvalidValue(f"labels {labels.shape} and cluster map {cluster_map.shape}: expected one shape, not empty")
-    objects, rows = np.unique(labels, return_inverse=True)
-    clusters, columns = np.unique(cluster_map, return_inverse=True)
-    joint = rows.ravel() * len(clusters) + columns.ravel()
-    counts = np.bincount(joint, minlength=len(objects) * len(clusters))
-    return objects.astype(np.int64), clusters.astype(np.int64), counts.reshape(len(objects), len(clusters))
+    objects, rows = _numbered(labels)
+    clusters, columns = _numbered(cluster_map)
+    counts = np.bincount(rows * len(clusters) + columns, minlength=len(objects) * len(clusters))
+    return objects, clusters, counts.reshape(len(objects), len(clusters))
+
+
+def _numbered(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(distinct values int64, ascending; the position of each value among them, flat)."""
+    low, high = int(values.min()), int(values.max())
+    if high - low > _LARGEST_TABLE:
+        distinct, positions = np.unique(values, return_inverse=True)
+        return distinct.astype(np.int64), positions.ravel()
+    offsets = values.ravel().astype(np.int64) - low
+    present = np.bincount(offsets) > 0
+    return np.flatnonzero(present) + low, (np.cumsum(present, dtype=np.int32) - 1)[offsets]
 
 
 def iou_matrix(pixels: np.ndarray) -> np.ndarray:

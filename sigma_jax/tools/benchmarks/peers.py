@@ -54,7 +54,7 @@ def _middle(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return row
 
 
-def alternate(words: list[str], peer: str, rounds: int, as_json: bool) -> int:
+def alternate(words: list[str], peer: list[str], rounds: int, as_json: bool) -> int:
     """Measures ours (`words`: mode and flags) and the command `peer` in turn and prints both and their ratios.
 
     A peer that prints no JSON is reported and left out; our rows stay. Returns the exit status: 1 if a row is missing.
@@ -64,14 +64,16 @@ def alternate(words: list[str], peer: str, rounds: int, as_json: bool) -> int:
     for _ in range(rounds):
         ours.append(_run(ours_command, "ours"))
         if None not in theirs:
-            theirs.append(_run(shlex.split(peer), "the --vs program"))
+            theirs.append(_run(peer, "the --vs program"))
     if None in ours:
         return 1
     result = {"ours": _middle(ours)}
     if None not in theirs:
         result["theirs"] = _middle(theirs)
-        pairs = zip(ours, theirs, strict=True)
+        pairs = list(zip(ours, theirs, strict=True))
         result["speedup"] = statistics.median(t["median_s"] / o["median_s"] for o, t in pairs)
+        if all("cpu_s" in row for pair in pairs for row in pair):
+            result["cpu_speedup"] = statistics.median(t["cpu_s"] / o["cpu_s"] for o, t in pairs)
         if "peak_rss_mb" in result["theirs"]:
             result["rss_ratio"] = result["ours"]["peak_rss_mb"] / result["theirs"]["peak_rss_mb"]
     if as_json:
@@ -87,6 +89,6 @@ def _show(result: dict[str, Any]) -> None:
     for name in dict.fromkeys((*ours, *theirs)):
         cells = (f"{v:.4g}" if isinstance(v, float) else str(v) for v in (ours.get(name, ""), theirs.get(name, "")))
         print("  {:<24} {:<24} {}".format(name, *cells))
-    for name in ("speedup", "rss_ratio"):
+    for name in ("speedup", "cpu_speedup", "rss_ratio"):
         if name in result:
             print(f"  {name:<24} {result[name]:.3f}")

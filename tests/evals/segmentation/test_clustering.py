@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from sigma_jax.evals.segmentation import clustering, kmeans
 from sigma_jax.evals.segmentation.matching import match_clip
@@ -81,6 +82,37 @@ def test_constant_channels_do_not_become_noise():
     tokens = np.random.default_rng(4).standard_normal((200, 5)).astype(np.float32)
     tokens[:, 2] = 0.1
     assert np.abs(clustering.standardize(tokens)[:, 2]).max() < 1e-6
+
+
+def test_clips_are_reduced_together_block_by_block_as_if_they_were_one_matrix(monkeypatch):
+    tokens = np.random.default_rng(6).standard_normal((300, 9)).astype(np.float32)
+    whole = clustering.reduce_tokens(tokens, 4)
+    monkeypatch.setattr(clustering, "_ROWS", 64)
+    parts = clustering.reduce_clips([tokens[:130], tokens[130:]], 4)
+    assert [len(part) for part in parts] == [130, 170]
+    signs = np.sign((whole * np.concatenate(parts)).sum(axis=0))
+    np.testing.assert_allclose(np.concatenate(parts) * signs, whole, atol=1e-5)
+
+
+def test_frames_of_a_token_step_are_assigned_once(monkeypatch):
+    features = np.random.default_rng(7).standard_normal((3, 4, 4, 6)).astype(np.float32)
+    assigned, real = [], clustering._assign_frame
+    monkeypatch.setattr(clustering, "_assign_frame", lambda *args: assigned.append(1) or real(*args))
+    found = clustering.cluster_clip(np.repeat(features, 2, axis=0), 3, (20, 20))
+    assert len(found) == 6 and len(assigned) == 3 and (found[::2] == found[1::2]).all()
+
+
+def test_small_products_use_one_thread(monkeypatch):
+    seen, real = [], clustering.kmeans.fit
+
+    def fit(*args):
+        seen.extend(library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas")
+        return real(*args)
+
+    monkeypatch.setattr(clustering.kmeans, "fit", fit)
+    with threadpool_limits(2, "blas"):
+        clustering.cluster_clip(np.ones((1, 4, 4, 6), np.float32), 2, (8, 8))
+    assert seen and set(seen) == {1}
 
 
 def test_narrow_features_keep_the_width_they_have():

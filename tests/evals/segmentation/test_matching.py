@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sigma_jax.evals.segmentation.matching import average, match_clip
+from sigma_jax.evals.segmentation.matching import average, match_clip, overlap
 
 TRUTH = np.array([[0, 0, 1], [0, 2, 2]])
 EXAMPLES = {  # name: (truth, clusters, hungarian, precision, iou)
@@ -45,6 +45,17 @@ def test_a_clip_of_background_scores_one_and_has_no_foreground():
 def test_a_cluster_that_jumps_between_objects_is_not_rewarded():
     truth = np.array([[[0, 1]], [[0, 1]]])
     assert match_clip(truth, np.array([[[0, 1]], [[1, 0]]])).miou == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("names", [[0, 1, 2, 255], [-7, 0, 3, 4], [5, 10**9, 10**12, -(10**12)]])
+def test_any_numbers_may_name_objects_and_clusters(names):
+    rng = np.random.default_rng(1)
+    labels, clusters = rng.integers(0, 4, (2, 3, 9, 9))
+    objects, found, pixels = overlap(np.array(names)[labels], np.array(names)[clusters])
+    assert objects.tolist() == found.tolist() == sorted(names)
+    order = np.argsort(names)
+    expected = [[((labels == o) & (clusters == c)).sum() for c in order] for o in order]
+    assert pixels.tolist() == expected
 
 
 def test_averages():
