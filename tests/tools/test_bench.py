@@ -167,7 +167,7 @@ def test_the_peer_finds_the_same_clusters(capsys, protocol):
     sizes = ("--clips=2", "--side=64", "--width=60", f"--protocol={protocol}", "--repeats=1")
     assert bench.main(["bench", "segmentation", *sizes, "--json"]) == peer_segmentation.main(sizes) == 0
     ours, theirs = map(json.loads, capsys.readouterr().out.splitlines())
-    assert ours["miou"] == pytest.approx(theirs["miou"], abs=0.1) and 20 < ours["miou"] < 100
+    assert ours["miou"] == pytest.approx(theirs["miou"], abs=0.1) and 10 < ours["miou"] < 100
 
 
 def test_a_silent_peer_is_named_and_our_row_stays(capsys, monkeypatch):
