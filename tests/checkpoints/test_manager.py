@@ -268,6 +268,24 @@ def test_late_failure_is_reported_and_survived(tmp_path, small_files):
     jax.tree.map(np.testing.assert_array_equal, restored, state)
 
 
+def test_saving_small_arrays_compiles_no_program_for_each(tmp_path):
+    compiled: list[str] = []
+
+    def count(name: str, seconds: float, **kinds) -> None:
+        compiled.append(name)
+
+    state = {f"bias{n}": jax.device_put(np.zeros(80 + 8 * n, np.float32), _sharding(8, P())) for n in range(20)}
+    content_hash(state)
+    checkpointer = _checkpointer(tmp_path)
+    jax.monitoring.register_event_duration_secs_listener(count)
+    try:
+        checkpointer.save(1, state, data_state={}, meta={})
+        checkpointer.close()
+    finally:
+        jax.monitoring.unregister_event_duration_listener(count)
+    assert sum("backend_compile" in name for name in compiled) < 20, "one for each of eight slices would be 160"
+
+
 def test_a_reader_leaves_alone_what_is_being_saved(tmp_path):
     checkpointer = _checkpointer(tmp_path)
     checkpointer.save(1, _state(), data_state={}, meta={})
