@@ -74,7 +74,7 @@ def frozen_scores(
         yield f"knn/{name}", accuracy(scores, test_labels)
         if linear:
             splits = (train_features, train_labels), (test_features, test_labels)
-            probe = linear_probe(*splits, num_classes=num_classes, filled_classes=most_classes)
+            probe = linear_probe(*splits, num_classes=num_classes, padded_classes=most_classes)
             yield f"linear/{name}", probe["top1"]
 
 

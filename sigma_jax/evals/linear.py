@@ -1,7 +1,8 @@
-"""Linear probe on cached features: multinomial logistic regression by full-batch L-BFGS.
+"""Linear probe on stored features: multinomial logistic regression by full-batch L-BFGS.
 
-A fast, deterministic measure for monitoring and small data sets. It is not the paper's linear probe, which trains a
-LayerNorm and a linear layer with AdamW under the full finetuning augmentation; do not compare the two numbers.
+A fast, deterministic measure for monitoring and small data sets. The paper's linear probe is another one: it trains a
+LayerNorm and a linear layer with AdamW under the full finetuning augmentation (configs/linear_probe.py). Do not compare
+the two numbers.
 
 Letters: n clips, D feature width, C classes.
 """
@@ -18,24 +19,26 @@ from sigma_jax.evals.knn import accuracy
 
 
 def linear_probe(
-    train, test, *, num_classes: int, l2: float = 1e-3, max_iterations: int = 200, filled_classes: int = 0
+    train, test, *, num_classes: int, l2: float = 1e-3, max_iterations: int = 200, padded_classes: int = 0
 ) -> dict[str, float]:
     """Fits a linear classifier on `train` and measures it on `test`.
 
-    Minimises mean cross-entropy + l2 / 2 * |weights|^2 (bias free) over features standardised with the statistics of
-    `train`, by full-batch L-BFGS from zero: convex, no random numbers, the same inputs give the same result.
+    It minimises mean cross-entropy + l2 / 2 * |weights|^2 (without the bias) over features standardised with the
+    statistics of `train`, by full-batch L-BFGS from zero. The problem is convex and nothing is random: equal inputs
+    give equal results.
 
     Args:
         train: (features [n D], int labels [n] in [0, num_classes)).
-        test: the same for other clips.
+        test: features and labels of other clips.
+        num_classes: C.
         l2: strength of the penalty per standardised feature, >= 0.
-        max_iterations: L-BFGS steps at most; it stops earlier once the gradient norm is below 1e-4.
-        filled_classes: fill up to so many with classes that no clip has; the result is that of `num_classes`. Compiling
-            takes longer than fitting, and labellings of the same features that are filled up alike share a program.
+        max_iterations: limit of L-BFGS steps; it stops earlier once the gradient norm is below 1e-4.
+        padded_classes: pad the weights to so many classes, without influence on the result, so that several labellings
+            of the same features share one compiled program.
 
     Returns:
-        `top1`, `top5` (with more than five classes) and `train_top1` in per cent, `iterations`, `gradient_norm` where
-        it stopped.
+        `top1`, `top5` (with more than five classes) and `train_top1` in per cent, `iterations`, and the final
+        `gradient_norm`.
 
     Raises:
         ValueError: shapes that disagree, labels out of range, features that are not finite.
@@ -52,7 +55,7 @@ def linear_probe(
     is_constant = std <= 1e-6 * np.maximum(1e-6, np.abs(mean))  # rounding noise must not become a feature
     scale = np.where(is_constant, 0, 1 / np.where(is_constant, 1, std))
     train_x, test_x = (((x - mean) * scale).astype(np.float32) for x in (train_x, test_x))
-    params, iterations, gradient_norm = _fit(train_x, train_y, l2, num_classes, filled_classes, max_iterations)
+    params, iterations, gradient_norm = _fit(train_x, train_y, l2, num_classes, padded_classes, max_iterations)
     test_scores = test_x @ params["weights"].T + params["bias"]
     result = {"top1": accuracy(test_scores, test_y)}
     if num_classes > 5:
@@ -70,19 +73,19 @@ def _checked(name: str, split, num_classes: int) -> tuple[np.ndarray, np.ndarray
     return features, labels
 
 
-def _fit(x, labels, l2, num_classes, filled_classes, max_iterations):
+def _fit(x, labels, l2, num_classes, padded_classes, max_iterations):
     """Minimises the penalised cross-entropy; returns (params, iterations, gradient norm).
 
-    Classes that only fill up have no part in the softmax, and their weights stay zero.
+    Padding classes are excluded from the softmax, and their weights stay zero.
     """
-    is_class = np.arange(max(num_classes, filled_classes)) < num_classes
+    is_class = np.arange(max(num_classes, padded_classes)) < num_classes
     params, iterations, gradient_norm = _minimize(x, labels, l2, is_class, max_iterations)
     return {name: np.asarray(values)[:num_classes] for name, values in params.items()}, iterations, gradient_norm
 
 
 @partial(jax.jit, static_argnames="max_iterations")
 def _minimize(x, labels, l2, is_class, max_iterations):
-    """`weights` are [C D]: a third of the time of [D C] on a CPU, whose products copy narrow operands."""
+    """L-BFGS on the device. `weights` are [C D]: products with a narrow [D C] take three times as long on CPUs."""
     num_classes = len(is_class)
 
     def loss(params):

@@ -1,7 +1,7 @@
-"""Multi-view testing: scores per view are merged over the views of a video (temporal views x crops).
+"""Multi-view testing: the scores of a video are merged over its views (temporal views x crops).
 
-Exact under padding and any number of devices: every (video, view) counts once, in the order of its number. A video of
-which a view could not be read is left out, named, and makes the result incomplete; nothing replaces it.
+The result is exact under padding and on any number of devices: every (video, view) counts once. A video of which a view
+cannot be read is left out and named, and the result is marked as incomplete; nothing replaces the video.
 
 Letters: B views in a batch, C classes, n videos.
 """
@@ -26,7 +26,7 @@ from sigma_jax.runtime.sharding import shard_batch, traced_on, whole
 from sigma_jax.runtime.trees import Params
 from sigma_jax.weights.weights_file import content_digest, flatten
 
-VIEW_KEYS = ("video", "label", "record", "weight", "key")  # of a batch, what is measured
+VIEW_KEYS = ("video", "label", "record", "weight", "key")  # the parts of a batch that a test uses
 Batch = Mapping[str, np.ndarray]
 Forward = Callable[[Params, Batch], Batch]
 
@@ -42,22 +42,25 @@ class VideoScores(NamedTuple):
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """[B C] -> probabilities, float64."""
+    """Softmax probabilities of logits [B C], float64."""
     shifted = np.asarray(logits, np.float64)
     shifted = np.exp(shifted - shifted.max(axis=1, keepdims=True))
     return shifted / shifted.sum(axis=1, keepdims=True)
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """[B C] -> probabilities, float64."""
+    """Sigmoid probabilities of logits [B C], float64."""
     return np.exp(-np.logaddexp(0.0, -np.asarray(logits, np.float64)))
 
 
 class Merge(NamedTuple):
-    """How the views of a video become its scores.
+    """How the views of a video are merged.
 
-    rule: in words. per_view: logits [B C] -> scores [B C]. add: two views -> what is kept of them. divides: by the
-    number of views, in the end.
+    Attributes:
+      rule: the rule in words, for result.json.
+      per_view: converts logits [B C] of views to scores [B C].
+      add: combines the scores of two views.
+      divides: whether the combined scores are divided by the number of views.
     """
 
     rule: str
@@ -80,12 +83,12 @@ def score_videos(
 
     Args:
       batches: this process's part of video, label, record, view, weight, key (data/loader.py, OnePass).
-      logits_fn: batch -> the same rows of all processes, with `logits` [B C] for `video`.
+      logits_fn: returns the batch's rows of all processes, with `logits` [B C] in place of `video`.
       num_views: views per video.
-      merge: how they become the video's scores.
+      merge: how views are merged.
 
     Raises:
-      ValueError: no video at all, or a label outside the classes.
+      InvalidValue: no video could be read, or a label is outside the classes.
     """
     total, count, label, key = {}, {}, {}, {}
     for batch in batches:
@@ -115,7 +118,7 @@ def score_videos(
 
 
 def forward_fn(logits: Callable[[Params, jax.Array], jax.Array], mesh: Mesh) -> Forward:
-    """(params, this process's rows) -> the rows of all processes, with `logits` in place of the video."""
+    """Makes the function of (params, this process's rows) that returns the rows of all processes with `logits`."""
 
     def forward(params, batch):
         rest = {name: rows for name, rows in batch.items() if name != "video"}
@@ -132,10 +135,15 @@ def forward_fn(logits: Callable[[Params, jax.Array], jax.Array], mesh: Mesh) -> 
 
 @dataclasses.dataclass(frozen=True)
 class ResultFiles:
-    """Where a test leaves its result: folder/result.json, and what else it writes there.
+    """The files of a test's result, folder/result.json and others.
 
-    facts: what was measured how. classes: their names, () where they are numbers only. source: where the weights come
-    from. problems: what keeps the data from being complete, sentences. origin: what is known about the weights.
+    Attributes:
+      folder: of the files.
+      facts: what was measured and how, for result.json.
+      classes: class names, () if classes are numbers only.
+      source: where the weights come from.
+      problems: sentences on why the data are incomplete.
+      origin: facts about the weights, for result.json.
     """
 
     folder: Path
@@ -146,9 +154,13 @@ class ResultFiles:
     origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def write(self, numbers: Mapping[str, Any], unreadable: list[dict], weights: Mapping, problems: Sequence[str] = ()):
-        """result.json of one test; `unreadable` are the records that are left out, with reasons.
+        """Writes result.json; the result is complete if no record is left out and there are no problems.
 
-        The result is complete unless something is left out, or there are problems.
+        Args:
+          numbers: of the test.
+          unreadable: records that are left out, with reasons.
+          weights: step and hash of the weights.
+          problems: further sentences on why the result is incomplete.
         """
         problems = [*self.problems, *problems]
         if unreadable:
@@ -166,7 +178,7 @@ class ResultFiles:
         logging.info("result: %s", self.folder / "result.json")
 
     def write_scores(self, scores: VideoScores) -> None:
-        """scores.npz, to be merged with others' later."""
+        """Writes scores.npz, from which the scores of several models can be averaged."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / "scores.npz", "wb") as file:
             np.savez(
@@ -180,7 +192,7 @@ class ResultFiles:
 
 
 class Summary(NamedTuple):
-    """Numbers of a test, and sentences on what makes them incomplete."""
+    """Numbers of a test, and sentences on why they are incomplete."""
 
     numbers: Mapping[str, float]
     problems: Sequence[str] = ()
@@ -193,13 +205,20 @@ def top_scores(scores: VideoScores) -> Summary:
 
 @dataclasses.dataclass(frozen=True)
 class MultiViewTest:
-    """Scores of a classifier on all views of a split.
+    """Evaluator of a classifier on all views of a split.
 
-    forward: of `forward_fn`. open_views: one pass over the views (data/loader.py, OnePass). num_views: of a video.
-    merge: of the views. summarize: what is reported. files: where the result is kept, None for nowhere.
+    Attributes:
+      name: prefix of the numbers, as in test/top1.
+      forward: made by `forward_fn`.
+      open_views: opens one pass over the views (data/loader.py, OnePass).
+      num_views: views of a video.
+      every, best_by: see evals/protocol.py.
+      merge: how the views of a video are merged.
+      summarize: computes the numbers from the scores.
+      files: files of the result; None: none are written.
     """
 
-    name: str  # also the prefix of the numbers: test/top1
+    name: str
     forward: Forward
     open_views: Callable[[], Loader]
     num_views: int
@@ -215,7 +234,7 @@ class MultiViewTest:
         if unreadable:
             logging.warning("INCOMPLETE: %d videos could not be read: %s", len(unreadable), unreadable)
         if self.files is not None:
-            weights = {"step": step, "hash": params_hash(params)}  # all processes hash together
+            weights = {"step": step, "hash": params_hash(params)}  # a collective: all processes must call it
             if jax.process_index() == 0:
                 self.files.write_scores(scores)
                 counts = {"num_videos": len(scores.records), "merge": self.merge.rule, "scores_file": "scores.npz"}
@@ -241,7 +260,7 @@ def named(records: Iterable[int], loader: Loader) -> list[dict]:
 
 
 def params_hash(params: Params) -> str:
-    """The digest that the log and `tools.convert` give for these weights, the same on any mesh and in every format."""
+    """The digest of these weights as in the log and in `tools.convert`: the same on any mesh, in any format."""
 
     def whole_array(leaf: jax.Array) -> np.ndarray:
         if leaf.is_fully_addressable or leaf.is_fully_replicated:

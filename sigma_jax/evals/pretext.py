@@ -1,9 +1,9 @@
-"""Questions about time that need no annotator: every window of a real video is asked about together with its changes.
+"""Pretext tasks about time, whose labels need no annotation: classify how a window of a real video was transformed.
 
-A window is shown in eight ways: forward or backward, at single or double speed, as filmed or mirrored. All eight hold
-the same content, so that features which only know what is seen stay at chance (50 per cent). `order` asks whether a
+A window is transformed in eight ways: forward or backward, at single or double speed, as filmed or mirrored. All eight
+have the same content, so that features of appearance alone stay at chance (50 per cent). The task `order` is whether a
 clip is played forward, `speed` at which of the two speeds, and `direction` whether its dominant motion goes to the
-right; clips without a clear horizontal motion are not asked about their direction.
+right; clips without a clear horizontal motion have no label for `direction`.
 
 Letters: F frames of a clip, s its side in pixels, n clips.
 """
@@ -31,11 +31,13 @@ CHANGES = tuple((backward, fast, mirrored) for backward in (0, 1) for fast in (0
 
 @dataclass(frozen=True)
 class PretextSpec:
-    """How windows are cut out of videos.
+    """The windows that are taken from videos.
 
-    num_frames, frame_stride, image_size: of a clip, as the encoder was trained. windows: of one video, evenly spread;
-    fewer where they would overlap. min_flow: pixels per step between the frames of a clip (at image_size) that its mean
-    horizontal motion must reach before its direction is asked for.
+    Attributes:
+      num_frames, frame_stride, image_size: of a clip, as the encoder was trained.
+      windows: of one video, equally spaced; fewer if they would overlap.
+      min_flow: smallest mean horizontal motion of a clip with a `direction`, in pixels (at image_size) from one frame
+        of the clip to the next.
     """
 
     num_frames: int
@@ -46,15 +48,19 @@ class PretextSpec:
 
     @property
     def span(self) -> int:
-        """Frames of the video that one window covers: a clip at double speed."""
+        """Frames of the video in one window, those of a clip at double speed."""
         return 2 * self.num_frames * self.frame_stride
 
 
 class PretextClips(NamedTuple):
-    """Clips of a split in the eight ways of every window.
+    """The eight clips of every window of a split.
 
-    video: uint8 [n F s s 3]. label: int32 [n], bits BACKWARD, FAST, RIGHT. has_direction: bool [n]. num_videos: how
-    many gave windows; too_short and unreadable: names of the videos that gave none.
+    Attributes:
+      video: uint8 [n F s s 3].
+      label: int32 [n], with the bits BACKWARD, FAST, RIGHT.
+      has_direction: bool [n], whether RIGHT is known.
+      num_videos: number of videos with windows.
+      too_short, unreadable: names of the videos without windows.
     """
 
     video: np.ndarray
@@ -65,7 +71,7 @@ class PretextClips(NamedTuple):
     unreadable: list[str]
 
     def batches(self, size: int, directed: bool = False) -> Iterator[Batch]:
-        """Dictionaries of `video` and `label`; `directed`: only clips whose direction is known."""
+        """Batches as `evals.features.extract` takes them; with `directed`, of clips whose direction is known."""
         wanted = np.flatnonzero(self.has_direction) if directed else np.arange(len(self.label))
         for start in range(0, len(wanted), size):
             rows = wanted[start : start + size]
@@ -82,17 +88,20 @@ LABELLINGS = {"order": _bit(BACKWARD), "speed": _bit(FAST)}
 DIRECTED = {"direction": _bit(RIGHT)}
 
 
-MIN_VIDEOS = 4  # fewer tell nothing
+MIN_VIDEOS = 4  # an accuracy on fewer videos means nothing
 
 
 def pretext_clips(data_dir: str | Path, split: str, spec: PretextSpec, part: tuple[int, int] = (0, 1)) -> PretextClips:
     """Cuts the windows of the videos of a split.
 
     Args:
-      part: (remainder, divisor): only records whose number leaves that remainder.
+      data_dir, split: the data.
+      spec: the windows.
+      part: (remainder, divisor): only records whose number has this remainder.
 
     Raises:
-      InvalidValue: fewer than MIN_VIDEOS videos are long enough; DataSetError: no such split.
+      InvalidValue: fewer than MIN_VIDEOS videos are long enough.
+      DataSetError: no such split.
     """
     source = open_source(data_dir, split)
     clips, labels, directed, too_short, unreadable = [], [], [], [], []
@@ -123,14 +132,14 @@ def pretext_clips(data_dir: str | Path, split: str, spec: PretextSpec, part: tup
 
 
 def _label(change: tuple[int, int, int], flows: Sequence[float]) -> int:
-    """flows: of the unchanged window at single and at double speed."""
+    """The label of a transformed window; `flows` are those of the original at single and at double speed."""
     backward, fast, mirrored = change
     is_right = (flows[fast] > 0) ^ bool(backward) ^ bool(mirrored)
     return BACKWARD * backward + FAST * fast + RIGHT * is_right
 
 
 def _windows(record, spec: PretextSpec) -> list[np.ndarray]:
-    """uint8 [2F s s 3] for every window of a record: F frames at single speed are its first F."""
+    """The windows uint8 [2F s s 3] of a record; a clip at single speed is the first F frames of one."""
     num_frames = record.num_frames or len(record.frames) or probe(record.video).num_frames
     room = num_frames - spec.span
     if room < 0:
@@ -151,9 +160,9 @@ def changed(window: np.ndarray, backward: int, fast: int, mirrored: int) -> np.n
 
 
 def horizontal_flow(clip: np.ndarray) -> float:
-    """Mean horizontal motion of a clip [F s s 3] in pixels per step, to the right positive (Farneback 2003).
+    """Mean horizontal optical flow of a clip [F s s 3] in pixels per frame, positive to the right (Farneback 2003).
 
-    Pixels count by how far they move, so that a small moving thing before a still background is found.
+    Pixels are weighted by the length of their flow, so that a small moving object before a still background counts.
     """
     grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in clip]
     total = weight = 0.0

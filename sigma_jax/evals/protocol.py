@@ -1,4 +1,4 @@
-"""What an evaluator is: parameters in, named numbers out."""
+"""The protocol of evaluators, which take parameters and yield named numbers."""
 
 from collections.abc import Iterable
 from typing import Protocol
@@ -8,21 +8,27 @@ from sigma_jax.runtime.trees import Params
 
 
 class Evaluator(Protocol):
-    """Measures a network; exact under padding and on any mesh.
+    """Measures a network, exactly under padding and on any mesh.
 
-    The caller chooses the parameters (of training or averaged), when to measure, and what becomes of the numbers: the
-    training loop, `--mode=eval` and the commands run the same object.
+    The training loop, `--mode=eval` and the commands run the same object. They choose the parameters (those of training
+    or averaged ones), when to measure, and what to do with the numbers.
+
+    Attributes:
+      name: for log lines.
+      every: the interval during training; such an evaluator runs after the last step, too. None: it is a test, which
+        runs after the last step and by `--mode=eval` only.
+      best_by: the number by which a run keeps its best weights, or None.
     """
 
-    name: str  # for log lines
-    every: Duration | None  # while training, and after the last step; None: a test, only after it and by --mode=eval
-    best_by: str | None  # the number by which a training run keeps its best weights, None for none
+    name: str
+    every: Duration | None
+    best_by: str | None
 
     def run(self, params: Params, step: int) -> Iterable[tuple[str, float]]:
         """Yields (name, number) pairs, such as ("val/top1", 71.1); all processes call it together.
 
         Args:
           params: of the task's model.
-          step: updates that made them; 0 where that is not known.
+          step: number of updates by which they were trained; 0 if it is not known.
         """
         ...

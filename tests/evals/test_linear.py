@@ -69,7 +69,7 @@ def test_labellings_that_are_filled_up_alike_share_a_program():
     alone = [linear_probe(x, x, num_classes=n) for n, x in ((3, three), (5, five))]
     assert linear._minimize._cache_size() == 2
     linear._minimize.clear_cache()
-    filled = [linear_probe(x, x, num_classes=n, filled_classes=9) for n, x in ((3, three), (5, five))]
+    filled = [linear_probe(x, x, num_classes=n, padded_classes=9) for n, x in ((3, three), (5, five))]
     assert linear._minimize._cache_size() == 1
     for one, other in zip(alone, filled, strict=True):
         assert one["top1"] == pytest.approx(other["top1"], abs=1) and other["gradient_norm"] <= 1e-4

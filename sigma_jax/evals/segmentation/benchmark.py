@@ -1,4 +1,4 @@
-"""Clips and their features to scores: clustering and overclustering of a set, of which nothing is held but one batch.
+"""Clustering and overclustering scores of clips from their features, one batch in memory at a time.
 
 Letters: F frames, y x pixels, t token steps, h w token grid, D width.
 """
@@ -18,29 +18,29 @@ from sigma_jax.runtime.trees import Params
 
 
 class DenseModel(Protocol):
-    """What of a frozen model is asked; `sigma_jax.load` returns one.
+    """The interface of a frozen model that segmentation uses; `sigma_jax.load` returns such a model.
 
     Attributes:
-      token_size: side in pixels of the square that a token stands for.
-      frames_per_step: frames that one step of tokens stands for.
+      token_size: side in pixels of the square that a token covers.
+      frames_per_step: frames that a token covers.
     """
 
     token_size: int
     frames_per_step: int
 
     def dense_features(self, video: np.ndarray, *, final_norm: bool, resize_positions: bool) -> np.ndarray:
-        """video [B F y x 3] -> [B t h w D]."""
+        """Tokens [B t h w D] of clips [B F y x 3]; see weights/frozen.py."""
         ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ScoredClip:
-    """A clip after one protocol.
+    """The result of one protocol for a clip.
 
     Attributes:
-      clip: what was measured.
+      clip: the clip.
       protocol: 'clustering' or 'overclustering'.
-      num_clusters: that k-means was asked for.
+      num_clusters: of k-means.
       cluster_map: int16 [F y x].
       match: clusters and objects.
     """
@@ -53,7 +53,7 @@ class ScoredClip:
 
     @property
     def numbers(self) -> dict[str, float | int | list]:
-        """What a result keeps; scores in [0, 1]."""
+        """The numbers for result.json; scores in [0, 1]."""
         return {
             "miou": self.match.miou,
             "miou_without_background": self.match.miou_without_background,
@@ -69,7 +69,7 @@ def clip_tokens(model: DenseModel, video: np.ndarray, settings: ClusteringSettin
     Raises:
       ValueError: the frames are no whole number of tubes.
     """
-    if settings.timet_std:  # the model standardises by .229: the same result as .228 by a change of its input
+    if settings.timet_std:  # the model divides by .229: its input is changed so that the result is that of .228
         scale = np.array((0.229, 0.224, 0.225)) / frames.STD_TIMET
         video = (frames.MEAN + (video / 255 - frames.MEAN) * scale).astype(np.float32)
     features = model.dense_features(video[None], final_norm=settings.final_norm, resize_positions=False)
@@ -132,13 +132,13 @@ def _score(clip: frames.Clip, features: np.ndarray, protocol: str, settings: Clu
 
 
 def averages(scores: Sequence[float], settings: ClusteringSettings) -> dict[str, float]:
-    """Mean over clips in both ways, and under 'score' the one that the settings name; in per cent."""
+    """Means over clips in per cent by every kind of average, and under 'score' that of the settings."""
     both = {how: 100 * matching.average(scores, how, settings.batch_size) for how in matching.AVERAGES}
     return {"score": both[settings.average]} | both
 
 
 def read_clips(data: DataSet, settings: ClusteringSettings, limit: int) -> tuple[list[frames.Clip], list[Note]]:
-    """The first `limit` clips of a set that can be read, with the frames of the first seed; and what was left out."""
+    """The first `limit` clips of a set that can be read, with the frames of the first seed, and notes on the others."""
     clips, left_out, size = [], list(data.left_out), (settings.image_size,) * 2
     for sequence in data.sequences:
         if len(clips) == limit:
@@ -153,9 +153,9 @@ def read_clips(data: DataSet, settings: ClusteringSettings, limit: int) -> tuple
 
 
 class ClusteringEvaluator:
-    """Clustering mIoU of a few labelled clips, for a network that is still training (evals/protocol.py).
+    """Evaluator (evals/protocol.py) of the clustering mIoU of a few annotated clips during training.
 
-    Yields `segmentation/<protocol>` in per cent. Standardisation, PCA and k-means see these clips alone.
+    It yields `segmentation/<protocol>` in per cent. Standardisation, PCA and k-means use these clips only.
     """
 
     name, best_by = "segmentation", None
@@ -168,14 +168,20 @@ class ClusteringEvaluator:
         protocols: Sequence[str] = ("clustering",),
         every: Duration | None = None,
     ):
-        """Args: dense: (parameters, video uint8 [B F y x 3]) -> features [B t h w D]; clips: at least one."""
+        """Args:
+        dense: function of parameters and video uint8 [B F y x 3] that returns features [B t h w D].
+        clips: annotated clips, at least one.
+        settings: of the protocol.
+        protocols: any of PROTOCOLS.
+        every: interval during training.
+        """
         if not clips:
             raise InvalidValue("no annotated clips to segment")
         self.dense, self.clips, self.settings = dense, clips, settings
         self.protocols, self.every = tuple(protocols), every
 
     def run(self, params: Params, step: int) -> Iterator[tuple[str, float]]:
-        """As evals.protocol.Evaluator."""
+        """See evals.protocol.Evaluator."""
         scores: dict[str, list[float]] = {protocol: [] for protocol in self.protocols}
         size = self.settings.batch_size
         for low in range(0, len(self.clips), size):

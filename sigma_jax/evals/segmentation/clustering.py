@@ -1,9 +1,9 @@
-"""From a clip's features to a map of clusters: standardise, PCA, upsample, k-means (TimeT; Salehi et al. 2023).
+"""Cluster maps of a clip from its features: standardise, PCA, upsample, k-means (TimeT; Salehi et al. 2023).
 
-Features, not labels, are enlarged to the frames' size before they are clustered, so 16 frames of 224 x 224 are 802,816
-points of 50 numbers. They are never all made: k-means trains on a sample, whose points are interpolated alone.
-Assigning needs |c|^2 - 2 x.c for every point x and centroid c, and since enlarging is linear, x.c is computed on the
-grid of tokens and enlarged: K numbers a pixel instead of 50.
+Features, not labels, are upsampled to the frames' size before they are clustered, so 16 frames of 224 x 224 are 802,816
+points of 50 numbers. They are never all in memory: k-means trains on a sample, and only its points are interpolated.
+Assignment needs |c|^2 - 2 x.c for every point x and centroid c. Since upsampling is linear, x.c is computed on the grid
+of tokens and then upsampled: K numbers a pixel instead of 50.
 
 Letters: n tokens, D width, d reduced width, F frames, h w token grid, y x pixels, K clusters.
 """
@@ -17,13 +17,13 @@ from threadpoolctl import threadpool_limits
 from sigma_jax.evals.segmentation import kmeans
 from sigma_jax.runtime.errors import InvalidValue
 
-_ROWS = 1024  # tokens in double precision at once
-# A thousand small products and one eigendecomposition: threads would wait for each other longer than they compute.
+_ROWS = 1024  # tokens that are converted to double precision at a time
+# These are a thousand small products and one eigendecomposition: with several threads, waiting takes longer than work.
 _one_thread = threadpool_limits.wrap(limits=1, user_api="blas")
 
 
 def standardize(tokens: np.ndarray) -> np.ndarray:
-    """[n D] -> [n D] with mean 0 and population variance 1 in every channel, float32; constant channels become 0."""
+    """Tokens [n D] with mean 0 and population variance 1 in every channel, float32; constant channels become 0."""
     mean, std = _moments([tokens])
     return (np.asarray(tokens, np.float32) - mean) / std
 
@@ -32,14 +32,14 @@ def principal_components(tokens: np.ndarray, dims: int) -> tuple[np.ndarray, np.
     """PCA without whitening.
 
     Returns:
-      mean [D], components [d D] of length 1 by falling variance (the sign of each is free), and their sums of squares
-      [d] (not divided by n); d is the smallest of `dims`, n and D.
+      mean [D]; components [d D] of length 1 in order of descending variance (their signs are arbitrary); their sums of
+      squares [d] (not divided by n); d is the smallest of `dims`, n and D.
     """
     return _components(lambda: _blocks([tokens]), min(dims, *tokens.shape))
 
 
 def reduce_tokens(tokens: np.ndarray, dims: int = 50) -> np.ndarray:
-    """Standardised and projected onto the first `dims` principal components of these tokens: [n D] -> float32 [n d].
+    """Standardises tokens [n D] and projects them onto their first `dims` principal components: float32 [n d].
 
     Raises:
       ValueError: tokens that are no matrix or not finite.
@@ -109,14 +109,14 @@ def upsampling_matrix(old: int, new: int) -> np.ndarray:
 
 
 def _taps(positions: np.ndarray, old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(lower neighbour, upper neighbour, share of the upper one) of `positions` of `new` among `old`."""
+    """(lower neighbour, upper neighbour, weight of the upper one) among `old` positions, for `positions` of `new`."""
     centres = np.maximum((positions + 0.5) * (old / new) - 0.5, 0)
     low = np.minimum(centres.astype(np.int64), old - 1)
     return low, np.minimum(low + 1, old - 1), (centres - low).astype(np.float32)
 
 
 def upsample(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Bilinear, half-pixel centres: [... h w d] -> float32 [... y x d]."""
+    """Bilinear upsampling with half-pixel centres: [... h w d] -> float32 [... y x d]."""
     rows, columns = (upsampling_matrix(old, new) for old, new in zip(maps.shape[-3:-1], size, strict=True))
     return np.einsum("yh,...hwd,xw->...yxd", rows, maps.astype(np.float32), columns, optimize=True)
 
@@ -136,7 +136,9 @@ def cluster_clip(
       features: float [F h w d], standardised and reduced.
       num_clusters: K >= 1.
       size: (y, x) of the map.
-      upsampled: 'features' (published: boundaries are smooth) or 'labels' (clusters of tokens, nearest token).
+      settings: of k-means; None: the defaults.
+      upsampled: 'features' (published; boundaries are smooth) or 'labels' (tokens are clustered, and a pixel has the
+        cluster of the nearest token).
 
     Returns:
       cluster_map, int16 [F y x] in 0..K-1.

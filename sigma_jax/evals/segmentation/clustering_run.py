@@ -1,4 +1,4 @@
-"""Clustering and overclustering of a whole set, restartable, of which nothing is held but one batch of clips."""
+"""Clustering and overclustering of a whole set, which can be interrupted, with one batch of clips in memory."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -15,11 +15,15 @@ from sigma_jax.evals.segmentation.settings import ClusteringSettings
 
 @dataclasses.dataclass(frozen=True)
 class ClusteringRun:
-    """A set, a frozen model and where results go.
+    """The measurement of a set with a frozen model.
 
     Attributes:
+      data: the set.
+      model: the model.
+      folder: of the results.
       protocols: any of PROTOCOLS; they share the features.
-      each: called with the seed and what was just scored, one entry per protocol.
+      settings: of the protocols.
+      each: called after every clip with the seed and its results, one per protocol.
       tick: called with the number of steps done; a clip takes two, features and clusters.
     """
 
@@ -44,7 +48,7 @@ class ClusteringRun:
                 self._run_batch(self.data.sequences[low : low + size], seed)
 
     def _run_batch(self, batch: Sequence[AnnotatedSequence], seed: int) -> None:
-        """A batch with an unfinished clip is needed whole, for its statistics."""
+        """Measures the unfinished clips of a batch; all of its clips are read, as they share statistics."""
         unfinished = {sequence.name for sequence in batch if self.folder.clip(sequence.name, seed) is None}
         if not unfinished:
             self.tick(2 * len(batch))
@@ -63,7 +67,7 @@ class ClusteringRun:
         self.folder.drop_tokens()
 
     def _read(self, sequence: AnnotatedSequence, seed: int) -> frames.Clip | None:
-        """The clip of this seed; None, and the reason kept, where it cannot be measured."""
+        """The clip of this seed; None if it cannot be measured, which is recorded with the reason."""
         settings = self.settings
         numbers = frames.draw_frames(sequence.name, len(sequence.frames), settings.num_frames, settings.draw, seed)
         size = (settings.image_size,) * 2
@@ -90,10 +94,10 @@ class ClusteringRun:
 def clustering_result(
     data: DataSet, folder: ResultFolder, protocols: Sequence[str], settings: ClusteringSettings
 ) -> dict[str, Any]:
-    """Scores in per cent: means over clips per seed, their mean and spread; every clip; what was left out, and why.
+    """The content of result.json: means over clips per seed in per cent, their mean and spread; clips; left-out ones.
 
     Raises:
-      InvalidValue: no clip could be measured; names why the first one could not.
+      InvalidValue: no clip could be measured; the message says why the first one could not.
     """
     clips: dict[str, dict] = {}
     left_out, notes = list(data.left_out), []

@@ -1,7 +1,7 @@
-"""Which frames of a sequence are measured, and how they and their masks become a clip (TimeT's input).
+"""The frames of a sequence that are measured, and how they and their masks are resized (input of TimeT).
 
-Images shrink with Pillow's bilinear filter (whose support grows with the factor), without keeping the aspect ratio;
-masks by the nearest pixel. The numbers of the project's own `data` pipeline differ by up to 50 grey levels.
+Images are resized with Pillow's bilinear filter (whose support grows with the factor) without keeping the aspect ratio,
+masks by the nearest pixel. The resizing of `data/augment.py` gives pixels that differ by up to 50 grey levels.
 
 Letters: F frames, y x pixels.
 """
@@ -19,8 +19,8 @@ from sigma_jax.evals.segmentation.layouts import BadSequence, Note, Sequence
 from sigma_jax.runtime.errors import InvalidValue
 
 MEAN = np.array((0.485, 0.456, 0.406))
-STD_TIMET = np.array((0.228, 0.224, 0.225))  # of the public code; models were trained with 0.229
-VOID = 255  # a pixel that nobody labelled
+STD_TIMET = np.array((0.228, 0.224, 0.225))  # of TimeT's public code; models were trained with 0.229
+VOID = 255  # an unlabelled pixel
 DRAWS = ("random", "linspace")
 VOIDS = ("class", "background", "ignore")
 CATEGORIES = ("lookup", "timet")
@@ -33,9 +33,9 @@ class Clip:
     Attributes:
       name: of the sequence.
       video: uint8 [F y x 3].
-      labels: int16 [F y x]; -1 where a pixel is to be left out.
+      labels: int16 [F y x]; -1 for pixels that are not measured.
       frame_numbers: int [F], positions in the sequence.
-      notes: what was unusual.
+      notes: on unusual properties.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Clip:
 
     @property
     def num_objects(self) -> int:
-        """Distinct labels, background included, left-out pixels not."""
+        """Number of distinct labels, background included, without pixels that are not measured."""
         return len(np.unique(self.labels[self.labels >= 0]))
 
 
@@ -54,9 +54,12 @@ def draw_frames(name: str, num_available: int, num_frames: int, draw: str = "ran
     """Ascending positions int64 [F] of the frames to be measured.
 
     Args:
-      name: of the sequence: its draw does not depend on the others.
-      draw: 'random' (without replacement, with it where there are too few; published) or 'linspace' (evenly spread, the
+      name: of the sequence, which seeds its own draw.
+      num_available: frames of the sequence.
+      num_frames: F.
+      draw: 'random' (published; without replacement unless there are too few frames) or 'linspace' (equally spaced, the
         first and the last included).
+      seed: of the draw.
     """
     if draw not in DRAWS:
         raise InvalidValue(f"draw={draw!r}: expected one of {', '.join(DRAWS)}")
@@ -79,7 +82,7 @@ def read_mask(path: Path) -> np.ndarray:
     """Object numbers of a palette or grey image, uint8 [y x]; 255 is void.
 
     Raises:
-      BadSequence: colours instead of numbers, black and white instead of numbers, or not decodable.
+      BadSequence: the mask has colours, or black and white, instead of numbers, or cannot be decoded.
     """
     image = _open(path)
     if image.mode not in ("P", "L", "1"):
@@ -114,11 +117,13 @@ def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def map_instances(mask: np.ndarray, categories: Mapping[int, int], how: str = "lookup") -> np.ndarray:
-    """Instance numbers -> classes; numbers without an entry stay.
+    """Replaces instance numbers in a mask by classes; numbers without an entry stay.
 
     Args:
-      how: 'lookup', or 'timet', the published code's replacement one after the other, which also replaces a class that
-        was just written where it equals a later instance number.
+      mask: uint8 [y x].
+      categories: class by instance number.
+      how: 'lookup', or 'timet': the published code replaces numbers one after the other, and so also replaces a class
+        that equals a later instance number.
     """
     if how not in CATEGORIES:
         raise InvalidValue(f"categories={how!r}: expected one of {', '.join(CATEGORIES)}")
@@ -139,11 +144,14 @@ def read_clip(
     """The chosen frames, resized, with the labels of their masks.
 
     Args:
-      void: what 255 is: a 'class' of its own (published), 'background', or to 'ignore'.
-      categories: how instances become classes (`map_instances`), for sets that have classes.
+      sequence: the sequence.
+      frame_numbers: int [F], positions in it.
+      size: (rows, columns) of the clip.
+      void: how 255 is treated: as a 'class' of its own (published), as 'background', or 'ignore'.
+      categories: how instances are mapped to classes (`map_instances`), for sets that have classes.
 
     Raises:
-      BadSequence: a file cannot be used; the sentence names it.
+      BadSequence: a file cannot be used; the message names it.
     """
     if void not in VOIDS:
         raise InvalidValue(f"void={void!r}: expected one of {', '.join(VOIDS)}")

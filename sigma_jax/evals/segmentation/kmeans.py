@@ -1,7 +1,7 @@
-"""k-means with the random choices of the faiss library, so that published protocols built on it can be repeated.
+"""k-means with the random choices of the faiss library, so that published protocols that use it can be repeated.
 
-Everything is decided by 32-bit Mersenne twisters with fixed seeds: which points train, where each restart begins and
-how an empty cluster is refilled. Follows faiss's `Kmeans` (Johnson et al. 2017) and gives its labels.
+32-bit Mersenne twisters with fixed seeds determine the training points, the initial centroids of each restart, and how
+an empty cluster is refilled. The labels are those of faiss's `Kmeans` (Johnson et al. 2017).
 
 Letters: n points, d dimensions, K clusters.
 """
@@ -13,9 +13,9 @@ import numpy as np
 
 from sigma_jax.runtime.errors import InvalidValue
 
-_RESTART_STRIDE = 15486557  # seeds of the restarts are this far apart
+_RESTART_STRIDE = 15486557  # difference of the seeds of successive restarts
 _SPLIT_SEED = 1234
-_SPLIT_SHIFT = np.float32(1 / 1024)  # the two halves of a split cluster are moved apart by this share
+_SPLIT_SHIFT = np.float32(1 / 1024)  # relative shift of the two centroids when a cluster is split
 _BLOCK = 65536  # points compared with the centroids at once
 
 
@@ -24,10 +24,10 @@ class KmeansSettings:
     """Numbers of one k-means run; the defaults are those of TimeT.
 
     Attributes:
-      iterations: at most, per restart.
-      restarts: initialisations; the one with the smallest objective is kept.
+      iterations: limit per restart.
+      restarts: number of initialisations, of which the one with the smallest objective is kept.
       seed: of the subsample and of the restarts.
-      points_per_cluster: at most so many points per cluster train; all points are assigned.
+      points_per_cluster: limit of training points per cluster; all points are assigned.
     """
 
     iterations: int = 50
@@ -44,7 +44,7 @@ class KmeansSettings:
 def permutation_prefix(n: int, seed: int, count: int) -> np.ndarray:
     """The first `count` entries of faiss's random permutation of 0..n-1, int64 [count].
 
-    A Fisher-Yates shuffle from the front, so later entries need not be made.
+    It is a Fisher-Yates shuffle from the front, so that later entries need not be computed.
     """
     count = min(count, n)
     draws = _draws(_twister(seed), max(count, 1))
@@ -61,11 +61,13 @@ def permutation_prefix(n: int, seed: int, count: int) -> np.ndarray:
 def fit(
     points_at: Callable[[np.ndarray], np.ndarray], n: int, num_clusters: int, settings: KmeansSettings
 ) -> np.ndarray:
-    """Centroids of `n` points, of which only a sample is ever looked at.
+    """Centroids of `n` points, of which only a sample is computed.
 
     Args:
-      points_at: rows (int64 [m], each in 0..n-1) -> points float32 [m d].
-      n: how many points there are.
+      points_at: returns the points float32 [m d] of rows int64 [m], each in 0..n-1.
+      n: number of points.
+      num_clusters: K.
+      settings: of k-means.
 
     Returns:
       float32 [K d].
@@ -88,15 +90,15 @@ def fit(
 
 
 def lloyd(points: np.ndarray, centroids: np.ndarray, iterations: int) -> tuple[np.ndarray, list[float]]:
-    """Alternates assignment and averaging from `centroids` [K d] on.
+    """Lloyd's algorithm from initial `centroids` [K d]: alternates assignment and averaging.
 
-    Stops early where an assignment repeats: all that follows would repeat, too.
+    It stops early when an assignment repeats, since then nothing changes any more.
 
     Returns:
       centroids float32 [K d], and the sum of squared distances of each assignment (before its averaging).
     """
     centroids = np.array(centroids, np.float32)
-    if len(points) == len(centroids):  # every point its own cluster; splitting has nothing to take from
+    if len(points) == len(centroids):  # every point is a cluster
         return np.array(points, np.float32), [0.0]
     squares = np.einsum("nd,nd->n", points, points)
     objectives, previous = [], None
@@ -111,12 +113,12 @@ def lloyd(points: np.ndarray, centroids: np.ndarray, iterations: int) -> tuple[n
 
 
 def assign(points: np.ndarray, centroids: np.ndarray) -> np.ndarray:
-    """Nearest centroid of each point [n d], int32 [n]; the lower number where two are equally near."""
+    """The nearest centroid of each point [n d], int32 [n]; of equally near ones that with the lower number."""
     return _nearest(points, centroids)[0]
 
 
 def _nearest(points: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(labels int32 [n], squared distance without the point's own square [n])."""
+    """(labels int32 [n], squared distances minus the squared lengths of the points [n])."""
     labels, distances = np.empty(len(points), np.int32), np.empty(len(points), np.float32)
     squares = np.einsum("kd,kd->k", centroids, centroids)
     for low in range(0, len(points), _BLOCK):
@@ -128,7 +130,7 @@ def _nearest(points: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def _averages(points: np.ndarray, labels: np.ndarray, old: np.ndarray) -> np.ndarray:
-    """Means of the clusters [K d]; each empty one takes half of a large one."""
+    """Means of the clusters [K d]; an empty cluster is refilled by splitting a large one."""
     num_clusters = len(old)
     sizes = np.bincount(labels, minlength=num_clusters).astype(np.float32)
     present = np.flatnonzero(sizes)
@@ -144,7 +146,7 @@ def _averages(points: np.ndarray, labels: np.ndarray, old: np.ndarray) -> np.nda
 
 
 def _refill(centroids: np.ndarray, sizes: np.ndarray, n: int) -> None:
-    """Gives each empty cluster a copy of a donor, drawn by size, and moves the two apart; changes both arrays."""
+    """Gives each empty cluster the centroid of a cluster drawn by size, and shifts the two apart, in place."""
     twister = _twister(_SPLIT_SEED)
     sign = np.where(np.arange(centroids.shape[1]) % 2 == 0, _SPLIT_SHIFT, -_SPLIT_SHIFT).astype(np.float32)
     for empty in np.flatnonzero(sizes == 0):
@@ -158,10 +160,10 @@ def _refill(centroids: np.ndarray, sizes: np.ndarray, n: int) -> None:
 
 
 def _twister(seed: int) -> np.random.RandomState:
-    """The 32-bit Mersenne twister of an integer seed, as C++ and faiss have it."""
+    """The 32-bit Mersenne twister of an integer seed, as in C++ and faiss."""
     return np.random.RandomState(seed)
 
 
 def _draws(twister: np.random.RandomState, count: int) -> np.ndarray:
-    """Its next raw numbers, uint32 [count]."""
+    """The next raw numbers of a twister, uint32 [count]."""
     return twister.randint(2**32, size=count, dtype=np.uint32)

@@ -1,7 +1,6 @@
-"""Annotated sequences on disk: DAVIS 2017, YouTube-VOS, and anybody's `frames/` and `masks/`.
+"""Annotated sequences on disk: DAVIS 2017, YouTube-VOS, and folders with `frames/` and `masks/`.
 
-What is wrong with a sequence is said in a sentence that names the file, and the sequence is left out; nothing is
-replaced.
+A sequence with a problem is left out, with a sentence that names the file; nothing is replaced.
 """
 
 import dataclasses
@@ -44,7 +43,7 @@ class Sequence:
       name: of the sequence, with '/' where folders are nested.
       frames, masks: files, of equal number.
       categories: instance number in a mask -> class; None where instance numbers are the classes.
-      notes: what was unusual but does not prevent measuring.
+      notes: on unusual properties that do not prevent measuring.
     """
 
     name: str
@@ -56,7 +55,7 @@ class Sequence:
 
 @dataclasses.dataclass(frozen=True)
 class DataSet:
-    """What a folder holds: `sequences` sorted by name, and a Note for each that is left out."""
+    """The sequences of a folder, sorted by name, a Note for each one that is left out, and the folder of the masks."""
 
     sequences: tuple[Sequence, ...]
     left_out: tuple[Note, ...]
@@ -71,12 +70,13 @@ def open_sequences(
     Args:
       layout: 'davis' (JPEGImages/480p, Annotations*/480p, ImageSets/2017/<split>.txt), 'ytvos' (<split>/JPEGImages,
         Annotations, meta.json) or 'folder' (frames/<sequence>/, masks/<sequence>/, or one sequence in frames/, masks/).
-      split: of DAVIS 'val' where None, of YouTube-VOS 'train'.
-      names: file with one sequence a line, to measure those alone.
-      unsupervised: of DAVIS, Annotations_unsupervised where it is there.
+      data_dir: the folder.
+      split: None for 'val' of DAVIS, 'train' of YouTube-VOS.
+      names: file with one sequence a line, if only these are measured.
+      unsupervised: whether DAVIS's Annotations_unsupervised are used, if they exist.
 
     Raises:
-      InvalidValue, NotThere: no such layout, or a folder that does not have it; says what is missing.
+      InvalidValue, NotThere: an unknown layout, or a folder without it; the message says what is missing.
     """
     root = Path(data_dir)
     if layout not in LAYOUTS:
@@ -147,7 +147,7 @@ def _ytvos(root: Path, split: str, wanted: list[str] | None) -> DataSet:
 
 
 def category_numbers(videos: Mapping) -> dict[str, int]:
-    """Category name -> number from 1, in the order of the names, of the 'videos' of a meta.json (TimeT)."""
+    """Numbers of the categories in the 'videos' of a meta.json, from 1 in the order of their names (as TimeT)."""
     names = {
         instance["category"]
         for video in videos.values()
@@ -169,7 +169,7 @@ def _folder(root: Path, wanted: list[str] | None) -> DataSet:
 
 
 def _annotated(name: str, frames: dict[str, Path], masks: dict[str, Path]) -> Sequence:
-    """The frames that have masks; others are allowed, since some sets annotate every n-th."""
+    """The frames that have masks; other frames are allowed, since some sets annotate every n-th frame only."""
     stems = [stem for stem in frames if stem in masks]
     if not stems:
         raise BadSequence("no masks", f"{next(iter(masks.values()))} and the other masks belong to none of the frames")
@@ -181,7 +181,7 @@ def _annotated(name: str, frames: dict[str, Path], masks: dict[str, Path]) -> Se
 
 
 def _collect(names: Iterable[str], frames: Path, masks: Path, pairs) -> DataSet:
-    """`pairs` of every name, whose files are there; the rest is left out."""
+    """Makes a sequence of every name with `pairs`; names that have no usable files are left out."""
     sequences, left_out = [], []
     for name in sorted(names):
         try:
@@ -198,7 +198,7 @@ def _collect(names: Iterable[str], frames: Path, masks: Path, pairs) -> DataSet:
 
 
 def _files(folder: Path, suffixes: tuple[str, ...], what: str) -> dict[str, Path]:
-    """Stem -> file, sorted by name."""
+    """Files by their stem, sorted by name."""
     if not folder.is_dir():
         raise BadSequence(f"no {what}", f"{folder} is not there: the sequence has no {what}")
     found = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes}

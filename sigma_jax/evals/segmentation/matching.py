@@ -1,6 +1,6 @@
-"""Which object a cluster stands for, and how well the two overlap (TimeT's matching and mIoU; Salehi et al. 2023).
+"""Matches clusters to objects and measures their overlap (matching and mIoU of TimeT; Salehi et al. 2023).
 
-All pixels of all frames of a clip are pooled: a cluster must follow its object through time.
+The pixels of all frames of a clip are pooled, so that a cluster must follow its object through time.
 
 Letters: F frames, y x pixels, G objects of the clip (background included), P clusters that occur.
 """
@@ -25,7 +25,7 @@ class MatchedClip:
     Attributes:
       objects: int [G], labels of the annotation, ascending.
       clusters: int [P], labels of the cluster map, ascending.
-      cluster_object: int [P], the object each cluster became; 0 where it has no partner.
+      cluster_object: int [P], the object that is matched to each cluster; 0 for clusters without a match.
       tp, fp, fn: int [G], pixels.
       iou: float [G], intersection over union of each object.
     """
@@ -50,13 +50,13 @@ class MatchedClip:
         return float(foreground.mean()) if foreground.size else 0.0
 
     def relabel(self, cluster_map: np.ndarray) -> np.ndarray:
-        """cluster_map [...] -> the object of each pixel's cluster, of the same type.
+        """Replaces the clusters of a map [...] by their objects.
 
         Raises:
           ValueError: a cluster that was not matched here.
         """
         if not np.isin(cluster_map, self.clusters).all():
-            raise InvalidValue(f"the map has clusters beside {self.clusters.tolist()}, those that were matched")
+            raise InvalidValue(f"the map has other clusters than {self.clusters.tolist()}, which were matched")
         return self.cluster_object[np.searchsorted(self.clusters, cluster_map)].astype(cluster_map.dtype)
 
 
@@ -92,24 +92,24 @@ def iou_matrix(pixels: np.ndarray) -> np.ndarray:
 
 
 def precision_matrix(pixels: np.ndarray) -> np.ndarray:
-    """Share of each cluster that lies on each object [G P], from a table of common pixels [G P]."""
+    """Share of each cluster's pixels on each object [G P], from a table of common pixels [G P]."""
     return pixels / np.maximum(pixels.sum(axis=0, keepdims=True), 1)
 
 
 def one_to_one(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of the pairs of objects and clusters whose total IoU is largest, from common pixels [G P]."""
+    """The one-to-one matching with the largest total IoU, (rows, columns) of a table of common pixels [G P]."""
     return linear_sum_assignment(iou_matrix(pixels), maximize=True)
 
 
 def match_clip(labels: np.ndarray, cluster_map: np.ndarray, match: str = "hungarian") -> MatchedClip:
-    """Gives each cluster an object and measures the overlap.
+    """Matches each cluster to an object and measures the overlap.
 
     Args:
       labels: int [F y x], the annotation.
       cluster_map: int [F y x].
-      match: 'hungarian' (one to one, largest total IoU; clusters left over become background, 0, whether or not the
-        clip has background), or greedy many to one by 'precision' (each cluster goes to the object that most of its
-        pixels lie on; published overclustering) or by 'iou'; equal ones go to the smaller label.
+      match: 'hungarian' (one to one, largest total IoU; other clusters become background, 0, whether or not the clip
+        has background), or greedy many to one, by 'precision' (each cluster is matched to the object with most of its
+        pixels, as in published overclustering) or by 'iou'; of equal objects the smaller label is taken.
 
     Raises:
       ValueError: an unknown match, or maps that do not fit together.
@@ -133,8 +133,13 @@ def match_clip(labels: np.ndarray, cluster_map: np.ndarray, match: str = "hungar
 
 
 def average(scores: Sequence[float], how: str = "plain", batch_size: int = 16) -> float:
-    """Mean over clips: 'plain', or 'timet', the unweighted mean of the means of batches (as released: the last, smaller
-    batch weighs too much).
+    """Mean over clips.
+
+    Args:
+      scores: of the clips.
+      how: 'plain', or 'timet', the mean of the means of batches as in the released code, in which a smaller last batch
+        has the weight of a full one.
+      batch_size: of 'timet'.
 
     Raises:
       ValueError: no scores, or an unknown average.

@@ -1,8 +1,8 @@
-"""Labels of the first frame carried through a video by the similarity of frozen features (semi-supervised DAVIS).
+"""Label propagation: carries the mask of the first frame through a video by feature similarity (semi-supervised DAVIS).
 
-Two published variants as presets: 'dino' (Caron et al. 2021, after Jabri et al. 2020) and 'dinov3' (Siméoni et al.
-2025). A token of the current frame takes the labels of the most similar tokens of the first frame and of the last few
-ones, within a neighbourhood; the soft result is fed back.
+There are presets for two published variants, 'dino' (Caron et al. 2021, after Jabri et al. 2020) and 'dinov3' (Siméoni
+et al. 2025). A token takes the labels of the most similar tokens within a neighbourhood, in the first frame and in the
+last few frames; the resulting soft labels are used for the next frames.
 
 Letters: t context frames, h w token grid, D width, C labels (background included), y x pixels.
 """
@@ -21,16 +21,17 @@ from sigma_jax.runtime.errors import InvalidValue
 
 @dataclasses.dataclass(frozen=True)
 class PropagationSettings:
-    """How labels travel.
+    """Settings of label propagation.
 
     Attributes:
-      context: how many of the last frames are asked, beside the first.
+      context: number of last frames that are used, beside the first frame.
       radius: of the neighbourhood, in tokens; 0: the whole frame.
       shape: of the neighbourhood, 'square' or 'circle'.
-      topk: so many similar tokens are asked, over all context frames together.
-      temperature: of the exponential.
-      short_side: of the frames that the model sees, pixels.
+      topk: number of most similar tokens that are used, over all context frames together.
+      temperature: of the softmax over similarities.
+      short_side: of the model's input frames, pixels.
       upsampling: of the soft labels to the frame, 'bilinear' or 'nearest'.
+      preset: 'dino' or 'dinov3', which determines how frames are resized.
     """
 
     context: int = 7
@@ -64,10 +65,10 @@ PRESETS = {
 
 
 def frame_size(height: int, width: int, patch: int, settings: PropagationSettings) -> tuple[int, int]:
-    """(rows, columns) of the frames that the model sees.
+    """(rows, columns) of the model's input frames.
 
-    'dino' floors the long side to a multiple of 64 (and of the patch, where 64 is none); 'dinov3' rounds both sides up
-    to multiples of the patch.
+    'dino' rounds the long side down to a multiple of 64, or of the patch if this does not divide 64; 'dinov3' rounds
+    both sides up to multiples of the patch.
     """
     short = settings.short_side
     long = max(height, width) * short / min(height, width)
@@ -87,14 +88,14 @@ def resize_frame(frame: np.ndarray, size: tuple[int, int], settings: Propagation
 
 
 def first_labels(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """Object numbers uint8 [y x], 255 is background -> one-hot labels of the tokens, float32 [h w C]."""
+    """One-hot labels of the tokens, float32 [h w C], of object numbers uint8 [y x], where 255 is background."""
     mask = np.where(mask == 255, 0, mask).astype(np.uint8)
     small = np.asarray(Image.fromarray(mask).resize(grid[::-1], Image.Resampling.NEAREST))
     return (small[..., None] == np.arange(int(mask.max()) + 1)).astype(np.float32)
 
 
 def normalized(features: np.ndarray) -> np.ndarray:
-    """[... D] -> length 1, float32; a zero vector stays zero."""
+    """Scales vectors [... D] to length 1, float32; a zero vector stays zero."""
     lengths = np.linalg.norm(features, axis=-1, keepdims=True)
     return (features / np.maximum(lengths, 1e-12)).astype(np.float32)
 
@@ -104,7 +105,7 @@ def propagate(
 ) -> np.ndarray:
     """Soft labels of one frame.
 
-    One row of tokens at a time: only the rows of the context that its neighbourhood reaches are compared.
+    Rows of tokens are processed one at a time and compared only to the rows of the context in their neighbourhood.
 
     Args:
       features: [h w D], of length 1.
@@ -131,7 +132,7 @@ def propagate(
 
 
 def _is_near(rows: np.ndarray, columns: np.ndarray, settings: PropagationSettings) -> np.ndarray:
-    """bool [w rows w]: whether tokens so many rows and columns away are in the neighbourhood."""
+    """Whether tokens at these distances in rows and columns are in the neighbourhood, bool [w rows w]."""
     radius = settings.radius
     if not radius:
         return np.ones((len(columns), len(rows), len(columns)), bool)
@@ -143,8 +144,8 @@ def _is_near(rows: np.ndarray, columns: np.ndarray, settings: PropagationSetting
 def _weights(similarity: np.ndarray, is_near: np.ndarray, settings: PropagationSettings) -> np.ndarray:
     """Weights [w n] that sum to 1 over the most similar of n source tokens.
 
-    exp(s / T) over the kept ones, divided by their sum, is a softmax: the presets differ in nothing here but T. As in
-    DINO, all tokens as similar as the last kept one are kept.
+    They are a softmax of the similarities of the kept tokens; the presets differ in the temperature. As in DINO, all
+    tokens that are as similar as the last one of the top k are kept.
     """
     similarity = np.where(is_near, similarity, -np.inf)
     topk = min(settings.topk, similarity.shape[1])
@@ -157,10 +158,10 @@ def _weights(similarity: np.ndarray, is_near: np.ndarray, settings: PropagationS
 def soft_labels(
     features: Iterable[np.ndarray], first: np.ndarray, settings: PropagationSettings
 ) -> Iterator[np.ndarray]:
-    """Carries the labels of the first frame on.
+    """Propagates the labels of the first frame.
 
     Args:
-      features: [h w D] of every frame in order, the first included; any length.
+      features: [h w D] of every frame in order, the first included; of any length.
       first: labels of the first frame, [h w C].
 
     Yields:
@@ -180,10 +181,11 @@ def soft_labels(
 
 
 def hard_labels(soft: np.ndarray, patch: int, size: tuple[int, int], settings: PropagationSettings) -> np.ndarray:
-    """Soft labels [h w C] -> object numbers uint8 of `size`.
+    """Object numbers, uint8 of `size`, from soft labels [h w C].
 
-    Every label, background too, is stretched to 0..1 before the largest wins. 'dino' enlarges to the frame that the
-    model saw, decides, and takes the nearest for the original frame; 'dinov3' enlarges to the original frame at once.
+    Every label, background included, is scaled to 0..1, then each pixel takes the largest. 'dino' upsamples to the size
+    of the model's input, takes the largest there, and resizes the result to the original frame by the nearest pixel;
+    'dinov3' upsamples to the original frame directly.
     """
     height, width = soft.shape[:2]
     if settings.upsampling == "bilinear":
@@ -195,6 +197,6 @@ def hard_labels(soft: np.ndarray, patch: int, size: tuple[int, int], settings: P
 
 
 def _stretched(soft: np.ndarray) -> np.ndarray:
-    """Every label of [... C] from 0 to 1; one that is the same everywhere becomes 0."""
+    """Scales every label of [h w C] to 0..1; a label that is constant becomes 0."""
     low, high = soft.min(axis=(0, 1)), soft.max(axis=(0, 1))
     return (soft - low) / np.where(high > low, high - low, 1)
