@@ -1,6 +1,6 @@
-"""All tokens of a split on disk, computed once: too many to be held, so training reads them batch by batch.
+"""Stores all tokens of a split on disk, where training reads them batch by batch, as they may exceed the memory.
 
-A folder is named by a hash of everything that decides its content (weights, view, data).
+A folder is named by a hash of everything that determines its content (weights, view, data).
 
 Letters: B rows of a batch, n videos, V views (crops), S temporal segments, N tokens of one clip, D width.
 """
@@ -25,7 +25,14 @@ Tokens = Callable[[np.ndarray], jax.Array]  # video uint8 [B F y x 3] -> tokens 
 
 
 class CachedTokens(NamedTuple):
-    """tokens float16 [n V S*N D], on disk; labels [n]; keys of the videos; numbers of those left out, unreadable."""
+    """Stored tokens.
+
+    Attributes:
+      tokens: float16 [n V S*N D], on disk.
+      labels: [n].
+      keys: of the videos.
+      unreadable: numbers of records that could not be read and are left out.
+    """
 
     tokens: TokenRows
     labels: np.ndarray
@@ -40,13 +47,14 @@ def cached_tokens(
     batches: Callable[[], Iterable[Batch]],
     views: "Views",
 ) -> CachedTokens:
-    """Tokens of every view of every video, or what an earlier call with the same `made_of` has stored.
+    """Tokens of every view of every video, computed or read from an earlier call with the same `made_of`.
 
     Args:
       folder: of the folders `<hash>`.
-      made_of: JSON: weights, view, data.
-      tokens: jitted, of a frozen network.
-      batches: one pass (data/loader.py, OnePass) over all views; not called when the tokens are there.
+      made_of: JSON that determines the tokens: weights, view, data.
+      tokens: jitted function of a frozen network.
+      batches: opens one pass (data/loader.py, OnePass) over all views; not called if the tokens are stored.
+      views: number of videos and views.
 
     Raises:
       InvalidValue: no video could be read, or tokens that are not finite in half precision.
@@ -75,7 +83,7 @@ def cached_tokens(
 
 
 class Views(NamedTuple):
-    """How many videos there are, and the views of each: view number = segment * num_crops + crop."""
+    """Number of videos, temporal segments and crops; a view has the number segment * num_crops + crop."""
 
     num_videos: int
     num_segments: int = 1
@@ -83,7 +91,7 @@ class Views(NamedTuple):
 
 
 def _write(folder: Path, tokens: Tokens, batches: Iterable[Batch], views: Views) -> None:
-    """tokens.npy and videos.json."""
+    """Writes tokens.npy and videos.json."""
     stored, labels, keys, seen = None, {}, {}, {}
     for batch, result in computed(tokens, batches):
         found = np.asarray(result)

@@ -1,1 +1,1 @@
-"""What a run can learn: one file per task, and the protocol that all of them keep (base.py)."""
+"""Tasks, what a run can learn: one file per task, and their protocol in base.py."""

@@ -1,7 +1,7 @@
-"""What a run learns, as one object: the protocol between tasks and everything that serves them.
+"""The protocol of tasks: everything that a run needs to know about what it learns, in one object.
 
-Trainer, planner, benchmarks and reports use a task through the members of `Task` and know no other. A new task is a
-file in this folder with a subclass under the name TASK, a row in MODULES, and a config.
+Trainer, planner, benchmarks and reports use a task through the members of `Task` only. A new task is a file in this
+folder with a subclass under the name TASK, a row in MODULES, and a config.
 
 Letters: B clips, F frames, M hidden tubes, K prototypes.
 """
@@ -32,7 +32,7 @@ Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 Loss = tuple[jax.Array, Metrics]
 
-MODULES = {  # a config's `task`: the file of this folder that has it
+MODULES = {  # the `task` of a config -> the file in this folder
     "pretrain": "pretrain",
     "finetune": "classify",
     "linear_probe": "classify",
@@ -43,25 +43,37 @@ MODULES = {  # a config's `task`: the file of this folder that has it
 
 
 def task_class(name: str) -> type["Task"]:
-    """The class of a config's `task`; an unknown name lists the known ones."""
+    """The class for the `task` of a config; raises InvalidValue that lists the known names."""
     return importlib.import_module(f"sigma_jax.tasks.{lookup(MODULES, name, 'task')}").TASK
 
 
 class TaskCost(NamedTuple):
-    """What a plan says about a task, per clip. activation_bytes: rough, kept for a backward pass without remat."""
+    """The cost of a task per clip, for plans.
+
+    Attributes:
+      tubes_visible, tubes_hidden: of a clip.
+      activation_bytes: approximate bytes that are kept for the backward pass without rematerialisation.
+      num_prototypes: 0: without Sinkhorn.
+      queue_batches: micro-batches in the feature queue.
+      queue_start: micro-batches before the queue is used.
+    """
 
     tubes_visible: int
     tubes_hidden: int
     activation_bytes: int
-    num_prototypes: int = 0  # 0: without Sinkhorn
-    queue_batches: int = 0  # past micro-batches whose hidden tubes join Sinkhorn
-    queue_start: int = 0  # micro-batches before they do
+    num_prototypes: int = 0
+    queue_batches: int = 0
+    queue_start: int = 0
 
 
 class Place(NamedTuple):
-    """Where a run finds its data and leaves its files.
+    """Where a run finds its data and writes its files.
 
-    source: of the weights that are measured, "" for the run's. origin: what results say about them beside their source.
+    Attributes:
+      data_dir: the data set.
+      workdir: for files.
+      source: of the weights that are measured; "": the run's own.
+      origin: facts about these weights for results.
     """
 
     data_dir: str
@@ -75,12 +87,19 @@ class Examples(NamedTuple):
 
     video: np.ndarray  # uint8 [B F y x 3]
     masked_idx: np.ndarray  # int [B M]
-    scores: np.ndarray | None  # cosine of each hidden tube with each prototype [B M K]; None without prototypes
+    scores: np.ndarray | None  # cosine similarities of hidden tubes to prototypes [B M K]; None without prototypes
 
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """How a host reads its training clips."""
+    """How a host reads its training clips.
+
+    Attributes:
+      num_workers: worker processes; 0: threads of this process.
+      max_bad_fraction: share of unreadable records, 0..1, above which the run stops.
+      cache_decoded: whether decoded videos are kept in memory.
+      decoding: library and time limit.
+    """
 
     num_workers: int = 0
     max_bad_fraction: float = 0.01
@@ -89,13 +108,13 @@ class Reading:
 
     @property
     def workers(self) -> Workers:
-        """This process among all."""
+        """The reading processes of this host."""
         return Workers(self.num_workers, jax.process_index(), jax.process_count())
 
     def open_training(
         self, place: Place, split: str, clips: Clips, batch_size: int, seed: int, repeats: int = 1
     ) -> Loader:
-        """This process's part of endless shuffled batches of `batch_size` videos, `repeats` clips of each."""
+        """Opens this process's part of endless shuffled batches of `batch_size` videos, `repeats` clips of each."""
         return open_loader(
             LoaderSpec(
                 place.data_dir,
@@ -111,17 +130,27 @@ class Reading:
 
 
 def reading_of(data: ConfigDict) -> Reading:
-    """The part of a config's `data` that every task has."""
+    """The settings in a config's `data` that all tasks share."""
     decoding = Decoding(data.decoder, data.decode_timeout)
     return Reading(data.num_workers, data.max_bad_fraction, data.cache_decoded, decoding)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task(abc.ABC):
-    """What a run learns. The fields below are what every task has; the rest of a task is its own affair.
+    """What a run learns; a subclass adds the fields that only its own code uses.
 
-    mesh: where it computes. grid: the clip in tubes. size: of the video model. teacher: the frozen image model whose
-    weights it needs, None for none.
+    Attributes:
+      mesh: the devices.
+      grid: how a clip is cut into tubes.
+      size: of the video model.
+      positions: kind of positional embedding.
+      compute: type and implementation of the arithmetic.
+      teacher: the frozen image model whose weights are needed, or None.
+      batch_keys: the parts of a batch that are sent to the devices.
+      init_missing: parameters that weights of --init from another task may lack; they are initialised anew.
+      init_unused: parameters of --init that may remain unused.
+      drawn_params: parameters that `examples` needs.
+      clips_per_video: clips of one video in a batch; batch_size counts videos.
     """
 
     mesh: Mesh
@@ -131,34 +160,34 @@ class Task(abc.ABC):
     compute: Compute = Compute()
     teacher: TeacherSize | None = None
 
-    # What a class says of all its tasks.
-    batch_keys = ("video",)  # what of a host batch goes to the device
-    init_missing = ()  # parameters that the weights of --init may lack unless they are of this very task: start fresh
-    init_unused = ()  # parameters of --init that may be left over
-    drawn_params = ()  # parameters that `examples` needs
+    # Properties of a class of tasks.
+    batch_keys = ("video",)
+    init_missing = ()
+    init_unused = ()
+    drawn_params = ()
 
     @classmethod
     def resolve(cls, config: ConfigDict, data_dir: str) -> ConfigDict:
-        """The config with what only the data know filled in, such as the number of classes."""
+        """The config with values that depend on the data filled in, such as the number of classes."""
         return config
 
     @classmethod
     @abc.abstractmethod
     def from_config(cls, config: ConfigDict, mesh: Mesh, compute: Compute) -> Self:
-        """The task of a resolved config; every unknown name is an error here, before anything is compiled."""
+        """Makes the task of a resolved config; unknown names in it raise InvalidValue, before anything is compiled."""
 
     @property
     @abc.abstractmethod
     def summary(self) -> str:
-        """What is learned, as part of a sentence: 'target mlp'."""
+        """What is learned, as part of a sentence, such as 'target mlp'."""
 
     # Data.
 
-    clips_per_video = 1  # of one batch; batch_size counts videos
+    clips_per_video = 1
 
     @abc.abstractmethod
     def open_data(self, place: Place, batch_size: int, seed: int) -> Loader:
-        """This process's part of the endless training batches."""
+        """Opens this process's part of the endless training batches."""
 
     def abstract_batch(self, clips: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes of `batch_keys` in a global batch, without shardings."""
@@ -170,18 +199,18 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def init(self, key: jax.Array) -> Params:
-        """Fresh parameters; run under jit or eval_shape."""
+        """Initial parameters; called under jit or eval_shape."""
 
     def init_frozen(self, key: jax.Array) -> Params:
         """Parameters that are used but never trained or checkpointed (a teacher's)."""
         return {}
 
     def init_memory(self, clips: int) -> Params:
-        """Arrays that the task remembers from micro-batch to micro-batch of `clips` clips; they are checkpointed."""
+        """Arrays that are carried from one micro-batch of `clips` clips to the next; they are checkpointed."""
         return {}
 
     def constrain(self, params: Params) -> Params:
-        """Applied before each step, outside the gradient."""
+        """Projects parameters onto their constraints before each step, outside the gradient."""
         return params
 
     def trainable(self, path: str) -> bool:
@@ -189,7 +218,7 @@ class Task(abc.ABC):
         return True
 
     def facts(self, data_dir: str) -> dict[str, Any]:
-        """What no array tells, and what weights must have been made for to mean the same here (weights/facts.py)."""
+        """The facts about the model that weights must agree with (weights/facts.py)."""
         grid = self.grid
         clip = {"num_frames": grid.num_frames, "image_size": grid.image_size, "tube_size": grid.tube_size}
         encoder = {"width": self.size.width, "depth": self.size.depth, "num_heads": self.size.num_heads}
@@ -199,9 +228,17 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def loss(self, params: Params, frozen: Params, batch: Batch, seed: int, step: Moment) -> Loss:
-        """Scalar loss and metrics of a global batch; where `batch` has 'memory', the metrics have the next one."""
+        """Scalar loss and metrics of a global batch.
 
-    # What a plan and a benchmark count.
+        Args:
+          params, frozen: parameters.
+          batch: global arrays of `batch_keys`; 'memory' holds the arrays of `init_memory`, if there are any, and
+            metrics['memory'] then returns the next ones.
+          seed: of the run.
+          step: time of the random draws (runtime/random.py).
+        """
+
+    # Costs, for plans and benchmarks.
 
     @property
     @abc.abstractmethod
@@ -210,18 +247,18 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def flops(self) -> dict[str, float]:
-        """Model FLOPs of one clip in one training step, by part (tasks/cost.py says what counts)."""
+        """Model FLOPs of one clip in one training step, by part of the model; tasks/cost.py defines what is counted."""
 
     @abc.abstractmethod
     def traffic(self, clips: int, num_params: int) -> dict[str, float]:
-        """Bytes that a device must move per clip with `clips` clips on it, by part (tasks/cost.py)."""
+        """Memory traffic per clip in bytes, by part of the model, with `clips` clips per device; see tasks/cost.py."""
 
     # What is measured and shown.
 
     def evaluators(self, place: Place) -> tuple[Evaluator, ...]:
-        """What is measured, during training and after it; those without a schedule are also run by --mode=eval."""
+        """The evaluators of a run. Those whose `every` is None run after training and by --mode=eval only."""
         return ()
 
     def examples(self, place: Place, num_clips: int, seed: int, weights: tuple[Params, Params]) -> Examples | None:
-        """Clips for a report's pictures, scored by the weights (`drawn_params`, frozen); None where there are none."""
+        """Clips for the pictures of a report, scored by the weights (`drawn_params`, frozen); None: no pictures."""
         return None

@@ -1,4 +1,4 @@
-"""Finetuning and probes: a classifier on labelled clips, with a frozen encoder or without.
+"""Finetuning, linear and attentive probes: classification of labelled clips, with a frozen encoder or without.
 
 Letters: B clips, F frames, N tubes, D width, C classes.
 """
@@ -41,21 +41,27 @@ from sigma_jax.tasks.video import EvalSettings, VideoData, VideoTask, eval_setti
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LabelledData(VideoData):
-    """Labelled clips of one data set. repeats: clips of a video in one batch, with frames and label in common."""
+    """Labelled clips of one data set.
+
+    Attributes:
+      clips: their form.
+      label_hash: hash of the label map.
+      repeats: clips of a video in one batch, with the same frames and label (repeated augmentation).
+    """
 
     clips: LabelledSpec
     label_hash: str | None = None
     repeats: int = 1
 
     def views(self, num_views: int, num_crops: int) -> LabelledSpec:
-        """What is cut out of a video in a test of so many temporal views and crops."""
+        """The form of the clips in a test with so many temporal views and crops."""
         crops = dataclasses.replace(self.clips.crops, num_crops=num_crops)
         return dataclasses.replace(self.clips, num_views=num_views, crops=crops)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MultiViewSettings(EvalSettings):
-    """One central view while the model trains, all views after it."""
+    """Views of the test after training; validation during training uses one central view."""
 
     num_views: int
     num_crops: int
@@ -63,9 +69,18 @@ class MultiViewSettings(EvalSettings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClassificationTask(VideoTask):
-    """Cross-entropy of a classifier under erasing, mixing and label smoothing.
+    """Cross-entropy with random erasing, mixup, cutmix and label smoothing (the authors' finetuning).
 
-    mixing: None for none, and then training accuracy is a metric.
+    Attributes:
+      num_classes: C.
+      title: name of the task in messages.
+      smoothing: label smoothing, 0..1.
+      mixing: mixup and cutmix; None: neither, and training accuracy is a metric.
+      erase_probability: of random erasing.
+      data: the clips.
+      tests: the views of the test.
+      merge: how the views of a video are merged.
+      best_by: the number by which the best weights are chosen.
     """
 
     num_classes: int
@@ -76,7 +91,7 @@ class ClassificationTask(VideoTask):
     data: LabelledData | None = None
     tests: MultiViewSettings | None = None
 
-    merge = MEAN_OF_SOFTMAX  # of the views of a video
+    merge = MEAN_OF_SOFTMAX
     best_by = "val/top1"
 
     @classmethod
@@ -85,7 +100,7 @@ class ClassificationTask(VideoTask):
 
         Raises:
           DataSetError: a known data set with another number of classes, or data without classes.
-          InvalidValue: the config says another number than the data.
+          InvalidValue: the config has another number of classes than the data.
         """
         classes = read_classes(data_dir, config.data.split)
         check_known(config.data.name, classes)
@@ -132,7 +147,7 @@ class ClassificationTask(VideoTask):
         }
 
     def loss(self, params: Params, frozen: Params, batch: Batch, seed: int, step: Moment) -> Loss:
-        """Erase, mix, classify.
+        """Cross-entropy after augmentation; see Task.loss.
 
         Args:
           batch: 'video' [B F H W 3] uint8, 'label' int [B] in [0, C).
@@ -145,7 +160,7 @@ class ClassificationTask(VideoTask):
         return loss, {"train_top1": 100.0 * jnp.mean(jnp.argmax(logits, axis=-1) == batch["label"])}
 
     def augment(self, batch: Batch, seed: int, step: Moment) -> tuple[jax.Array, jax.Array]:
-        """The device's part: (video [B F H W 3] float, targets [B C])."""
+        """Augments a batch on the devices: (video [B F H W 3] float in [0, 1], targets [B C])."""
         video = unit_pixels(batch["video"])
         targets = smoothed_targets(batch["label"], self.num_classes, self.smoothing)
         if self.erase_probability:
@@ -154,25 +169,26 @@ class ClassificationTask(VideoTask):
             video, targets = mix(stream(seed, "mix", step), video, targets, self.mixing)
         return video, targets
 
-    # Data and what is measured.
+    # Data and evaluators.
 
     @property
     def clips_per_video(self) -> int:
         return self.data.repeats if self.data else 1
 
     def open_views(self, data_dir: str, split: str, num_views: int, num_crops: int) -> Loader:
-        """One pass over the temporal views and crops of a split; the batch is rounded up to fill the devices."""
+        """Opens one pass over the temporal views and crops of a split; the batch is rounded up to fill the devices."""
         batch = -(-self.tests.batch_size // self.mesh.size) * self.mesh.size
         order, clips, reading = OnePass(allow_incomplete=True), self.data.views(num_views, num_crops), self.data.reading
         return open_loader(LoaderSpec(data_dir, split, clips, order, batch, reading.workers, reading.decoding))
 
     def evaluators(self, place: Place) -> tuple[Evaluator, ...]:
-        """Validation, which decides what the best weights are, and the multi-view test of the last ones."""
+        """Validation, by which the best weights are chosen, and the multi-view test of the last weights."""
         tests, forward = self.tests, forward_fn(self.outputs, self.mesh)
         central = partial(self.open_views, place.data_dir, tests.val_split, 1, 1)
         views = partial(self.open_views, place.data_dir, tests.test_split, tests.num_views, tests.num_crops)
         classes = read_classes(place.data_dir, self.data.split).names
-        head = {"head": {"label_map_hash": self.data.label_hash, "class_order": "same"}}  # of a model trained on them
+        # a head that this run trains has the classes of these data
+        head = {"head": {"label_map_hash": self.data.label_hash, "class_order": "same"}}
         kept = place._replace(origin=place.origin or head)
         files = self.result_files(kept, self._measured(), classes, self._problems(place.data_dir))
         rules = {"merge": self.merge, "summarize": self.summarize}
@@ -182,17 +198,17 @@ class ClassificationTask(VideoTask):
         )
 
     def _problems(self, data_dir: str) -> tuple[str, ...]:
-        """What keeps a result from being complete: missing test videos of a known set, anything a subset lacks."""
+        """Why a result is incomplete: missing test videos of a known data set, or anything missing in a subset."""
         train, test = self.data.split, self.tests.test_split
         missing = read_problems(data_dir, {test} - {train}, ("subset", "expected_videos"))
         return *read_problems(data_dir, {train}, ("subset",)), *missing
 
     def summarize(self, scores: VideoScores) -> Summary:
-        """What is reported of the videos' scores."""
+        """The numbers that are reported."""
         return top_scores(scores)
 
     def _measured(self) -> dict[str, Any]:
-        """What was measured how, for the result's file."""
+        """What is measured and how, for result.json."""
         tests, sampling, size = self.tests, self.data.clips.sampling, self.data.clips.image_size
         short_side = self.data.clips.crops.short_side or size
         return {
@@ -206,7 +222,7 @@ class ClassificationTask(VideoTask):
 
 
 def labelled_data(config: ConfigDict, kind: type[LabelledSpec] = LabelledSpec) -> LabelledData:
-    """The `data` of a config whose number of classes is known, as clips of that kind."""
+    """The `data` of a resolved config, as clips of this kind."""
     data = config.data
     augment = None
     if data.rand_augment:

@@ -28,9 +28,10 @@ from sigma_jax.tasks.video import eval_settings
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MultiLabelTask(ClassificationTask):
-    """Binary cross-entropy of every class, mean over clips and classes; nothing is mixed or smoothed.
+    """Binary cross-entropy of every class, averaged over clips and classes, without mixup, cutmix and label smoothing.
 
-    ranking: of multi_label_scores.mean_average_precision.
+    Attributes:
+      ranking: of multi_label_scores.mean_average_precision.
     """
 
     title: str = "multi_label"
@@ -41,7 +42,7 @@ class MultiLabelTask(ClassificationTask):
 
     @classmethod
     def resolve(cls, config: ConfigDict, data_dir: str) -> ConfigDict:
-        """As in classification; without a label map, the number of classes is that of the known data set."""
+        """See ClassificationTask.resolve; without a label map, a known data set has its own number of classes."""
         known = SPECS.get(config.data.name)
         if read_label_map(Path(data_dir)) or known is None or not known.num_classes:
             return super().resolve(config, data_dir)
@@ -67,7 +68,7 @@ class MultiLabelTask(ClassificationTask):
         )
 
     def loss(self, params: Params, frozen: Params, batch: Batch, seed: int, step: Moment) -> Loss:
-        """Classify every label for itself.
+        """Binary cross-entropy; see Task.loss.
 
         Args:
           batch: 'video' [B F H W 3] uint8, 'label' [B C] of 0 and 1.
@@ -77,7 +78,7 @@ class MultiLabelTask(ClassificationTask):
         return jnp.mean(optax.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), labels)), {}
 
     def summarize(self, scores: VideoScores) -> Summary:
-        """mAP in per cent; a class without a positive video is left out of it and named."""
+        """mAP in per cent; classes without a positive video are left out and named."""
         value, precisions = mean_average_precision(scores.probabilities, scores.labels, self.ranking)
         absent = sorted(set(range(self.num_classes)) - set(precisions))
         problems = []

@@ -97,10 +97,10 @@ def test_a_folder_of_other_results_is_refused(davis, weights, tmp_path, capsys):
     out = tmp_path / "out"
     assert cluster(davis, out, weights, "--seeds=0") == 0
     assert cluster(davis, out, weights, "--seeds=1") == 1
-    assert "holds results made otherwise (settings" in capsys.readouterr().err
+    assert "holds results of other settings (settings" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
     assert cluster(davis, tmp_path / "file", weights) == 1
-    assert "file cannot take results" in capsys.readouterr().err
+    assert "results cannot be written to" in capsys.readouterr().err
 
 
 def test_bad_sequences_are_named_and_counted(davis, weights, tmp_path, capsys):  # noqa: F811

@@ -1,4 +1,4 @@
-"""Semi-supervised DAVIS over a whole set, restartable: masks by label propagation, J and F."""
+"""Semi-supervised DAVIS on a whole set, which can be interrupted: masks by label propagation, J and F."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -22,12 +22,15 @@ def run_propagation(
     predictions: Path | None = None,
     each: Callable[[str, np.ndarray | None], None] = lambda name, masks: None,
 ) -> None:
-    """Propagates the first mask of every clip that is not finished, keeps the masks and their J and F.
+    """Propagates the first mask of every unfinished clip; stores the masks with their J and F.
 
     Args:
-      model: None where masks are given.
-      predictions: folder <clip>/<frame>.png of masks to score instead.
-      each: called with every clip that is dealt with: name, and the masks where they were just made.
+      data: the set.
+      model: the frozen model; None if `predictions` are given.
+      folder: of the results.
+      settings: of the propagation.
+      predictions: folder with <clip>/<frame>.png, masks that are scored instead.
+      each: called after every clip with its name, and its masks if they have just been made.
     """
     for sequence in data.sequences:
         if folder.clip(sequence.name) is not None:
@@ -58,9 +61,9 @@ def propagated_masks(
     model: benchmark.DenseModel,
     settings: propagation.PropagationSettings,
 ) -> Iterator[np.ndarray]:
-    """Object numbers uint8 [y x] of every frame, the given first one included.
+    """Yields object numbers uint8 [y x] of every frame, the given first one included.
 
-    A video model sees each frame as often as a tube is long, one step of tokens, with its positions resized.
+    The input of a video model is one frame, repeated to the length of a tube, with resized positions.
     """
     size, patch = first_mask.shape, model.token_size
     seen = propagation.frame_size(*size, patch, settings)
@@ -77,10 +80,10 @@ def propagated_masks(
 
 
 def propagation_result(data: DataSet, folder: ResultFolder) -> dict[str, Any]:
-    """J and F per object and over all, under the official names, in [0, 1]; what was left out, and why.
+    """The content of result.json: J and F per object and over all objects, in [0, 1], and the clips that are left out.
 
     Raises:
-      InvalidValue: no clip could be measured; names why the first one could not.
+      InvalidValue: no clip could be measured; the message says why the first one could not.
     """
     scores, left_out, notes = {}, list(data.left_out), []
     for sequence in data.sequences:
@@ -103,10 +106,10 @@ def propagation_result(data: DataSet, folder: ResultFolder) -> dict[str, Any]:
 
 
 def _read_masks(paths: Sequence[Path]) -> list[np.ndarray]:
-    """Masks of one size.
+    """Reads masks of one size.
 
     Raises:
-      BadSequence: one is not there, cannot be used or has another size.
+      BadSequence: a mask does not exist, cannot be used, or has another size.
     """
     masks = []
     for path in paths:
@@ -119,7 +122,7 @@ def _read_masks(paths: Sequence[Path]) -> list[np.ndarray]:
 
 
 def _check_first(sequence: AnnotatedSequence, truth: np.ndarray) -> None:
-    """Before anything is computed: what could not be scored, and frames of another size than their masks."""
+    """Raises BadSequence, before anything is computed, if the sequence cannot be scored."""
     if len(truth) < 3:
         raise BadSequence("too few frames", f"{sequence.frames[0].parent} has {len(truth)} frames; J and F need 3")
     if not ((truth[0] > 0) & (truth[0] < frames.VOID)).any():
@@ -156,7 +159,7 @@ def _write_masks(folder: Path, sequence: AnnotatedSequence, masks: np.ndarray) -
 
 
 def _palette() -> list[int]:
-    """256 colours in which neighbouring numbers differ: the number's bits are dealt to red, green and blue in turn."""
+    """256 colours of which neighbours differ: the bits of a number are distributed over red, green and blue in turn."""
     colors = np.zeros((256, 3), np.int64)
     numbers = np.arange(256)
     for bit in range(8):

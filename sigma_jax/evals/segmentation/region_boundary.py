@@ -1,4 +1,4 @@
-"""J and F of the DAVIS 2017 challenge: how well a predicted object covers the true one, and how well outlines agree.
+"""J and F of the DAVIS 2017 challenge: region similarity and boundary accuracy of predicted objects.
 
 After Perazzi et al. 2016 and Pont-Tuset et al. 2017; the numbers are those of the official evaluation.
 
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import cv2
 import numpy as np
 
-BOUNDARY_SHARE = 0.008  # of the image's diagonal: outlines this near agree
+BOUNDARY_SHARE = 0.008  # tolerance between outlines, as a share of the image's diagonal
 RECALL_THRESHOLD = 0.5
 _VOID = 255
 
@@ -25,13 +25,13 @@ class ObjectScores:
 
 
 def region_similarity(truth: np.ndarray, prediction: np.ndarray) -> float:
-    """J: intersection over union of two masks bool [y x]; 1 where both are empty."""
+    """J: intersection over union of two masks bool [y x]; 1 if both are empty."""
     union = np.count_nonzero(truth | prediction)
     return np.count_nonzero(truth & prediction) / union if union else 1.0
 
 
 def boundary_accuracy(truth: np.ndarray, prediction: np.ndarray) -> float:
-    """F: harmonic mean of the shares of either outline that lies near the other; 1 where neither has an outline."""
+    """F: harmonic mean of precision and recall of the predicted outline; 1 if neither mask has an outline."""
     radius = int(np.ceil(BOUNDARY_SHARE * np.linalg.norm(truth.shape)))
     offsets = np.arange(-radius, radius + 1)
     disc = (offsets[:, None] ** 2 + offsets**2 <= radius**2).astype(np.uint8)
@@ -59,11 +59,11 @@ def score_sequence(truth: np.ndarray, prediction: np.ndarray) -> dict[int, Objec
     """Scores of every object of a sequence; the first and the last frame do not count.
 
     Args:
-      truth: uint8 [F y x], object numbers; 255 is background. The objects are 1 to the largest number of frame 0.
+      truth: uint8 [F y x], object numbers; 255 is background. The objects are 1 to the largest number in frame 0.
       prediction: of the same shape.
 
     Raises:
-      ValueError: other shapes, fewer than three frames, no object in frame 0, or a predicted object that is not there.
+      ValueError: other shapes, fewer than three frames, no object in frame 0, or an unknown object in the prediction.
     """
     if truth.shape != prediction.shape or truth.ndim != 3:
         raise ValueError(f"truth is {truth.shape}, prediction {prediction.shape}; expected one shape [F y x]")
@@ -87,7 +87,7 @@ def score_sequence(truth: np.ndarray, prediction: np.ndarray) -> dict[int, Objec
 
 
 def statistics(values: np.ndarray) -> dict[str, float]:
-    """Mean; Recall, the share above .5; Decay, the mean of the first quarter minus that of the last."""
+    """Mean, Recall (share above .5) and Decay (mean of the first quarter minus mean of the last) over frames."""
     edges = np.round(np.linspace(1, len(values), 5) + 1e-10).astype(int) - 1
     quarters = [values[edges[i] : edges[i + 1] + 1] for i in range(4)]
     return {

@@ -1,10 +1,10 @@
-"""The folder of a benchmark over a whole set, which takes up where it was interrupted, one clip at a time.
+"""The result folder of a benchmark on a whole set, from which an interrupted measurement continues clip by clip.
 
-OUT/settings.json              what decides the numbers; another run with other settings is refused
+OUT/settings.json              the settings that determine the numbers; other settings are refused
 OUT/clips/<seed>/<clip>.json   scores of a finished clip, or why it was left out
-OUT/tokens/                    features of the batch at work; gone when it is done
+OUT/tokens/                    features of the current batch, deleted when it is finished
 OUT/predictions/<clip>/*.png   propagated masks, as the official evaluation reads them
-OUT/result.json                everything, when all clips are done
+OUT/result.json                all results, written when all clips are finished
 """
 
 import json
@@ -22,10 +22,14 @@ from sigma_jax.runtime.files import replacing
 
 
 class ResultFolder:
-    """Files of a run; each appears under its name only when complete."""
+    """The files of a measurement; each gets its name when it is complete."""
 
     def __init__(self, out: str | Path, made_of: Mapping[str, Any]):
-        """Claims `out` for the settings `made_of` (JSON).
+        """Opens or creates the folder.
+
+        Args:
+          out: path.
+          made_of: the settings, JSON.
 
         Raises:
           InvalidValue: it holds results of other settings, or cannot be written.
@@ -38,13 +42,13 @@ class ResultFolder:
                 self._compare(json.loads(path.read_text()), json.loads(json.dumps(made_of)))
             self.write("settings.json", made_of)
         except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise InvalidValue(f"{self.out} cannot take results ({error}): choose another --out") from error
+            raise InvalidValue(f"results cannot be written to {self.out} ({error}): choose another --out") from error
 
     def _compare(self, there: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         names = [name for name in {**there, **now} if there.get(name) != now.get(name)]
         if names:
             differing = "; ".join(f"{name}: {there.get(name)} there, {now.get(name)} now" for name in names)
-            raise InvalidValue(f"{self.out} holds results made otherwise ({differing}): choose another --out")
+            raise InvalidValue(f"{self.out} holds results of other settings ({differing}): choose another --out")
 
     def write(self, name: str, content: Mapping[str, Any]) -> Path:
         """Writes OUT/name as JSON."""
@@ -55,7 +59,7 @@ class ResultFolder:
         return path
 
     def clip(self, name: str, seed: int = 0) -> dict[str, Any] | None:
-        """What is known of a clip; None where it is not finished."""
+        """The stored content of a clip; None if it is not finished."""
         path = self.out / self._place(name, seed)
         try:
             return json.loads(path.read_text())
@@ -65,11 +69,11 @@ class ResultFolder:
             raise InvalidValue(f"{path} is damaged ({error}): delete it, and the clip is measured again") from error
 
     def finish(self, name: str, content: Mapping[str, Any], seed: int = 0) -> None:
-        """Keeps the scores of a clip."""
+        """Stores the scores of a clip."""
         self.write(self._place(name, seed), content)
 
     def leave_out(self, name: str, error: BadSequence, seed: int = 0) -> None:
-        """Keeps why a clip has no scores."""
+        """Stores the reason why a clip has no scores."""
         self.finish(name, {"left_out": error.kind, "reason": str(error)}, seed)
 
     @staticmethod
@@ -77,7 +81,7 @@ class ResultFolder:
         return f"clips/{seed}/{name}.json"
 
     def tokens(self, name: str, seed: int, compute: Callable[[], np.ndarray]) -> np.ndarray:
-        """Features of a clip, from the disk where an interrupted run has left them."""
+        """Features of a clip, read from disk if an interrupted measurement has stored them."""
         path = self.out / "tokens" / f"{seed}-{name}.npy"
         if path.exists():
             try:
@@ -91,7 +95,7 @@ class ResultFolder:
         return tokens
 
     def drop_tokens(self) -> None:
-        """Deletes the features of a batch that is done."""
+        """Deletes the stored features of a finished batch."""
         shutil.rmtree(self.out / "tokens", ignore_errors=True)
 
 
@@ -102,7 +106,7 @@ def check_any(clips: Mapping, left_out: Sequence[Note]) -> None:
 
 
 def remarks(left_out: Sequence[Note], notes: Sequence[Note]) -> dict[str, Any]:
-    """What a result says of clips that are missing or odd, and how often each kind occurs."""
+    """The part of a result about left-out and unusual clips, with the number of each kind."""
     counts = Counter([f"left out: {note.kind}" for note in left_out] + [note.kind for note in notes])
     return {
         "complete": not left_out,

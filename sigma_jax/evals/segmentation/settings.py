@@ -1,4 +1,4 @@
-"""Every choice of the clustering protocols, with the ones the published material leaves open marked as ours.
+"""All settings of the clustering protocols; `decisions` lists those that the published material leaves open.
 
 Caption of the paper's table (Salehi et al. 2024): TimeT's protocol, 16 frames of DAVIS, 4 of YouTube-VOS; clustering
 with as many clusters as the clip has objects and Hungarian matching; overclustering with 10 and greedy matching.
@@ -15,26 +15,27 @@ PROTOCOLS = ("clustering", "overclustering")
 
 @dataclasses.dataclass(frozen=True)
 class ClusteringSettings:
-    """How clips become scores.
+    """Settings of clustering and overclustering.
 
     Attributes:
       num_frames: F of a clip.
-      image_size: side of the resized frames and masks.
-      draw: of frames, 'random' or 'linspace'.
-      seeds: of the random draws; the score is the mean over them. One is enough for 'linspace'.
-      time: how token steps become frames: 'repeat' a step for its frames, score the first ('even') alone, or 'linear'.
+      image_size: side of the resized frames and masks, pixels.
+      draw: how frames are drawn, 'random' or 'linspace'.
+      seeds: of the random draws; the score is the mean over them. 'linspace' uses one.
+      time: how token steps are aligned with frames: 'repeat' a step for its frames, score only the first frame of each
+        step ('even'), or interpolate ('linear').
       final_norm: whether features are taken after the encoder's final norm.
       timet_std: whether red is standardised with TimeT's .228 instead of .229.
-      statistics: whether standardisation and PCA see a 'batch' of clips or one 'clip'.
+      statistics: whether standardisation and PCA use a 'batch' of clips or one 'clip'.
       batch_size: clips of a batch, in the order of their names.
       dims: of the PCA.
       kmeans: of every clip.
       num_clusters: of overclustering.
-      greedy: score of overclustering's matching, 'precision' or 'iou'.
-      upsampled: 'features' before or 'labels' after clustering.
-      void: what the value 255 of a mask is.
-      categories: how instances become classes, where a set has classes.
-      average: over clips, 'plain' or 'timet'; both are in every result.
+      greedy: criterion of the matching in overclustering, 'precision' or 'iou'.
+      upsampled: 'features' before clustering, or 'labels' after it.
+      void: how the mask value 255 is treated (frames.read_clip).
+      categories: how instances are mapped to classes, in sets that have classes (frames.map_instances).
+      average: over clips, 'plain' or 'timet' (matching.average); both are in every result.
     """
 
     num_frames: int = 16
@@ -79,7 +80,7 @@ class ClusteringSettings:
 
     @property
     def decisions(self) -> dict[str, str]:
-        """Points on which the published material is silent, and what was done."""
+        """The choices in points that the published material leaves open, for result.json."""
         return {
             "draw": f"frames drawn {self.draw}, seeds {list(self.seeds)}; published: random, seeds unknown",
             "time": f"token steps to frames: {self.time}; not published for video models",

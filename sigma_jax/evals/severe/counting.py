@@ -1,9 +1,9 @@
-"""Counts the cycles of a clip: scale search in its middle, then 32 windows refined along a binary tree.
+"""Counts the cycles of a clip: a scale search in its middle, then 32 windows that are refined along a binary tree.
 
-Inference of Zhang et al. 2020 as in SEVERE's repetition counting. The published code calls its network once per window;
-windows of one stage do not see each other, so all of them go through it at once here.
+Inference of Zhang et al. 2020, as in SEVERE's repetition counting. The published code calls its network once per
+window; the windows of one stage are independent, so here they are one batch.
 
-Letters: L frames of the clip, n windows, F frames that the network sees, A anchors.
+Letters: L frames of the clip, n windows, F input frames of the network, A anchors.
 """
 
 from collections.abc import Callable
@@ -16,12 +16,12 @@ from sigma_jax.ops.repetition_windows import MIN_HALF, UNIT_ANCHOR, best_factor,
 from sigma_jax.runtime.errors import InvalidValue
 
 NUM_SCALES = 30
-SHORTEST, LONGEST = 0.03, 0.35  # half windows of the scale search, of the clip's length
+SHORTEST, LONGEST = 0.03, 0.35  # lengths of half windows in the scale search, relative to the clip
 NUM_POSITIONS = 32
-PASSES = (4, 2, 1, 1)  # of the levels of the tree
-BOX_LIMIT = 0.5  # corrections are cut to exp(+-0.5)
+PASSES = (4, 2, 1, 1)  # number of refinements on each level of the tree
+BOX_LIMIT = 0.5  # corrections are clipped to factors of exp(-0.5) .. exp(0.5)
 NUM_REFINEMENTS = 4  # of the period that the scale search finds
-MIN_CYCLES = 2  # a period of half a clip or more cannot be counted
+MIN_CYCLES = 2  # periods of half a clip or more are not counted
 
 
 Network = Callable[[np.ndarray], Heads]  # frame numbers int [n F], some outside the clip -> Heads
@@ -29,7 +29,13 @@ Network = Callable[[np.ndarray], Heads]  # frame numbers int [n F], some outside
 
 @dataclass(frozen=True)
 class Count:
-    """The count of one clip and what it was made of. Edges are int [32], the windows around each position."""
+    """The count of one clip.
+
+    Attributes:
+      count: number of cycles.
+      initial_period: that the scale search found, frames; 0: none.
+      left_edges, right_edges: int [32], of the windows around each position.
+    """
 
     count: float
     initial_period: int
@@ -41,9 +47,9 @@ def count_cycles(network: Network, length: int, num_frames: int = 32) -> Count:
     """Counts the cycles in a clip of `length` frames; at most 75 windows in 13 calls of the network.
 
     Args:
-      network: looks at windows, given as numbers of frames; those below 0 and from `length` on lie outside the clip.
+      network: returns outputs for windows, given as frame numbers; those below 0 and from `length` on lie outside.
       length: L, at least 1.
-      num_frames: F, that the network sees of a window.
+      num_frames: F.
     """
     if length < 1:
         raise InvalidValue(f"a clip of {length} frames: expected at least one")
@@ -58,12 +64,12 @@ def count_cycles(network: Network, length: int, num_frames: int = 32) -> Count:
 
 
 def scales(length: float) -> np.ndarray:
-    """Half windows of the scale search, geometric from 3 to 35 per cent of the clip, [30]."""
+    """Lengths [30] of half windows in the scale search, geometrically spaced from 3 to 35 per cent of the clip."""
     return length * SHORTEST * (LONGEST / SHORTEST) ** (np.arange(NUM_SCALES) / (NUM_SCALES - 1))
 
 
 def _search_period(look: Callable[[np.ndarray], Heads], length: int) -> int:
-    """The period in the middle of the clip, in frames; 0 where no scale gives one."""
+    """The period in the middle of the clip, in frames; 0 if no scale finds one."""
 
     def periods(halves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         middle = np.full(len(halves), length / 2)
@@ -91,11 +97,11 @@ def _is_period(period: np.ndarray, length: int) -> np.ndarray:
 def _refine_edges(
     look: Callable[[np.ndarray], Heads], middles: np.ndarray, period: int, length: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Left and right edges int [32] of the windows around `middles`, from one period for all.
+    """Left and right edges int [32] of the windows around `middles`, refined from one period for all.
 
-    Level l of the tree looks at 2^l nodes. What a node finds is passed on to the positions before it (their `after`
-    copy) and from it on (their `before` copy); a position's edges are the mean of the two. At level 3 the other copy
-    keeps what level 2 wrote, except at both ends of the clip, as published.
+    Level l of the tree has 2^l nodes. The edges that a node finds are copied to the positions before it (into `after`)
+    and to those from it on (into `before`); the edges of a position are the mean of its two copies. On the other levels
+    both copies are written. As in the published code, level 3 writes one copy only, except at both ends of the clip.
     """
     edges = np.stack([middles - period, middles + period + 1], axis=1)
     before, after = edges.copy(), edges.copy()
@@ -121,7 +127,7 @@ def _refine_edges(
 def _look_at_nodes(
     look: Callable[[np.ndarray], Heads], middles: np.ndarray, edges: np.ndarray, passes: int, length: int
 ) -> np.ndarray:
-    """Edges [n 2] of nodes after some passes, the last not rounded."""
+    """Edges [n 2] of nodes after `passes` refinements, of which the last is not rounded."""
     for number in range(passes):
         loaded = np.rint(edges) if number else edges
         state = np.stack([loaded[:, 0], middles, loaded[:, 1]], axis=1)
@@ -138,7 +144,7 @@ def _look_at_nodes(
 
 
 def _count(length: int, middles: np.ndarray, left: np.ndarray, right: np.ndarray, period: int) -> float:
-    """From the windows that lie in the clip with all their context; without any, from the first period."""
+    """The count from the windows that lie in the clip with their context; without any, from the initial period."""
     before, after = middles - left + 1, right - middles
     inside = (left - before >= 0) & (right + after < length)
     if not inside.any():
@@ -147,5 +153,5 @@ def _count(length: int, middles: np.ndarray, left: np.ndarray, right: np.ndarray
 
 
 def count_from_halves(length: int, before: np.ndarray, after: np.ndarray) -> float:
-    """Cycles in `length` frames, given the left and right halves of windows: rates are averaged, not periods."""
+    """Number of cycles in `length` frames from the lengths of left and right halves, averaged as rates."""
     return float(round(length * (np.mean(1 / np.asarray(before)) + np.mean(1 / np.asarray(after))) / 2))

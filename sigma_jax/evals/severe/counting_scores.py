@@ -1,4 +1,4 @@
-"""Numbers of a counter: relative error and its relatives.
+"""Scores of repetition counting: the relative error, and others.
 
 Letters: n videos.
 """
@@ -7,17 +7,17 @@ import numpy as np
 
 from sigma_jax.runtime.errors import InvalidValue
 
-NEAR = 1.0  # a count that misses by no more is right "off by one"
+NEAR = 1.0  # largest error of a count that is right "off by one"
 
 
 def count_scores(predicted: np.ndarray, true: np.ndarray) -> dict[str, float]:
-    """Scores of predicted [n] against true counts [n], at least one each.
+    """Scores of predicted counts [n], given the true counts [n].
 
     Returns:
       relative_error: mean of |predicted - true| / true, the score of UCF-RC (SEVERE calls it MAE); lower is better.
       relative_error_std: its standard deviation over videos.
-      oboa: share of videos that miss by at most one.
-      maep, maen: the same error over the videos with too high and with too low a count; 0 where there is none.
+      oboa: share of videos whose count is off by at most one.
+      maep, maen: relative error of the videos with too high and of those with too low a count; 0 without such videos.
 
     Raises:
       InvalidValue: no videos, counts of different shapes, or a true count below 1.

@@ -1,6 +1,6 @@
-"""Counts every clip of a split and compares with the annotation: the score UCF-RC.
+"""The score UCF-RC: counts the cycles of every clip of a split and compares them to the annotation.
 
-Letters: T frames that a clip has room for, n windows, F frames that the network sees of each.
+Letters: T frames of a clip with padding, n windows, F input frames of a window.
 """
 
 import dataclasses
@@ -26,13 +26,14 @@ Look = Callable[[Params, np.ndarray, int], Network]
 
 
 def look_fn(outputs: Callable[[Params, jax.Array], jax.Array], mesh: Mesh, windows_at_once: int) -> Look:
-    """(params, clip uint8 [T H W 3], its length) -> what the network says about windows of it.
+    """Makes the function of (params, clip uint8 [T H W 3], its length) that returns a Network for windows of the clip.
 
-    Every device holds the clip and looks at its share of the windows; every process gets all answers.
+    Every device holds the clip and computes its share of the windows; every process gets all outputs.
 
     Args:
-      outputs: (params, pixels [n F H W 3]) -> [n 6*A].
-      windows_at_once: over all devices.
+      outputs: function of params and pixels [n F H W 3] that returns [n 6*A].
+      mesh: the devices.
+      windows_at_once: windows in one call, over all devices.
     """
 
     def forward(params, video, frames, length):
@@ -60,13 +61,19 @@ def look_fn(outputs: Callable[[Params, jax.Array], jax.Array], mesh: Mesh, windo
 
 @dataclasses.dataclass(frozen=True)
 class CountingTest:
-    """Relative counting error and its relatives over a split, each clip once.
+    """Evaluator of repetition counting on a split (counting_scores.py).
 
-    look: of `look_fn`. open_clips: one pass, one clip a batch, the same on all processes. clips: what they are.
-    num_frames: F. files: where the result is kept, None for nowhere.
+    Attributes:
+      name: prefix of the numbers, as in test/relative_error.
+      look: made by `look_fn`.
+      open_clips: opens one pass with one clip a batch, the same on all processes.
+      clips: the form of the clips.
+      num_frames: F.
+      every, best_by: see evals/protocol.py.
+      files: files of the result; None: none are written.
     """
 
-    name: str  # also the prefix of the numbers: test/relative_error
+    name: str
     look: Look
     open_clips: Callable[[], Loader]
     clips: CyclesSpec
@@ -84,7 +91,7 @@ class CountingTest:
         if unreadable:
             logging.warning("INCOMPLETE: %d clips could not be read: %s", len(unreadable), unreadable)
         if self.files is not None:
-            weights = {"step": step, "hash": params_hash(params)}  # all processes hash together
+            weights = {"step": step, "hash": params_hash(params)}  # a collective: all processes must call it
             if jax.process_index() == 0:
                 counts = {"num_videos": len(videos), "num_videos_in_split": len(videos) + len(unreadable)}
                 self.files.write({**numbers, **counts, "videos": videos}, unreadable, weights)
@@ -92,7 +99,7 @@ class CountingTest:
         yield from ((f"{self.name}/{name}", value) for name, value in numbers.items())
 
     def count(self, params: Params) -> tuple[list[dict], list[dict]]:
-        """({key, predicted, true} of every clip, those that could not be read with reasons)."""
+        """({key, predicted, true} of every clip, entries of clips that could not be read)."""
         videos, unreadable, loader = [], [], self.open_clips()
         try:
             for batch in loader:

@@ -11,13 +11,14 @@ RANKINGS = ("all_videos", "unlabelled_last")
 
 
 def average_precision(scores: np.ndarray, is_positive: np.ndarray) -> float:
-    """Sum over distinct scores, from the highest, of (recall - recall before) * precision; scikit-learn's definition.
+    """Average precision by scikit-learn's definition, without interpolation.
 
-    No interpolation, and equal scores count together: their order plays no part.
+    It is the sum over distinct scores, from the highest, of (recall - previous recall) * precision; the order of equal
+    scores has no influence.
 
     Args:
       scores: [n].
-      is_positive: bool [n], at least one of them.
+      is_positive: bool [n], with at least one positive.
     """
     order = np.argsort(-scores, kind="stable")
     scores, is_positive = scores[order], is_positive[order].astype(bool)
@@ -30,16 +31,16 @@ def average_precision(scores: np.ndarray, is_positive: np.ndarray) -> float:
 def mean_average_precision(
     scores: np.ndarray, labels: np.ndarray, ranking: str = "all_videos"
 ) -> tuple[float, dict[int, float]]:
-    """mAP over the classes that have a positive, in per cent.
+    """Mean average precision over the classes that have a positive video, in per cent.
 
     Args:
       scores: [n C].
       labels: [n C], 0 or 1.
-      ranking: all_videos, or unlabelled_last: videos without any label rank behind all others, as in the script that
-        Charades was released with.
+      ranking: all_videos, or unlabelled_last: videos without any label rank behind all others, as in Charades' own
+        script.
 
     Returns:
-      (mAP, 0 where no class has a positive; average precision of each class that has one, in per cent).
+      (mAP, or 0 if no class has a positive; average precision of each class that has one, in per cent).
 
     Raises:
       InvalidValue: shapes that differ, labels other than 0 and 1, scores that are no numbers, or an unknown ranking.

@@ -1,7 +1,7 @@
 """The eight scores of SEVERE, the paper's Mean, published rows, and rows gathered from runs of our own.
 
-SEVERE (Thoker et al. 2022) asks how well a video model generalises: to another domain, from few samples, to fine
-actions, to other tasks. Salehi et al. 2024 report it in one table with a Mean; published.csv holds their rows.
+SEVERE (Thoker et al. 2022) measures how well a video model generalises to another domain, few samples, fine actions and
+other tasks. Salehi et al. 2024 report it in one table with a Mean; published.csv holds their rows.
 """
 
 import csv
@@ -17,7 +17,14 @@ from sigma_jax.runtime.errors import InvalidValue
 
 
 class Score(NamedTuple):
-    """One column: name of the data set in configs and results, heading, which number of a result, how it is shown."""
+    """One column of the table.
+
+    Attributes:
+      name: of the data set in configs and results.
+      title: heading.
+      metric: the number of result.json.
+      lower_is_better: whether it is an error.
+    """
 
     name: str
     title: str
@@ -25,13 +32,13 @@ class Score(NamedTuple):
     lower_is_better: bool = False
 
     def show(self, value: float | None) -> str:
-        """As the paper prints it; a dash where there is none."""
+        """The number as the paper prints it; a dash for None."""
         if value is None:
             return "-"
         return f"{value:.3f}".removeprefix("0") if self.lower_is_better else f"{value:.1f}"
 
     def points(self, value: float) -> float:
-        """What the score adds to the Mean: of 100, higher is better."""
+        """The contribution of the score to the Mean, 0 to 100, where higher is better."""
         return 100.0 * (1.0 - value) if self.lower_is_better else value
 
 
@@ -50,7 +57,7 @@ BY_NAME = {score.name: score for score in SCORES}
 
 @dataclass(frozen=True)
 class Row:
-    """One method: numbers by score name, and what is wrong with those that are not there."""
+    """One method: numbers by score name, notes on missing ones, and the Mean as printed in the paper."""
 
     method: str
     values: Mapping[str, float]
@@ -59,12 +66,12 @@ class Row:
 
     @property
     def mean(self) -> float | None:
-        """The paper's Mean; None unless all eight scores are there."""
+        """The Mean as the paper defines it; None unless there are all eight scores."""
         return severe_mean(self.values)
 
 
 def severe_mean(values: Mapping[str, float]) -> float | None:
-    """Average of the seven scores where higher is better and of 100 (1 - error of UCF-RC); None where one lacks."""
+    """Average of seven scores and of 100 (1 - error of UCF-RC); None if a score is missing."""
     if any(score.name not in values for score in SCORES):
         return None
     return math.fsum(score.points(values[score.name]) for score in SCORES) / len(SCORES)
@@ -81,9 +88,9 @@ def published_rows() -> list[Row]:
 
 
 def gather(folder: Path, method: str = "") -> Row:
-    """Our row: every `result.json` below `folder`, each counted for the data set that it names.
+    """Our row, from every `result.json` below `folder`.
 
-    A score counts only where there is exactly one result for it and that result is complete. Everything else becomes a
+    A score counts if there is exactly one result for its data set, and this is complete. Everything else becomes a
     note.
 
     Raises:
@@ -112,7 +119,7 @@ def gather(folder: Path, method: str = "") -> Row:
 
 
 def _value(score: Score, results: list[tuple[Path, Mapping]]) -> tuple[float, str]:
-    """(number, "") or (nan, why there is none)."""
+    """(number, "") or (nan, the reason)."""
     if not results:
         return math.nan, f"{score.title}: missing, no result for {score.name}"
     if len(results) > 1:
@@ -128,7 +135,7 @@ def _value(score: Score, results: list[tuple[Path, Mapping]]) -> tuple[float, st
 
 
 def _differences(results: Iterable[Mapping]) -> list[str]:
-    """A sentence where the results of one row are of models of different sizes."""
+    """A sentence if the results of one row come from models of different sizes."""
     sizes: dict[str, list[str]] = {}
     for content in results:
         if "model_size" in content:
