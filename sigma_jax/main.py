@@ -86,7 +86,7 @@ def check_places(config: configs.ConfigDict) -> None:
                 f"--{name}={place}: expected a local folder. Checkpoints go to a bucket with --checkpoint_dir=; shards "
                 "are read from a mounted bucket or a copy (launch/PODS.md)"
             )
-    setup.require_platform(config, FLAGS.platform)
+    setup.require_platform(config.needs_accelerator, FLAGS.platform)
 
 
 @contextlib.contextmanager

@@ -103,7 +103,6 @@ READERS_OF_CONFIGS = {  # who turns a config into typed settings; everybody else
     "main.py",
     "runtime/config.py",
     "train/setup.py",
-    "tools/doctor.py",  # looks at a config before there are data, so before it can be resolved
     "weights/huggingface.py",  # the config.json of another program
 }
 

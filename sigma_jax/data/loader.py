@@ -139,7 +139,7 @@ class Layout:
         return range(first, first + self.chunk_rows)
 
 
-def make_layout(global_batch: int, process_index: int, process_count: int, spec: Clips) -> Layout:
+def make_layout(global_batch: int, process_index: int, process_count: int, clip_bytes: int) -> Layout:
     """The layout with the largest chunks of at most _CHUNK_BYTES, but of at least one clip.
 
     Raises:
@@ -148,7 +148,7 @@ def make_layout(global_batch: int, process_index: int, process_count: int, spec:
     if global_batch < 1 or global_batch % process_count:
         raise InvalidValue(f"global_batch {global_batch} does not divide over {process_count} processes")
     rows = global_batch // process_count
-    fits = max(_CHUNK_BYTES // math.prod(spec.shape), 1)
+    fits = max(_CHUNK_BYTES // clip_bytes, 1)
     chunk_rows = max(n for n in range(1, rows + 1) if rows % n == 0 and n <= fits)
     return Layout(global_batch, process_index, rows, chunk_rows)
 
@@ -158,11 +158,11 @@ def chunks_ahead(layout: Layout, num_workers: int) -> int:
     return math.ceil(BATCHES_AHEAD * layout.chunks_per_batch / num_workers)
 
 
-def shared_rooms(layout: Layout, spec: Clips, num_workers: int) -> Rooms:
+def shared_rooms(layout: Layout, clip_bytes: int, num_workers: int) -> Rooms:
     """Size of the shared memory: chunks that are ready, one more for each worker, and the batches that are lent."""
     chunks = num_workers * (chunks_ahead(layout, num_workers) + 1)
     count = math.ceil(chunks / layout.chunks_per_batch) + LENT
-    return Rooms(count, layout.chunks_per_batch, layout.chunk_rows * math.prod(spec.shape))
+    return Rooms(count, layout.chunks_per_batch, layout.chunk_rows * clip_bytes)
 
 
 class ShuffledChunks:
@@ -321,7 +321,7 @@ class Loader(Iterator):
         if not self._num_workers:
             options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=BATCHES_AHEAD * per_batch)
             return numbers.map(self._chunks).to_iter_dataset(options)
-        rooms = shared_rooms(layout, self._chunks.reader.spec, self._num_workers)
+        rooms = shared_rooms(layout, math.prod(self._chunks.reader.spec.shape), self._num_workers)
         self._slots = Slots(rooms, self._next_batch)
         dataset = numbers.map(IntoSlots(self._chunks, self._slots))
         dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
@@ -383,7 +383,7 @@ def open_loader(spec: LoaderSpec) -> Loader:
     if isinstance(order, OnePass) and spec.clips.is_random:
         raise InvalidValue(f"{spec.clips} are random clips; one pass over a split needs crop='center' or 'none'")
     reader = spec.clips.make_reader(open_source(spec.data_dir, spec.split), spec.cache_decoded, spec.decoding)
-    layout = make_layout(spec.global_batch, workers.process_index, workers.process_count, spec.clips)
+    layout = make_layout(spec.global_batch, workers.process_index, workers.process_count, math.prod(spec.clips.shape))
     num_records = len(reader.source)
     if isinstance(order, Shuffled):
         chunks, num_batches = ShuffledChunks(reader, layout, order), _ENDLESS // spec.global_batch

@@ -24,7 +24,7 @@ import numpy as np
 from absl import flags
 
 from sigma_jax.checkpoints import storage
-from sigma_jax.data.clips import ClipSpec, decode_record
+from sigma_jax.data.clips import decode_record
 from sigma_jax.data.decode import BadVideo
 from sigma_jax.data.loader import make_layout, shared_rooms
 from sigma_jax.data.records import BadRecord
@@ -37,7 +37,7 @@ from sigma_jax.runtime.errors import UserError
 from sigma_jax.runtime.folder_lock import owner_of
 from sigma_jax.runtime.sharding import make_mesh
 from sigma_jax.train.plan import split_batch
-from sigma_jax.train.setup import NoAccelerator, require_platform
+from sigma_jax.train.setup import Demands, NoAccelerator, demands, require_platform
 
 FLAGS = flags.FlagValues()  # its own: commands share names
 flags.DEFINE_string("config", None, "Config whose mesh, batch and workers are checked.", flag_values=FLAGS)
@@ -75,6 +75,11 @@ def chosen_config() -> configs.ConfigDict:
     return configs.apply_overrides(configs.load_config(FLAGS.config), OVERRIDES)
 
 
+def chosen() -> Demands | None:
+    """What the chosen config asks of the machine; None without --config."""
+    return demands(chosen_config()) if FLAGS.config else None
+
+
 def check_versions() -> Iterator[Finding]:
     """Python and the packages of the step."""
     python = sys.version_info[:3]
@@ -105,8 +110,8 @@ def check_devices() -> Iterator[Finding]:
         else:
             yield Finding("note", f"{text}: CPU only. The demo runs; K400 or SSv2 pre-training would take years")
         try:
-            if FLAGS.config:
-                require_platform(chosen_config(), FLAGS.platform)
+            if asked := chosen():
+                require_platform(asked.needs_accelerator, FLAGS.platform)
         except NoAccelerator as error:
             yield Finding("FAIL", f"{FLAGS.config}: {error}")
         return
@@ -128,18 +133,18 @@ def check_arithmetic() -> Iterator[Finding]:
 
 def check_mesh() -> Iterator[Finding]:
     """Mesh and batch of --config on these devices."""
-    if not FLAGS.config:
+    asked = chosen()
+    if asked is None:
         return
-    config = chosen_config()
     try:
-        mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
-        micro, accumulation = split_batch(config.batch_size, mesh.size, config.max_batch_per_device)
+        mesh = make_mesh(*asked.mesh)
+        micro, accumulation = split_batch(asked.batch_size, mesh.size, asked.max_batch_per_device)
     except ValueError as error:
         yield Finding("FAIL", str(error))
         return
     yield Finding(
         "ok",
-        f"mesh {dict(mesh.shape)}, {config.batch_size} clips = {mesh.size} x {micro} x {accumulation} micro-batch(es)",
+        f"mesh {dict(mesh.shape)}, {asked.batch_size} clips = {mesh.size} x {micro} x {accumulation} micro-batch(es)",
     )
 
 
@@ -159,8 +164,8 @@ def check_decoders() -> Iterator[Finding]:
 def check_workers() -> Iterator[Finding]:
     """Host cores and shared memory for the decoding processes."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    config = chosen_config() if FLAGS.config else None
-    workers = config.data.num_workers if config else 0
+    asked = chosen()
+    workers = asked.num_workers if asked else 0
     text = f"{cores} core(s) for {workers} decoding process(es)"
     yield Finding(
         "note" if workers > cores else "ok", text + (": lower --config.data.num_workers" if workers > cores else "")
@@ -169,9 +174,8 @@ def check_workers() -> Iterator[Finding]:
         return
     free, wanted = shutil.disk_usage("/dev/shm").free, 0
     if workers:
-        spec = ClipSpec(config.model.num_frames, 1, config.model.image_size)
-        layout = make_layout(max(config.batch_size // jax.process_count(), 1), 0, 1, spec)
-        wanted = shared_rooms(layout, spec, workers).total_bytes
+        layout = make_layout(max(asked.clips_per_batch // jax.process_count(), 1), 0, 1, asked.clip_bytes)
+        wanted = shared_rooms(layout, asked.clip_bytes, workers).total_bytes
     told = f"/dev/shm has {free / 2**30:.1f} GiB free"
     if free < wanted:
         told += f", {workers} workers want {wanted / 2**30:.1f}: docker run --shm-size=16g, or a smaller batch per host"
@@ -218,7 +222,8 @@ def refusal(folder: str, seconds: float = STORAGE_SECONDS) -> str:
 
 def open_data() -> Source:
     """The training split of --data_dir."""
-    return open_source(FLAGS.data_dir, chosen_config().data.split if FLAGS.config else "train")
+    asked = chosen()
+    return open_source(FLAGS.data_dir, asked.split if asked else "train")
 
 
 def holds_pictures() -> bool:
@@ -300,7 +305,7 @@ def examine(_: None) -> int:
     if FLAGS.platform:
         jax.config.update("jax_platforms", FLAGS.platform)
     if FLAGS.config:
-        chosen_config()
+        chosen_config()  # its errors come before any waiting for others
     print(distributed.connect(distributed.meeting_from_flags(FLAGS), FLAGS.connect_seconds, FLAGS.peer_seconds))
     failed = 0
     for name, check in CHECKS.items():

@@ -4,6 +4,7 @@ Shapes come before arrays: sharding and checkpoints are planned on `jax.eval_sha
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,23 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 class NoAccelerator(UserError, RuntimeError):
     """The config asks for an accelerator and there is none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Demands:
+    """What a config asks of a machine, whether its data are there or not.
+
+    mesh: sizes of the axes data and fsdp. split: the training clips. clips_per_batch: read for batch_size videos.
+    """
+
+    needs_accelerator: bool
+    mesh: tuple[int, int]
+    batch_size: int
+    max_batch_per_device: int
+    split: str
+    num_workers: int
+    clips_per_batch: int
+    clip_bytes: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +146,25 @@ def resolve(config: ConfigDict, data_dir: str) -> ConfigDict:
     return task_class(config.task).resolve(config, data_dir)
 
 
+def demands(config: ConfigDict) -> Demands:
+    """What a config, resolved or not, asks of a machine; unknown names in it are errors here."""
+    if config.data.get("num_classes", 0) is None:
+        config = ConfigDict(config.to_dict())
+        config.data.num_classes = 1  # any number: the clips are the same
+    compute = build_compute(config.compute)
+    task = task_class(config.task).from_config(config, make_mesh(devices=jax.devices()[:1]), compute)
+    return Demands(
+        config.needs_accelerator,
+        (config.mesh.data, config.mesh.fsdp),
+        config.batch_size,
+        config.max_batch_per_device,
+        config.data.split,
+        config.data.num_workers,
+        config.batch_size * task.clips_per_video,
+        math.prod(task.abstract_batch(1)["video"].shape),
+    )
+
+
 def build_task(config: ConfigDict, devices: list[jax.Device] | None = None) -> Task:
     """The task of a resolved config on its mesh of `devices` (None: all that are there, of any process)."""
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, devices)
@@ -200,13 +237,13 @@ def resolve_unroll(unroll: str | int, platform: str) -> int:
     return int(unroll)
 
 
-def require_platform(config: ConfigDict, platform: str | None) -> None:
+def require_platform(needs_accelerator: bool, platform: str | None) -> None:
     """Stops a run that would crawl along on a CPU unnoticed.
 
     Raises:
       NoAccelerator: the config needs one, JAX sees none, and the user did not say --platform=cpu.
     """
-    if config.needs_accelerator and jax.default_backend() == "cpu" and platform != "cpu":
+    if needs_accelerator and jax.default_backend() == "cpu" and platform != "cpu":
         raise NoAccelerator(
             "this config needs a GPU or TPU, but JAX sees only CPUs. Check the installation "
             '(pip install -e ".[cuda]" or ".[tpu]"), or accept the CPU with --platform=cpu'

@@ -69,6 +69,21 @@ def test_a_wrong_mesh_and_full_shared_memory(examine, monkeypatch):
     assert "/dev/shm has 0.2 GiB free, 2 workers want " in text
 
 
+def test_shared_memory_is_that_of_the_clips_of_the_task(examine, monkeypatch):
+    """Clips to count in are longer than a window of the network; several copies of a video are several clips."""
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: SimpleNamespace(free=0))
+    wanted = {}
+    for config in (
+        "finetune.py:dataset=ucf101,size=tiny",
+        "finetune.py:dataset=k400,size=tiny",
+        "severe.py:score=ucf_rc",
+    ):
+        text = examine(f"--config=configs/{config}", "--config.data.num_workers=1", "--config.batch_size=8192")[1]
+        wanted[config] = float(re.search(r"1 workers want ([\d.]+)", text)[1])
+    copies, one, counting = wanted.values()
+    assert 1.5 * one < copies < 2.5 * one and counting > 100 * one
+
+
 @pytest.mark.parametrize(
     "client,advice",
     [
