@@ -4,9 +4,10 @@
     python -m sigma_jax.tools.evidence --workdir=runs/evidence --data_dir=DATA/shapes [--steps=3000] [--seeds=5]
     python -m sigma_jax.tools.evidence --workdir=runs/real --data_dir=DATA/real --questions=time --steps=1500 --seeds=3
 
-Every arm gets its best chance: its learning rate is chosen among --rates times the config's, on a seed of its own and
-on clips that the final measurement does not see. Then every arm trains on the same seeds. Every run is an ordinary one
-of sigma_jax.main in its own folder; what is finished is not repeated: the same command goes on after an interruption.
+Every arm gets its best chance: its learning rate is chosen among --rates times the config's, by the features after the
+last step, on a seed of its own and on clips that the final measurement does not see. Then every arm trains on the same
+seeds. Every run is an ordinary one of sigma_jax.main in its own folder; what is finished is not repeated: the same
+command goes on after an interruption.
 
 --questions=labels asks a labelled set (splits train, bank, val, test: tools.synthetic) for its labels; --questions=time
 asks real videos without labels for the order, speed and direction of their motion (evals/pretext.py), where every third
@@ -243,12 +244,15 @@ def cached(path: Path, asked: dict, compute: Callable[[], dict]) -> dict:
 
 
 def choose_rate(experiment: Experiment, name: str, rates: Sequence[float]) -> dict:
-    """{"rate": the best one, "scores": score of each} of an arm, on the clips that choose."""
+    """{"rate": the best one, "scores": score of each after its last step} of an arm, on the clips that choose.
+
+    The last step decides: a rate whose features are best half-way and worse later would not be an arm's best chance.
+    """
     arm, scores = ARMS[name], {}
     for rate in rates if len(rates) > 1 else ():
         print(f"learning rate {rate:.3g}: {arm.title}", flush=True)
         run = experiment.run(arm, CHOICE_SEED, rate)
-        scores[f"{rate:.3g}"] = max(_choosing_scores(experiment, run).values())
+        scores[f"{rate:.3g}"] = _choosing_scores(experiment, run)[run.steps]
     best = max(rates, key=lambda rate: scores.get(f"{rate:.3g}", 0.0))
     return {"rate": best, "scores": scores}
 
@@ -307,7 +311,7 @@ def collect(experiment: Experiment, names: Sequence[str], seeds: int, factors: S
     budget = {"steps": experiment.steps, "questions": experiment.questions.config, "split": experiment.questions.split}
     for name in names:
         base = load_config(f"configs/evidence.py:arm={ARMS[name].config},{experiment.questions.config}").optim.base_lr
-        asked = budget | {"arm": name, "factors": list(factors)}
+        asked = budget | {"arm": name, "factors": list(factors), "decides": "last step"}
         compute = partial(choose_rate, experiment, name, [base * factor for factor in factors])
         results.rates[ARMS[name].title] = cached(workdir / f"{name}-rate.json", asked, compute)
     for seed in range(seeds):
@@ -343,7 +347,10 @@ def text(results: Results, note: str) -> Iterator[str]:
         scores = ", ".join(f"{rate}: {score:.1f}" for rate, score in choice["scores"].items())
         steps = ", ".join(map(str, results.steps[title].values()))
         rates.append(f"- {title}: {choice['rate']:.3g} ({scores or 'not chosen'}); chosen steps {steps}")
-    yield "Base learning rates (score on the clips that choose, one seed) and steps:\n\n" + "\n".join(rates)
+    yield (
+        "Base learning rates (score on the clips that choose after the last step, one seed) and steps:\n\n"
+        + "\n".join(rates)
+    )
     yield note
     found = [f"- last step, {line}" for line in arms.findings(results.last, ours)]
     found += [f"- chosen step, {line}" for line in arms.findings(results.chosen, ours)]

@@ -59,7 +59,7 @@ def test_only_the_main_arms_get_all_seeds(experiment, measured):
     assert [seed for name, seed, _ in measured[2:] if name == "soft"] == [0, 1, 2]
 
 
-def test_a_rate_is_chosen_by_the_best_point_of_the_monitored_curve(experiment, monkeypatch, tmp_path):
+def test_a_rate_is_chosen_by_the_last_point_of_the_monitored_curve(experiment, monkeypatch, tmp_path):
     peaks = {1e-3: [50, 40], 3e-3: [30, 45], 9e-3: [10, 10]}
 
     def run(self, arm, seed, rate):
@@ -73,7 +73,7 @@ def test_a_rate_is_chosen_by_the_best_point_of_the_monitored_curve(experiment, m
 
     monkeypatch.setattr(evidence.Experiment, "run", run)
     choice = evidence.choose_rate(experiment, "sigma", list(peaks))
-    assert choice == {"rate": 1e-3, "scores": {"0.001": 50.0, "0.003": 45.0, "0.009": 10.0}}
+    assert choice == {"rate": 3e-3, "scores": {"0.001": 40.0, "0.003": 45.0, "0.009": 10.0}}
 
 
 def test_kept_numbers_belong_to_what_was_asked(tmp_path):
