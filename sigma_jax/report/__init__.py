@@ -1,1 +1,1 @@
-"""Pictures and the page of a run."""
+"""Pictures, tables and the HTML page of a run."""

@@ -1,7 +1,7 @@
-"""Arms of an experiment beside each other: a table over seeds, and paired comparisons in words.
+"""Comparison of the arms of an experiment: a table over seeds, and paired differences in words.
 
-An arm's seeds are paired with the same seeds of another arm: they start from the same random numbers and see the same
-clips in the same order, so that their difference varies less than each of them.
+Runs of two arms with the same seed are paired: they start from the same random numbers and train on the same clips in
+the same order, so that their difference varies less than each of them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ Seeds = Mapping[int, Numbers]  # seed -> numbers of its run
 
 
 def cell(values: Sequence[float]) -> str:
-    """Mean, and with several seeds the sample standard deviation; a dash where nothing was measured."""
+    """Mean and, with several seeds, sample standard deviation; a dash without values."""
     if not values:
         return "-"
     if len(values) < 2:
@@ -55,11 +55,11 @@ class Paired(NamedTuple):
         return "ahead" if self.mean > 0 else "behind"
 
     def sentence(self, name: str, other: str) -> str:
-        """In words: which number, against whom, in how many seeds, by how much."""
+        """A sentence that says which number differs from which arm, in how many seeds, and by how much."""
         seeds = f"higher in {self.ahead} of {self.num_seeds} seeds"
         if self.num_seeds < 2:
-            return f"{name}: {self.mean:+.1f} points to {other} in one seed, which tells nothing of the spread."
-        words = {"ahead": f"ahead of {other}", "behind": f"BEHIND {other}", "level": f"not told apart from {other}"}
+            return f"{name}: {self.mean:+.1f} points to {other} in one seed, which says nothing about the spread."
+        words = {"ahead": f"ahead of {other}", "behind": f"BEHIND {other}", "level": f"level with {other}"}
         return f"{name}: {words[self.verdict]}, {seeds}, {self.mean:+.1f} ± {self.half_width:.1f} points."
 
 

@@ -1,4 +1,4 @@
-"""Clips beside what the encoder sees of them: a picture of their frames, and an animation.
+"""Clips and the input of the encoder, with hidden tubes grey: a picture of their frames, and an animation.
 
 Letters: B clips, F frames, y x pixels, (pt ph pw) tube size, N tubes of a clip in order time, row, column.
 """

@@ -1,4 +1,4 @@
-"""Curves of several arms of one experiment in the same axes: mean over seeds, and the range of the seeds."""
+"""Curves of several arms of an experiment in the same axes: the mean over seeds and their range."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

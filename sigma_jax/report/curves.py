@@ -20,8 +20,8 @@ class Panel(NamedTuple):
     pattern: str  # searched in the metric's name
     unit: str = ""
     is_log: bool = False
-    is_share: bool = False  # of 1: the axis runs from 0 to 1
-    is_exact: bool = False  # no noise to smooth away
+    is_share: bool = False  # the axis runs from 0 to 1
+    is_exact: bool = False  # without noise: not smoothed
     reference: tuple[float, str] | None = None  # (height of a dashed line, what it means)
 
 
@@ -42,14 +42,14 @@ PANELS = (
     Panel("Linear probe on frozen features", r"^linear/", "top-1, %"),
 )
 COLUMNS = 3
-SMOOTH_FROM = 80  # points; longer curves are drawn faint under their running mean
+SMOOTH_FROM = 80  # points; longer curves are drawn with their running mean
 
 
 def read_metrics(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Reads one JSON object per line with a `step` and numbers.
+    """Reads metrics.jsonl, one JSON object per line with a `step` and numbers.
 
-    A step written twice (a resumed run repeats some) counts as last written; lines cut off by a kill are skipped and
-    counted in the log; values that are not numbers are ignored.
+    Of a step that occurs twice (a resumed run repeats some) the last line counts; incomplete lines of a killed run are
+    skipped, with a warning; values that are not numbers are ignored.
 
     Returns:
         metric -> (steps int [n] ascending, values float [n]).

@@ -1,6 +1,6 @@
-"""Cluster maps and masks tinted over the frames of a clip (paper, figure 3): a picture of three frames, an animation.
+"""Cluster maps and masks drawn over the frames of a clip (figure 3 of the paper): a picture of three frames, a GIF.
 
-One colour stands for one object in every frame and in every row: clusters take the colours of the objects they match.
+An object has one colour in all frames and rows: clusters have the colours of the objects to which they are matched.
 
 Letters: F frames, y x pixels.
 """
@@ -41,7 +41,7 @@ def object_numbers(labels: np.ndarray) -> np.ndarray:
 
 
 def cluster_numbers(cluster_map: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Clusters numbered like the objects that they match one to one (Hungarian), the others after them by falling size.
+    """Clusters numbered like the objects that they match one to one (Hungarian); others follow, large ones first.
 
     Args:
       cluster_map, labels: int [F y x]; pixels with negative labels do not count.

@@ -18,7 +18,7 @@ class Picture(NamedTuple):
     """An image file (PNG, GIF or JPEG) on the page."""
 
     path: Path
-    alt: str  # what is to be seen, for those who cannot see it
+    alt: str  # description for screen readers
     caption: str
 
 

@@ -1,8 +1,8 @@
-"""The prototypes of one video (paper, figures 4 and 5): around a mosaic of the clip, the tubes nearest to each one.
+"""The prototypes of one video (figures 4 and 5 of the paper): a mosaic of the clip, and tubes nearest to prototypes.
 
-Similarity is the cosine between a prototype and what the projection network makes of a tube (SIGMA-MLP: its normalised
-pixels; SIGMA-DINO: frozen DINO features, standardised over the clip). No mask, no Sinkhorn. The paper does not say how
-its prototypes were chosen; here they are those that most tubes of the clip are nearest to.
+Similarity is the cosine between a prototype and the projection of a tube (SIGMA-MLP: of its normalised pixels;
+SIGMA-DINO: frozen DINO features, standardised over the clip), without mask and Sinkhorn. The paper does not say how its
+prototypes were chosen; here they are those that are nearest to most tubes of the clip.
 
 Letters: F frames, y x pixels, (t h w) tube grid, N tubes, K prototypes, E target width.
 """
@@ -35,7 +35,7 @@ def tube_scores(model: Pretrained, clip: np.ndarray, teacher: Pretrained | None 
     Args:
       model: a pre-trained SIGMA checkpoint.
       clip: uint8 [1 F y x 3].
-      teacher: of a SIGMA-DINO checkpoint, the frozen network it was trained with.
+      teacher: the frozen teacher, needed for a SIGMA-DINO checkpoint.
 
     Returns:
       float32 [N K], tubes in the order time, row, column.
@@ -83,7 +83,7 @@ def nearest_tubes(scores: np.ndarray, prototype: int, count: int = SIDE * SIDE) 
 
 
 def used_prototypes(scores: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """(prototypes, shares of tubes nearest to them) by falling share, at most `count`, none without a tube."""
+    """(prototypes, shares of the tubes nearest to them) in descending order, at most `count`, without unused ones."""
     hits = np.bincount(scores.argmax(axis=1), minlength=scores.shape[1])
     order = np.argsort(-hits, kind="stable")[:count]
     order = order[hits[order] > 0]

@@ -1,4 +1,4 @@
-"""What prototypes stand for: the tubes most similar to each (paper, figures 4 and 5).
+"""A picture of what prototypes stand for: the tubes that are most similar to each (as figures 4 and 5 of the paper).
 
 Letters: B clips, F frames, y x pixels, (t h w) tube grid, (pt ph pw) tube size, M scored tubes of a clip, K prototypes.
 """
@@ -11,12 +11,12 @@ from PIL import ImageDraw
 from sigma_jax.report import style
 
 CELL = 144  # px of a tube with its surroundings
-CONTEXT = 3  # tubes across that are shown around a tube
-MAX_PER_CLIP = 2  # so that a row is not one clip over and over
+CONTEXT = 3  # side, in tubes, of the shown surroundings of a tube
+MAX_PER_CLIP = 2  # tubes of one clip in a row
 
 
 def most_used(scores: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """(prototype ids, share of tubes in [0, 1]) of the prototypes nearest to most tubes, at most `count`, none unused.
+    """(prototypes, share of tubes in [0, 1]) of the prototypes that are nearest to most tubes, at most `count`.
 
     Args:
         scores: [B M K] similarity of tubes to prototypes.

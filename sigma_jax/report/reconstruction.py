@@ -1,9 +1,8 @@
-"""What a model that was trained on pixels (the VideoMAE control) says about hidden tubes, honestly.
+"""Reconstructions of hidden tubes by a model that was trained on pixels (the VideoMAE control).
 
-Its targets are tubes standardised by their own mean and deviation, which no prediction contains. The usual pictures put
-those of the true tubes back, so colours and contrast of the hidden content are given away. Both views are made here:
-with the true statistics, and without, where a hidden tube takes the statistics of the nearest visible ones; the second
-never reads a hidden pixel.
+Its targets are tubes standardised by their own mean and deviation, which a prediction does not contain. Most published
+pictures use the statistics of the true tubes, and so show colours and contrast that the model did not predict. Here
+both are drawn: with the true statistics, and with those of the nearest visible tubes, which uses no hidden pixel.
 
 Letters: B clips, F frames, y x pixels, N tubes, V visible, M hidden, P = pt*ph*pw*3.
 """
@@ -34,7 +33,7 @@ MAX_FRAMES = 8
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Reconstruction:
-    """One clip, uint8 [F y x 3] each: as it is, what the encoder saw, and what was predicted in two views."""
+    """One clip, uint8 [F y x 3] each: original, input of the encoder, and predictions with both kinds of statistics."""
 
     original: np.ndarray
     visible: np.ndarray
@@ -102,12 +101,12 @@ def _moments(tubes: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _true_statistics(tubes, visible_idx, masked_idx, grid: TubeGrid) -> tuple[jax.Array, jax.Array]:
-    """Those of the hidden tubes."""
+    """The statistics of the hidden tubes."""
     return _moments(gather(tubes, masked_idx))
 
 
 def _nearest_statistics(tubes, visible_idx, masked_idx, grid: TubeGrid) -> tuple[jax.Array, jax.Array]:
-    """Those of the nearest visible tubes of the same time step, averaged where several are equally near."""
+    """The statistics of the nearest visible tubes of the same time step, averaged over equally near ones."""
     place = np.stack(np.unravel_index(np.arange(grid.num_tubes), grid.shape), axis=-1)
     hidden, visible = place[np.asarray(masked_idx)[0]], place[np.asarray(visible_idx)[0]]
     distance = np.square(hidden[:, None, 1:] - visible[None, :, 1:]).sum(axis=-1).astype(np.float64)

@@ -57,9 +57,8 @@ from sigma_jax.tasks.base import (
 )
 from sigma_jax.weights.frozen import EncoderAlone, video_features
 
-BATCH_PER_DEVICE = 64  # clips at a time of the k-NN monitor
-
-TARGETS = {  # name: (what is regressed or assigned, objective)
+BATCH_PER_DEVICE = 64  # clips in a batch of the k-NN evaluator
+TARGETS = {  # name: (source of the targets, objective)
     "mlp": ("pixels", "sigma"),
     "dino": ("features", "sigma"),
     "pixel": ("pixels", "l2"),
@@ -70,7 +69,17 @@ TARGETS = {  # name: (what is regressed or assigned, objective)
 
 @dataclasses.dataclass(frozen=True)
 class SigmaSettings:
-    """Numbers of the symmetric loss (Salehi et al. 2024, sections 3.2 and 3.3)."""
+    """Settings of the symmetric loss (Salehi et al. 2024, sections 3.2 and 3.3).
+
+    Attributes:
+      num_prototypes: K.
+      epsilon, num_iters: entropy regularisation and sweeps of Sinkhorn.
+      temperature: of the softmax.
+      assignments: 'hard' or 'soft'.
+      sweeps: how scores are stored and read.
+      queue_batches, queue_start: micro-batches in the feature queue, and before it is used
+        (objective/feature_queue.py).
+    """
 
     num_prototypes: int = 3000
     epsilon: float = 0.05
@@ -87,12 +96,12 @@ class SigmaSettings:
                 f"queue_batches={self.queue_batches}, queue_start={self.queue_start}: expected 0 or more"
             )
         if self.num_prototypes < 2:
-            raise InvalidValue(f"num_prototypes={self.num_prototypes}: at least 2 are needed to tell anything apart")
+            raise InvalidValue(f"num_prototypes={self.num_prototypes}: expected at least 2")
 
 
 @dataclasses.dataclass(frozen=True)
 class PretrainData:
-    """The training clips: random ones of a split, labels unused."""
+    """The training clips, drawn at random from a split; labels are not used."""
 
     split: str = "train"
     frame_stride: int = 4
@@ -102,7 +111,14 @@ class PretrainData:
 
 @dataclasses.dataclass(frozen=True)
 class KnnSettings:
-    """k-NN on frozen features while the model trains: two small labelled splits of the run's data folder."""
+    """k-NN on frozen features during training, with two small labelled splits of the run's data folder.
+
+    Attributes:
+      every: interval.
+      bank_split: split of the feature bank.
+      test_split: split of the queries.
+      k: neighbours that vote.
+    """
 
     every: Duration
     bank_split: str = "bank"
@@ -112,9 +128,13 @@ class KnnSettings:
 
 @dataclasses.dataclass(frozen=True)
 class SegmentationSettings:
-    """Clustering of a few annotated clips while the model trains.
+    """Clustering of a few annotated clips during training.
 
-    folder: of the clips, in the data folder or anywhere. layout, split: as evals.segmentation.layouts.open_sequences.
+    Attributes:
+      every: interval.
+      folder: of the clips, relative to the data folder or absolute.
+      layout, split: see evals.segmentation.layouts.open_sequences; "": the layout's default split.
+      num_clips: largest number of clips.
     """
 
     every: Duration
@@ -126,9 +146,16 @@ class SegmentationSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PretrainTask(Task):
-    """SIGMA-MLP, SIGMA-DINO, the VideoMAE control, feature regression and the collapse control, by `target`.
+    """SIGMA-MLP, SIGMA-DINO, the VideoMAE control, feature regression and the collapse control.
 
-    knn, segmentation: None for no such monitor. A falling loss alone proves nothing.
+    Attributes:
+      target: one of TARGETS, which chooses between these.
+      sigma: settings of the symmetric loss.
+      projection_widths: of the projection network.
+      normalize_targets: whether pixel targets are standardised per tube.
+      mask_kind: one of ops.masking.MASK_KINDS.
+      data: the training clips.
+      knn, segmentation: evaluators during training; None: without.
     """
 
     target: str = "mlp"
@@ -167,7 +194,7 @@ class PretrainTask(Task):
             data=read_section(PretrainData, data, reading=reading_of(data)),
             knn=read_section(KnnSettings, config.evals.knn),
             segmentation=read_section(SegmentationSettings, config.evals.segmentation)
-            if "segmentation" in config.evals  # older runs have no such section
+            if "segmentation" in config.evals  # recorded configs of earlier versions lack this section
             else None,
         )
 
@@ -194,7 +221,7 @@ class PretrainTask(Task):
 
     @property
     def trains_projection(self) -> bool:
-        """Whether targets go through a projection network that learns too."""
+        """Whether targets pass through a projection network that is trained."""
         return self.source == "pixels" and self.objective != "l2"
 
     @property
@@ -235,11 +262,11 @@ class PretrainTask(Task):
         return constrain(params)
 
     def loss(self, params: Params, frozen: Params, batch: Batch, seed: int, step: Moment) -> Loss:
-        """One forward pass, in the paper's order.
+        """The loss of a batch, in the order of the paper; see Task.loss.
 
         Args:
-          batch: 'video' [B F H W 3]; optional 'visible_idx' and 'masked_idx' (else drawn from (seed, step)); optional
-            'teacher_features' [B N E] (else computed by the frozen teacher), 'memory' (the feature queue).
+          batch: 'video' [B F H W 3]; optional 'visible_idx' and 'masked_idx' (otherwise drawn from (seed, step)),
+            'teacher_features' [B N E] (otherwise computed by the frozen teacher), and 'memory' (the feature queue).
         """
         video = batch["video"]
         # 1) Hide tubes.
@@ -247,15 +274,15 @@ class PretrainTask(Task):
             visible_idx, masked_idx = batch["visible_idx"], batch["masked_idx"]
         else:
             visible_idx, masked_idx = sample_mask(stream(seed, "mask", step), len(video), self.grid, self.mask_kind)
-        # 2) What should be known about the hidden ones.
+        # 2) Targets at the hidden tubes.
         targets = self.targets(frozen, batch, masked_idx)
-        # 3) What the video model says about them.
+        # 3) Predictions of the video model at the hidden tubes.
         variables = {"params": params}
         predictions = self.model.apply(variables, video, visible_idx, masked_idx)
         if self.objective == "l2":
             return reconstruction_loss(predictions, targets), {}
         projections = self.model.apply(variables, targets, method="project")
-        if self.objective == "learned_l2":  # nothing keeps the two from agreeing on a constant
+        if self.objective == "learned_l2":  # a constant minimises this loss: the collapse that SIGMA prevents
             return reconstruction_loss(predictions, projections), {"target_spread": target_spread(projections)}
         # 4) Assign both to prototypes; each predicts the other's assignment.
         settings = dict(vars(self.sigma))
@@ -265,7 +292,7 @@ class PretrainTask(Task):
         return loss, metrics if queue is None else metrics | {"memory": queue}
 
     def targets(self, frozen: Params, batch: Batch, masked_idx: jax.Array) -> jax.Array:
-        """[B M P] normalised pixels or [B M E] normalised teacher features; no gradient."""
+        """Targets at the hidden tubes: normalised pixels [B M P] or teacher features [B M E], without gradient."""
         video = batch["video"]
         if self.source == "pixels":
             return pixel_targets(video, masked_idx, self.grid, normalize=self.normalize_targets)
@@ -283,7 +310,7 @@ class PretrainTask(Task):
         predicts_pixels = self.source == "pixels" and self.objective == "l2"
         return found | ({"normalize_targets": self.normalize_targets} if predicts_pixels else {})
 
-    # What it costs.
+    # Costs.
 
     @property
     def cost(self) -> TaskCost:
@@ -321,7 +348,7 @@ class PretrainTask(Task):
         return {part: 2.0 * count for part, count in macs.items()}
 
     def traffic(self, clips: int, num_params: int) -> dict[str, float]:
-        """As cost.py counts; Sinkhorn reads the 16-bit scores once per iteration."""
+        """See Task.traffic; Sinkhorn reads the 16-bit scores of each side once per iteration."""
         grid, size, target = self.grid, self.size, self.target_width
         tubes, visible, hidden = grid.num_tubes, grid.num_visible, grid.num_masked
         width, narrow = size.width, size.decoder_width
@@ -349,22 +376,22 @@ class PretrainTask(Task):
             found["sinkhorn"] = 2 * passes * hidden * prototypes
         return found
 
-    # Data, what is measured and what is shown.
+    # Data, evaluators and pictures.
 
     def open_data(self, place: Place, batch_size: int, seed: int) -> Loader:
         clips = self.clips(self.data.crop)
         return self.data.reading.open_training(place, self.data.split, clips, batch_size, seed)
 
     def clips(self, crop: str) -> ClipSpec:
-        """What is cut out of a video; `crop` is one of data.clips.CROPS."""
+        """The form of the clips; `crop` is one of data.clips.CROPS."""
         return ClipSpec(self.grid.num_frames, self.data.frame_stride, self.grid.image_shape[0], crop)
 
     def evaluators(self, place: Place) -> tuple[Evaluator, ...]:
-        """The monitors: k-NN and segmentation. One whose clips are not there is left out, which is said."""
+        """k-NN and segmentation; an evaluator without its clips is left out with a warning."""
         return (*self._knn_monitor(place), *self._segmentation_monitor(place))
 
     def _segmentation_monitor(self, place: Place) -> tuple[Evaluator, ...]:
-        """Clustering mIoU of the annotated clips; none where it is off or they are not there."""
+        """The evaluator of clustering mIoU; () if it is off, or its clips cannot be read."""
         asked = self.segmentation
         if asked is None or not asked.every.amount:
             return ()
@@ -378,14 +405,14 @@ class PretrainTask(Task):
             tokens, shape = frozen_features(self, pool=False), self.grid.shape
 
             def dense(params: Params, video: np.ndarray) -> jax.Array:
-                rows = -(-len(video) // self.mesh.size) * self.mesh.size  # every device computes as many
+                rows = -(-len(video) // self.mesh.size) * self.mesh.size  # padded to a multiple of the devices
                 padded = np.concatenate([video, np.repeat(video[-1:], rows - len(video), axis=0)])
                 found = tokens(params, shard_batch(self.mesh, {"video": own_rows(padded)})["video"])
                 return rearrange(found[: len(video)], "B (t h w) D -> B t h w D", t=shape[0], h=shape[1], w=shape[2])
 
             return (ClusteringEvaluator(dense, clips, settings, every=asked.every),)
         except (UserError, OSError) as error:
-            logging.warning("segmentation is not monitored: %s (evals.segmentation.every_steps=0 turns it off)", error)
+            logging.warning("segmentation is not measured: %s (evals.segmentation.every_steps=0 turns it off)", error)
             return ()
 
     def _knn_monitor(self, place: Place) -> tuple[Evaluator, ...]:
@@ -398,7 +425,7 @@ class PretrainTask(Task):
                 central_clips(self, place.data_dir, split, batch_size).close()
             asked = labellings(place.data_dir)
         except (DataSetError, FileNotFoundError, ValueError) as error:
-            logging.warning("k-NN is not monitored: %s (evals.knn.every_steps=0 turns it off)", error)
+            logging.warning("k-NN is not measured: %s (evals.knn.every_steps=0 turns it off)", error)
             return ()
         features = frozen_features(self)
 
@@ -421,7 +448,7 @@ class PretrainTask(Task):
         return Examples(video, np.asarray(masked_idx), scores)
 
     def _projection_scores(self, params: Params, frozen: Params, video: jax.Array, masked_idx: jax.Array) -> jax.Array:
-        """Cosine of each hidden tube's projection with each prototype, [B M K]."""
+        """Cosine similarities of the hidden tubes' projections to the prototypes, [B M K]."""
         params = constrain(params)
         targets = self.targets(frozen, {"video": video}, masked_idx)
         projections = self.model.apply({"params": params}, targets, method="project")
@@ -430,22 +457,22 @@ class PretrainTask(Task):
 
 
 def own_rows(video: np.ndarray) -> np.ndarray:
-    """This process's part of a batch that every process holds."""
+    """This process's rows of a batch that all processes hold."""
     rows = len(video) // jax.process_count()
     return video[jax.process_index() * rows :][:rows]
 
 
 def central_clips(task: PretrainTask, data_dir: str, split: str, batch_size: int) -> Loader:
-    """One pass over a split as the task's model sees it, one central clip per video; every process reads all of it."""
+    """Opens one pass over a split with one central clip per video; every process reads all of it."""
     clips = task.clips("none" if task.data.crop == "none" else "center")
     decoding = task.data.reading.decoding
     return open_loader(LoaderSpec(data_dir, split, clips, OnePass(), batch_size, decoding=decoding))
 
 
 def frozen_features(task: PretrainTask, *, pool: bool = True) -> Callable[[Params, jax.Array], jax.Array]:
-    """A function of (parameters, video uint8 [B F y x 3]) -> mean latents [B D], fp32, whole on every process.
+    """A function of parameters and video uint8 [B F y x 3] that returns mean latents [B D], fp32, on every process.
 
-    pool: False for the latents of all tubes, [B N D].
+    With pool=False it returns the latents of all tubes, [B N D].
     """
     encoder = EncoderAlone(task.grid, task.size, task.positions, compute=task.compute)
     features = traced_on(task.mesh, partial(video_features, encoder, "mean" if pool else None))

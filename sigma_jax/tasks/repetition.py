@@ -1,10 +1,9 @@
-"""Repetition counting (UCF-RC of SEVERE): how many cycles of a motion a clip shows.
+"""Repetition counting (UCF-RC of SEVERE): the number of cycles of a motion in a clip.
 
-The network looks at windows of two cycles and says how long the cycles left and right of their middle are. After Zhang
-et al. 2020; the video transformer in it is our adaptation (models/repetition.py).
+The network's input is a window of two cycles; it predicts the lengths of the cycles left and right of its middle. After
+Zhang et al. 2020; the video transformer is our adaptation (models/repetition.py).
 
-Letters: b new clips a step, G groups of them that are remembered, B = G * b windows, T frames of a clip, F frames of a
-window.
+Letters: b new clips a step, G groups of them in the ring, B = G * b windows, T frames of a clip, F frames of a window.
 """
 
 import dataclasses
@@ -52,9 +51,12 @@ class CyclesData(VideoData):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RepetitionTask(VideoTask):
-    """Anchors and corrections of the two halves of a window, on clips that are seen through moving windows.
+    """Classification of anchors and regression of lengths for the two halves of windows that move through clips.
 
-    lifetime: G, steps that a clip is seen for; a step sees lifetime times the batch's clips, one window of each.
+    Attributes:
+      lifetime: G, steps in which a clip is used; a step has `lifetime` times the batch's clips, one window of each.
+      data: the clips.
+      title, head_init_scale, num_outputs: see VideoTask.
     """
 
     title: str = "repetition"
@@ -88,11 +90,11 @@ class RepetitionTask(VideoTask):
         return {"ring": ring, "turn": jnp.zeros((), jnp.int32)}
 
     def loss(self, params: Params, frozen: Params, batch: Batch, seed: int, step: Moment) -> Loss:
-        """Takes in new clips, looks through one window of every clip, and moves the windows on.
+        """Puts new clips into the ring, trains on one window of every clip, and moves the windows; see Task.loss.
 
         Args:
-          batch: 'video' [b T H W 3] uint8, 'label' int [b ...] (data/cycle_clips.py), 'memory' (the ring, and how
-            often it took in clips).
+          batch: 'video' [b T H W 3] uint8, 'label' int [b ...] (data/cycle_clips.py), 'memory' (the ring, and the
+            number of groups that were put into it).
         """
         memory = batch.get("memory") or self.init_memory(len(batch["video"]))
         labels = self.data.clips.unpack(batch["label"])
@@ -112,13 +114,13 @@ class RepetitionTask(VideoTask):
         return loss, metrics | {"memory": {"ring": ring, "turn": memory["turn"] + 1}}
 
     def pixels(self, ring: Ring) -> jax.Array:
-        """What the network sees of the ring, [b*G F H W 3]: clips of one group are apart, as devices hold them."""
+        """The network's input from the ring, [b*G F H W 3], in the order in which the devices hold the clips."""
         groups, clips = ring["length"].shape
         frames = window_frames(ring["state"].reshape(-1, 3), self.grid.num_frames).reshape(groups, clips, -1)
         pixels = jax.vmap(jax.vmap(window_pixels))(ring["video"], frames, ring["length"])
         return rearrange(pixels, "G b F H W c -> (b G) F H W c")
 
-    # What it costs: every clip of a batch stands for `lifetime` windows.
+    # Costs: every clip of a batch counts for `lifetime` windows.
 
     @property
     def cost(self) -> TaskCost:
@@ -135,7 +137,7 @@ class RepetitionTask(VideoTask):
     # Data and what is measured.
 
     def evaluators(self, place: Place) -> tuple[Evaluator, ...]:
-        """Counting of the validation clips, which decides what the best weights are, and of the test clips."""
+        """Counting on the validation clips, by which the best weights are chosen, and on the test clips."""
         tests = self.tests
         look = look_fn(self.outputs, self.mesh, tests.batch_size)
         problems = read_problems(place.data_dir, {self.data.split, tests.test_split})
@@ -154,7 +156,7 @@ class RepetitionTask(VideoTask):
         return tuple(found)
 
     def open_clips(self, data_dir: str, split: str, clips: CyclesSpec) -> Loader:
-        """One pass, one clip a batch, all of it on every process: they count together."""
+        """Opens one pass with one clip a batch; all processes read the same clips and count them together."""
         workers = Workers(min(self.data.reading.num_workers, 2))
         order = OnePass(allow_incomplete=True)
         return open_loader(LoaderSpec(data_dir, split, clips, order, 1, workers, self.data.reading.decoding))

@@ -1,4 +1,4 @@
-"""What the tasks have in common that learn from annotated clips: a video encoder that sees all tubes, and a head.
+"""The base of tasks that learn from annotated clips with a video encoder of all tubes and a head.
 
 Letters: B clips, F frames, C outputs of the head.
 """
@@ -29,7 +29,14 @@ from sigma_jax.tasks.base import Place, Reading, Task, TaskCost
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VideoData:
-    """Annotated clips of one data set; `clips` says what is cut out of a video in training."""
+    """Annotated clips of one data set.
+
+    Attributes:
+      clips: their form in training.
+      name: of the data set; one of datasets.specs.SPECS, or 'folder' for others.
+      split: the training split.
+      reading: how they are read.
+    """
 
     clips: Clips
     name: str = "folder"
@@ -39,7 +46,14 @@ class VideoData:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvalSettings:
-    """When and on what a model is measured. decisions: where the protocol is this project's."""
+    """When and on what a model is measured.
+
+    Attributes:
+      val_every: interval of the validation during training.
+      batch_size: rows of the network's input, over all devices.
+      val_split, test_split: names of splits.
+      decisions: sentences on points of the protocol that are our choice.
+    """
 
     val_every: Duration
     batch_size: int  # rows of the network's input, global
@@ -50,11 +64,15 @@ class EvalSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VideoTask(Task):
-    """A task whose network is a VideoClassifier; what its outputs mean is the task's affair.
+    """A task whose network is a VideoClassifier; subclasses define what its outputs mean.
 
-    title: the config's task. freezes_encoder: the encoder's parameters stay as they are; norm, head and pooling are
-    trained. Stochastic depth acts on it all the same, as published. data, tests: None where only the loss is of
-    interest.
+    Attributes:
+      title: the `task` of the config.
+      freezes_encoder: whether only norm, head and pooling are trained. Stochastic depth acts in a frozen encoder, too,
+        as published.
+      pooling, drop_path, dropout, head_init_scale: see models.classifier.VideoClassifier.
+      data: the clips; None if only the loss is used.
+      tests: when and on what the model is measured; None if only the loss is used.
     """
 
     title: str
@@ -71,7 +89,7 @@ class VideoTask(Task):
 
     @staticmethod
     def fields_of(config: ConfigDict, mesh: Mesh, compute: Compute) -> dict[str, Any]:
-        """What all of these tasks read from a config alike."""
+        """The fields that all of these tasks read from a config."""
         model = config.model
         return {
             "mesh": mesh,
@@ -89,7 +107,7 @@ class VideoTask(Task):
     @property
     @abc.abstractmethod
     def num_outputs(self) -> int:
-        """C, the width of the head."""
+        """C, the number of outputs of the head."""
 
     @property
     def summary(self) -> str:
@@ -127,21 +145,21 @@ class VideoTask(Task):
         return not (self.freezes_encoder and path.startswith("encoder/"))
 
     def training_outputs(self, params: Params, video: jax.Array, seed: int, step: Moment) -> jax.Array:
-        """video [B F H W 3] -> outputs [B C], with dropout and stochastic depth."""
-        if self.freezes_encoder:  # no backward pass through it
+        """Outputs [B C] of clips [B F H W 3] in training, with dropout and stochastic depth."""
+        if self.freezes_encoder:  # so that its backward pass is not computed
             params = params | {"encoder": jax.lax.stop_gradient(params["encoder"])}
         rngs = {name: stream(seed, name, step) for name in ("drop_path", "dropout")}
         return self.model.apply({"params": params}, video, train=True, rngs=rngs)
 
     def outputs(self, params: Params, video: jax.Array) -> jax.Array:
-        """video [B F H W 3] -> outputs [B C], nothing random."""
+        """Outputs [B C] of clips [B F H W 3] in tests, without randomness."""
         return self.model.apply({"params": params}, video)
 
-    # What it costs.
+    # Costs.
 
     @property
     def cost(self) -> TaskCost:
-        """All tubes are visible; a frozen encoder keeps nothing for the backward pass."""
+        """All tubes are visible, and a frozen encoder keeps nothing for the backward pass; see Task.cost."""
         tokens = 0 if self.freezes_encoder else self.size.depth * self.grid.num_tubes * self.size.width
         return TaskCost(self.grid.num_tubes, 0, cost.saved_bytes(tokens, self.compute))
 
@@ -168,7 +186,7 @@ class VideoTask(Task):
             "optimizer": cost.OPTIMIZER * trained / clips,
         }
 
-    # Data and what is measured.
+    # Data and evaluators.
 
     def abstract_batch(self, clips: int) -> dict[str, jax.ShapeDtypeStruct]:
         spec = self.data.clips
@@ -184,7 +202,14 @@ class VideoTask(Task):
     def result_files(
         self, place: Place, measured: dict[str, Any], classes: Sequence[str] = (), problems: Sequence[str] = ()
     ) -> ResultFiles:
-        """Where the test's result goes. measured: what it says of itself, beside what every result says."""
+        """The files of the test's result.
+
+        Args:
+          place: of the run.
+          measured: facts about the test, in addition to those of every result.
+          classes: class names.
+          problems: sentences on why the data are incomplete.
+        """
         facts = {
             "data_set": self.data.name,
             "split": self.tests.test_split,
@@ -200,6 +225,6 @@ Settings = TypeVar("Settings", bound=EvalSettings)
 
 
 def eval_settings(config: ConfigDict, kind: type[Settings]) -> Settings:
-    """The `evals` of a config."""
+    """Reads the settings in a config's `evals`."""
     splits = {"val_split": config.data.val_split, "test_split": config.data.test_split}
     return read_section(kind, config.evals, decisions=tuple(config.decisions), **splits)

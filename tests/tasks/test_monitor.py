@@ -53,4 +53,4 @@ def test_due_steps_follow_the_config(data_dir, devices):
 
 def test_a_missing_split_is_said_and_does_not_stop_the_run(data_dir, devices, caplog):
     assert _task(devices[:1], bank_split="nowhere").evaluators(Place(str(data_dir), Path())) == ()
-    assert "k-NN is not monitored" in caplog.text and "nowhere" in caplog.text
+    assert "k-NN is not measured" in caplog.text and "nowhere" in caplog.text

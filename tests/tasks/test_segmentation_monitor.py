@@ -51,7 +51,7 @@ def test_fewer_clips_are_another_number(data_dir, devices):
 )
 def test_missing_clips_are_said_and_do_not_stop_the_run(data_dir, devices, caplog, overrides, said):
     assert evaluators(data_dir, devices[:1], **overrides)[1] == ()
-    assert "segmentation is not monitored" in caplog.text and said in caplog.text
+    assert "segmentation is not measured" in caplog.text and said in caplog.text
 
 
 def test_off_where_it_is_not_asked_for(data_dir, devices):
