@@ -15,7 +15,7 @@ No hyper-parameters of any of the eight are released: they are decisions of ours
     python -m sigma_jax.tools.severe --runs=runs         (the table; launch/PAPER.md has all commands, data included)
 
 size=tiny is the model of configs/demo.py, for data made by sigma_jax.tools.synthetic_severe (ucf_rc and charades); for
-counting it sees 16 frames in larger tubes, so that it learns within minutes.
+counting it sees 16 frames. sigma_jax.tools.severe_toys renders, trains and compares with random weights.
 """
 
 from ml_collections import ConfigDict
@@ -82,17 +82,11 @@ def _counting(c: ConfigDict, tiny: bool) -> None:
         c.data.name = "toy_ucf_rc"
         c.needs_accelerator = False
         c.batch_size = 8
-        c.total_epochs = 5.0  # 750 steps of the 1,200 clips that tools.synthetic_severe makes
+        _brief(c)
         c.model.num_frames = 16
-        c.model.tube_size = (2, 16, 16)  # (2, 8, 8), as in configs/demo.py, takes four times as long
-        c.model.drop_path = 0.0
         c.objective.lifetime = 4
         c.optim.base_lr = 6.4e-2  # 2e-3 at 8 new clips a step
-        c.optim.warmup_epochs = 0.5
-        c.optim.layer_decay = 1.0
-        c.evals.val_every_epochs = 5.0
         c.data.flip = 0.5
-        c.data.num_workers = 0
 
 
 def _charades(c: ConfigDict, tiny: bool) -> None:
@@ -112,11 +106,18 @@ def _charades(c: ConfigDict, tiny: bool) -> None:
     if tiny:
         c.data.name = "toy_charades"
         c.needs_accelerator = False
-        c.total_epochs = 16.0  # 592 steps
-        c.optim.warmup_epochs = 1.0
-        c.evals.val_every_epochs = 8.0
-        c.model.drop_path = 0.0
+        _brief(c)
         c.data.frame_stride = 1
-        c.data.num_workers = 0
         c.evals.num_views = 1
-        c.optim.layer_decay = 1.0
+
+
+def _brief(c: ConfigDict) -> None:
+    """400 steps on small videos, which are decoded once, by the process that trains; only the test measures."""
+    del c.total_epochs, c.optim.warmup_epochs
+    c.total_steps = 400
+    c.optim.warmup_percent = 8.0
+    c.optim.layer_decay = 1.0
+    c.model.drop_path = 0.0
+    c.data.num_workers = 0
+    c.data.cache_decoded = True
+    c.evals.val_every_epochs = 0.0

@@ -182,7 +182,7 @@ class ClassificationTask(VideoTask):
         return open_loader(LoaderSpec(data_dir, split, clips, order, batch, reading.workers, reading.decoding))
 
     def evaluators(self, place: Place) -> tuple[Evaluator, ...]:
-        """Validation, by which the best weights are chosen, and the multi-view test of the last weights."""
+        """Validation unless never, by which the best weights are chosen; the multi-view test of the last weights."""
         tests, forward = self.tests, forward_fn(self.outputs, self.mesh)
         central = partial(self.open_views, place.data_dir, tests.val_split, 1, 1)
         views = partial(self.open_views, place.data_dir, tests.test_split, tests.num_views, tests.num_crops)
@@ -192,10 +192,10 @@ class ClassificationTask(VideoTask):
         kept = place._replace(origin=place.origin or head)
         files = self.result_files(kept, self._measured(), classes, self._problems(place.data_dir))
         rules = {"merge": self.merge, "summarize": self.summarize}
-        return (
-            MultiViewTest("val", forward, central, 1, tests.val_every, self.best_by, **rules),
-            MultiViewTest("test", forward, views, tests.num_views * tests.num_crops, files=files, **rules),
-        )
+        test = MultiViewTest("test", forward, views, tests.num_views * tests.num_crops, files=files, **rules)
+        if not tests.val_every.amount:
+            return (test,)
+        return MultiViewTest("val", forward, central, 1, tests.val_every, self.best_by, **rules), test
 
     def _problems(self, data_dir: str) -> tuple[str, ...]:
         """Why a result is incomplete: missing test videos of a known data set, or anything missing in a subset."""

@@ -137,7 +137,7 @@ class RepetitionTask(VideoTask):
     # Data and what is measured.
 
     def evaluators(self, place: Place) -> tuple[Evaluator, ...]:
-        """Counting on the validation clips, by which the best weights are chosen, and on the test clips."""
+        """Counting on the validation clips unless never, by which the best weights are chosen, and on the test clips."""
         tests = self.tests
         look = look_fn(self.outputs, self.mesh, tests.batch_size)
         problems = read_problems(place.data_dir, {self.data.split, tests.test_split})
@@ -149,6 +149,8 @@ class RepetitionTask(VideoTask):
             ("val", tests.val_split, tests.val_every, None),
             ("test", tests.test_split, None, files),
         ):
+            if every is not None and not every.amount:
+                continue
             clips = CyclesSpec(longest_clip(open_source(place.data_dir, split)), self.data.clips.image_size)
             open_clips = partial(self.open_clips, place.data_dir, split, clips)
             best_by = None if every is None else f"{name}/points"

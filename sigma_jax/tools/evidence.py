@@ -19,17 +19,13 @@ Writes evidence.json, evidence.md, curves.png and report.html into the workdir, 
 """
 
 import argparse
-import contextlib
 import datetime
 import json
-import shlex
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -48,9 +44,9 @@ from sigma_jax.runtime.checkout import commit
 from sigma_jax.runtime.command import Command, command_parser, leave
 from sigma_jax.runtime.compilation import quick_compilation
 from sigma_jax.runtime.config import load_config, load_json
-from sigma_jax.runtime.errors import Failed, InvalidValue
 from sigma_jax.runtime.random import stream
 from sigma_jax.tasks.pretrain import BATCH_PER_DEVICE, PretrainTask, central_clips, frozen_features
+from sigma_jax.train.experiments import kept_numbers, train_in
 from sigma_jax.train.setup import build_task
 from sigma_jax.weights.frozen import load
 
@@ -77,7 +73,6 @@ ARMS = {
 }
 MAIN_ARMS = ("sigma", "pixel")  # get all seeds, the others at most OTHER_SEEDS
 OTHER_SEEDS = 3
-SAVE_SECONDS = 3.0  # that a run which is stopped is waited for; it saves longer if it must
 
 
 @dataclass(frozen=True)
@@ -163,28 +158,10 @@ class Experiment:
             "checkpoint.keep_every_steps": every,
             "evals.knn.every_steps": every if self.questions.monitored else 0,
         }
-        command = [sys.executable, "-m", "sigma_jax.main", "--noreport", f"--workdir={folder}"]
-        command += [f"--config=configs/evidence.py:arm={arm.config},{self.questions.config}"]
-        command += [f"--data_dir={self.questions.data_dir}"]
-        command += [f"--config.{setting}={value}" for setting, value in settings.items()]
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / "log.txt", "a") as log:
-            status = run_to_its_end(command, log)
-        if status:
-            raise Failed(f"{shlex.join(command)} ended with status {status}: see {folder / 'log.txt'}")
+        flags = [f"--config=configs/evidence.py:arm={arm.config},{self.questions.config}"]
+        flags += [f"--data_dir={self.questions.data_dir}"]
+        train_in(folder, flags + [f"--config.{setting}={value}" for setting, value in settings.items()])
         return FinishedRun(folder, steps, every)
-
-
-def run_to_its_end(command: Sequence[str], log: IO[str]) -> int:
-    """Exit status of a program. When this one is stopped, that one is asked to stop, too, and saves what it has."""
-    process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-    try:
-        return process.wait()
-    except KeyboardInterrupt:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(SAVE_SECONDS)
-        raise
 
 
 class FinishedRun(NamedTuple):
@@ -218,29 +195,6 @@ class FinishedRun(NamedTuple):
 def numbers_of(evaluators: Sequence[FrozenFeatures], params: dict) -> Numbers:
     """All numbers of several evaluators."""
     return {name: value for evaluator in evaluators for name, value in evaluator.run(params)}
-
-
-def cached(path: Path, asked: dict, compute: Callable[[], dict]) -> dict:
-    """Numbers kept in `path`, or computed now; kept ones that were asked otherwise are an error.
-
-    Raises:
-      InvalidValue: the folder belongs to another experiment, or the file is damaged.
-    """
-    if path.is_file():
-        try:
-            kept = json.loads(path.read_text())
-            belongs, numbers = kept["asked"], kept["numbers"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise InvalidValue(f"{path} cannot be read ({error}): delete it, and it is measured again") from error
-        if belongs != asked:
-            raise InvalidValue(f"{path} was measured for {belongs}, now asked for {asked}: use another --workdir")
-        return numbers
-    numbers = compute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps({"asked": asked, "numbers": numbers}, indent=2) + "\n")
-    part.replace(path)
-    return numbers
 
 
 def choose_rate(experiment: Experiment, name: str, rates: Sequence[float]) -> dict:
@@ -313,21 +267,21 @@ def collect(experiment: Experiment, names: Sequence[str], seeds: int, factors: S
         base = load_config(f"configs/evidence.py:arm={ARMS[name].config},{experiment.questions.config}").optim.base_lr
         asked = budget | {"arm": name, "factors": list(factors), "decides": "last step"}
         compute = partial(choose_rate, experiment, name, [base * factor for factor in factors])
-        results.rates[ARMS[name].title] = cached(workdir / f"{name}-rate.json", asked, compute)
+        results.rates[ARMS[name].title] = kept_numbers(workdir / f"{name}-rate.json", asked, compute)
     for seed in range(seeds):
         for name in (name for name in names if seed in seeds_of(name, seeds)):
             title, rate = ARMS[name].title, results.rates[ARMS[name].title]["rate"]
             print(f"seed {seed}: {title}", flush=True)
             asked = budget | {"arm": name, "seed": seed, "rate": rate}
             compute = partial(arm_numbers, experiment, name, seed, rate)
-            numbers = cached(workdir / f"{name}-seed{seed}.json", asked, compute)
+            numbers = kept_numbers(workdir / f"{name}-seed{seed}.json", asked, compute)
             for part in ("last", "chosen", "health"):
                 getattr(results, part).setdefault(title, {})[seed] = numbers[part]
             results.steps.setdefault(title, {})[seed] = numbers["chosen_step"]
         compute = partial(untrained_numbers, experiment, seed)
-        numbers = cached(workdir / f"random-seed{seed}.json", budget | {"seed": seed}, compute)
+        numbers = kept_numbers(workdir / f"random-seed{seed}.json", budget | {"seed": seed}, compute)
         results.last.setdefault("random weights", {})[seed] = numbers
-    pixels = cached(workdir / "raw-pixels.json", budget, partial(pixel_numbers, experiment))
+    pixels = kept_numbers(workdir / "raw-pixels.json", budget, partial(pixel_numbers, experiment))
     results.last["raw 8x8x8 pixels"] = {0: pixels}
     return results
 

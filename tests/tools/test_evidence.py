@@ -12,6 +12,7 @@ import pytest
 from sigma_jax.report import arms
 from sigma_jax.runtime import signals
 from sigma_jax.tools import evidence
+from sigma_jax.train.experiments import kept_numbers, run_to_its_end
 
 OURS = evidence.ARMS["sigma"].title
 
@@ -78,13 +79,13 @@ def test_a_rate_is_chosen_by_the_last_point_of_the_monitored_curve(experiment, m
 
 def test_kept_numbers_belong_to_what_was_asked(tmp_path):
     path = tmp_path / "deep" / "evidence.json"
-    evidence.cached(path, {"steps": 900}, lambda: {"a": 1.0})
+    kept_numbers(path, {"steps": 900}, lambda: {"a": 1.0})
     assert json.loads(path.read_text()) == {"asked": {"steps": 900}, "numbers": {"a": 1.0}}
     with pytest.raises(ValueError, match="'steps': 900.*'steps': 300.*another --workdir"):
-        evidence.cached(path, {"steps": 300}, lambda: {"a": 2.0})
+        kept_numbers(path, {"steps": 300}, lambda: {"a": 2.0})
     path.write_text('{"asked": {"st')
     with pytest.raises(ValueError, match="delete it, and it is measured again"):
-        evidence.cached(path, {"steps": 900}, lambda: {"a": 2.0})
+        kept_numbers(path, {"steps": 900}, lambda: {"a": 2.0})
 
 
 @pytest.mark.parametrize(
@@ -155,5 +156,5 @@ def test_a_run_of_an_evidence_that_is_stopped_saves(tmp_path):
 
     with path.open("a") as log, pytest.raises(signals.Stopped), signals.ending(print):
         threading.Thread(target=stop_when_ready).start()
-        evidence.run_to_its_end([sys.executable, "-c", RUN], log)
+        run_to_its_end([sys.executable, "-c", RUN], log)
     assert path.read_text().split() == ["ready", "saved"]
