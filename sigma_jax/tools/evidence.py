@@ -46,7 +46,7 @@ from sigma_jax.runtime.compilation import quick_compilation
 from sigma_jax.runtime.config import load_config, load_json
 from sigma_jax.runtime.random import stream
 from sigma_jax.tasks.pretrain import BATCH_PER_DEVICE, PretrainTask, central_clips, frozen_features
-from sigma_jax.train.experiments import kept_numbers, train_in
+from sigma_jax.train.experiments import cached, train_in
 from sigma_jax.train.setup import build_task
 from sigma_jax.weights.frozen import load
 
@@ -267,21 +267,21 @@ def collect(experiment: Experiment, names: Sequence[str], seeds: int, factors: S
         base = load_config(f"configs/evidence.py:arm={ARMS[name].config},{experiment.questions.config}").optim.base_lr
         asked = budget | {"arm": name, "factors": list(factors), "decides": "last step"}
         compute = partial(choose_rate, experiment, name, [base * factor for factor in factors])
-        results.rates[ARMS[name].title] = kept_numbers(workdir / f"{name}-rate.json", asked, compute)
+        results.rates[ARMS[name].title] = cached(workdir / f"{name}-rate.json", asked, compute)
     for seed in range(seeds):
         for name in (name for name in names if seed in seeds_of(name, seeds)):
             title, rate = ARMS[name].title, results.rates[ARMS[name].title]["rate"]
             print(f"seed {seed}: {title}", flush=True)
             asked = budget | {"arm": name, "seed": seed, "rate": rate}
             compute = partial(arm_numbers, experiment, name, seed, rate)
-            numbers = kept_numbers(workdir / f"{name}-seed{seed}.json", asked, compute)
+            numbers = cached(workdir / f"{name}-seed{seed}.json", asked, compute)
             for part in ("last", "chosen", "health"):
                 getattr(results, part).setdefault(title, {})[seed] = numbers[part]
             results.steps.setdefault(title, {})[seed] = numbers["chosen_step"]
         compute = partial(untrained_numbers, experiment, seed)
-        numbers = kept_numbers(workdir / f"random-seed{seed}.json", budget | {"seed": seed}, compute)
+        numbers = cached(workdir / f"random-seed{seed}.json", budget | {"seed": seed}, compute)
         results.last.setdefault("random weights", {})[seed] = numbers
-    pixels = kept_numbers(workdir / "raw-pixels.json", budget, partial(pixel_numbers, experiment))
+    pixels = cached(workdir / "raw-pixels.json", budget, partial(pixel_numbers, experiment))
     results.last["raw 8x8x8 pixels"] = {0: pixels}
     return results
 

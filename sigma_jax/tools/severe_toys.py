@@ -27,9 +27,9 @@ from sigma_jax import __version__
 from sigma_jax.data.metadata import read_json
 from sigma_jax.report import arms
 from sigma_jax.runtime.checkout import commit
-from sigma_jax.runtime.command import Command, leave
+from sigma_jax.runtime.command import Command, command_parser, leave
 from sigma_jax.tools.synthetic_severe import CLIPS, write_toys
-from sigma_jax.train.experiments import kept_numbers, train_in
+from sigma_jax.train.experiments import cached, train_in
 from sigma_jax.weights.frozen import load
 from sigma_jax.weights.weights_file import content_digest, flatten
 
@@ -73,7 +73,7 @@ class Experiment(NamedTuple):
         """Finetunes one toy and measures it, or reads what an earlier start of the same has measured."""
         name = f"{toy.score}-{'checkpoint' if start else 'random'}-seed{seed}"
         asked = {"seed": seed, "steps": self.steps, "weights": start.digest if start else None}
-        return kept_numbers(self.workdir / f"{name}.json", asked, partial(self._run, toy, start, seed, name))
+        return cached(self.workdir / f"{name}.json", asked, partial(self._run, toy, start, seed, name))
 
     def _run(self, toy: Toy, start: Start | None, seed: int, name: str) -> Numbers:
         print(f"seed {seed}: {toy.score}, {TRAINED if start else RANDOM}", flush=True)
@@ -95,9 +95,14 @@ def collect(experiment: Experiment, starts: Sequence[Start]) -> dict[str, dict[i
     return rows
 
 
+def digest_of(init: str) -> str:
+    """What tells the weights of a path from others that stand there later."""
+    return content_digest(flatten(load(init).params))
+
+
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser("severe_toys", __doc__)
     parser.add_argument("--init", required=True, help="a model of configs/demo.py; or one per seed, with commas")
     parser.add_argument("--workdir", type=Path, required=True, help="folder of all runs and the table")
     parser.add_argument("--data_dir", type=Path, help="of tools.synthetic_severe; default: made in WORKDIR/data")
@@ -115,7 +120,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def run(args: argparse.Namespace) -> int:
     """Runs both toys and writes the table."""
     inits = [str(Path(init).absolute()) for init in args.inits]
-    digests = {init: content_digest(flatten(load(init).params)) for init in dict.fromkeys(inits)}
+    digests = {init: digest_of(init) for init in dict.fromkeys(inits)}
     starts = [Start(init, digests[init]) for init in (inits if len(inits) > 1 else inits * args.seeds)]
     data_dir = (args.data_dir or args.workdir / "data").absolute()
     write_toys(data_dir, CLIPS)

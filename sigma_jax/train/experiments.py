@@ -40,7 +40,7 @@ def run_to_its_end(command: Sequence[str], log: IO[str]) -> int:
         raise
 
 
-def kept_numbers(path: Path, asked: Mapping[str, Any], compute: Callable[[], dict]) -> dict:
+def cached(path: Path, asked: Mapping[str, Any], compute: Callable[[], dict]) -> dict:
     """Numbers kept in `path`, or computed now; kept ones that were asked otherwise are an error.
 
     Raises:

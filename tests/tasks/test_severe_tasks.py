@@ -129,6 +129,15 @@ def test_a_counting_run_is_kept_with_its_clips_and_measured_again(toys, tmp_path
     assert first["videos"] == again["videos"] and first["relative_error"] == again["relative_error"]
 
 
+@pytest.mark.parametrize("score,kind", [("ucf_rc", "cycles"), ("charades", "pairs")])
+def test_validation_comes_as_often_as_asked_and_never_for_0(toys, tmp_path, score, kind):
+    found = {}
+    for epochs in ("0.0", "3.0"):
+        task = _task(score, toys / kind, **{"evals.val_every_epochs": epochs})
+        found[epochs] = [one.name for one in task.evaluators(Place(str(toys / kind), tmp_path))]
+    assert found == {"0.0": ["test"], "3.0": ["val", "test"]}
+
+
 def test_missing_videos_make_a_result_incomplete(toys, tmp_path):
     report = toys / "cycles/prepare_report.json"
     kept, task = report.read_text(), _task("ucf_rc", toys / "cycles")
@@ -136,7 +145,7 @@ def test_missing_videos_make_a_result_incomplete(toys, tmp_path):
     content["val"]["refused"] = [{"key": "v_Sway_g01_c9", "reason": "line 3 of Sway.txt: no such file"}]
     try:
         report.write_text(json.dumps(content))
-        _, test = task.evaluators(Place(str(toys / "cycles"), tmp_path))
+        (test,) = task.evaluators(Place(str(toys / "cycles"), tmp_path))
     finally:
         report.write_text(kept)
     test.files.write({"relative_error": 0.1}, [], {})

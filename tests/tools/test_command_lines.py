@@ -36,6 +36,7 @@ MISSING = {
         "--init={absent}",
     ],
     "tools.severe": ["--runs={absent}"],
+    "tools.severe_toys": ["--init={absent}", "--workdir={tmp}/out"],
     "tools.synthetic": ["--out={file}/x"],
     "tools.synthetic_severe": ["--out={file}/x"],
     "tools.verify": ["--data_dir={absent}"],

@@ -12,7 +12,7 @@ import pytest
 from sigma_jax.report import arms
 from sigma_jax.runtime import signals
 from sigma_jax.tools import evidence
-from sigma_jax.train.experiments import kept_numbers, run_to_its_end
+from sigma_jax.train.experiments import cached, run_to_its_end
 
 OURS = evidence.ARMS["sigma"].title
 
@@ -77,15 +77,15 @@ def test_a_rate_is_chosen_by_the_last_point_of_the_monitored_curve(experiment, m
     assert choice == {"rate": 3e-3, "scores": {"0.001": 40.0, "0.003": 45.0, "0.009": 10.0}}
 
 
-def test_kept_numbers_belong_to_what_was_asked(tmp_path):
+def test_cached_belong_to_what_was_asked(tmp_path):
     path = tmp_path / "deep" / "evidence.json"
-    kept_numbers(path, {"steps": 900}, lambda: {"a": 1.0})
+    cached(path, {"steps": 900}, lambda: {"a": 1.0})
     assert json.loads(path.read_text()) == {"asked": {"steps": 900}, "numbers": {"a": 1.0}}
     with pytest.raises(ValueError, match="'steps': 900.*'steps': 300.*another --workdir"):
-        kept_numbers(path, {"steps": 300}, lambda: {"a": 2.0})
+        cached(path, {"steps": 300}, lambda: {"a": 2.0})
     path.write_text('{"asked": {"st')
     with pytest.raises(ValueError, match="delete it, and it is measured again"):
-        kept_numbers(path, {"steps": 900}, lambda: {"a": 2.0})
+        cached(path, {"steps": 900}, lambda: {"a": 2.0})
 
 
 @pytest.mark.parametrize(
