@@ -107,7 +107,7 @@ def take_subset(
     found.entries = [replace(line.found, label=shown[label]) for line, label in pairs if isinstance(line.found, Entry)]
     missing = [line.found for line in chosen if isinstance(line.found, Refusal)]
     found.refused = malformed + missing
-    found.subset = describe(subset, spec.path, spec.split, rows, labels)
+    found.subset = describe(subset, spec.path, spec.split, len(found.lines), (rows, labels))
     return found, [] if are_numbered else kept
 
 

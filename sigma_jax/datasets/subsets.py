@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from sigma_jax.datasets.specs import expected_videos
+
 SEED = 99_999
 
 
@@ -60,14 +62,28 @@ def lookup_subset(name: str, list_format: str) -> Subset:
     return SUBSETS[name]
 
 
+<<<<<<< HEAD
 def describe(name: str, path: Path, split: str, rows: np.ndarray, labels: np.ndarray) -> dict:
     """A record of what was drawn from which list, JSON, for prepare_report.json.
 
     Its `problems` are differences to the published part. Missing videos are not among them: the caller adds them.
+=======
+def describe(name: str, path: Path, split: str, num_lines: int, chosen: tuple[np.ndarray, np.ndarray]) -> dict:
+    """What was drawn and from which list, to be kept with the data: JSON, with `problems` where it is not as published.
+
+    A missing video is none here; whoever looked for it adds it.
+
+    Args:
+      num_lines: of the whole list. A shorter one may give as many samples, but others.
+      chosen: lines and labels, of `choose`.
+>>>>>>> d286f38 (Notice shortened lists that give as many samples of a subset, but others)
     """
+    rows, labels = chosen
     part, digest = SUBSETS[name], hashlib.sha256(path.read_bytes()).hexdigest()
     expected_hash, size = dict(part.list_hashes).get(split), dict(part.sizes).get(split)
-    problems = []
+    released, problems = expected_videos(part.of, split), []
+    if released and num_lines != released:
+        problems.append(f"{path.name} has {num_lines:,} lines, the released list {released:,}: other lines are drawn")
     if expected_hash not in (None, digest):
         problems.append(f"{path.name} is not the released list: SHA-256 {digest[:12]}, expected {expected_hash[:12]}")
     if size not in (None, len(rows)):
@@ -76,6 +92,7 @@ def describe(name: str, path: Path, split: str, rows: np.ndarray, labels: np.nda
         "name": name,
         "list": path.name,
         "list_sha256": digest,
+        "list_checked_by": "SHA-256" if expected_hash else "lines; the SHA-256 of the released list is not known",
         "rows": np.asarray(rows).tolist(),
         "labels": np.asarray(labels).tolist(),
         "problems": problems,

@@ -24,7 +24,10 @@ def test_a_missing_file_changes_nothing_but_itself(tmp_path):
     rows = found.subset["rows"]
     assert len(rows) == 99 * 11 and rows == draw_samples(labels, 1000).tolist()
     assert [entry.key for entry in found.entries] == [f"clip{row:03d}.avi" for row in rows]
-    assert not found.refused and not found.subset["problems"]
+    assert not found.refused and "SHA-256 of the released list is not known" in found.subset["list_checked_by"]
+    assert found.subset["problems"] == [
+        "gym99_train.txt has 2,000 lines, the released list 20,484: other lines are drawn"
+    ]  # although each class has enough for as many samples
     (videos / f"clip{rows[0]:03d}.avi").unlink()
     again, _ = read_list("gym99", ListSpec(path, videos, "train", subset="gym_1000"))
     assert again.subset == found.subset and again.entries == found.entries[1:]
@@ -37,7 +40,8 @@ def test_relabelling_keeps_the_order_of_the_list(tmp_path):
     assert [(entry.key, entry.label) for entry in found.entries] == [
         ("clip001.avi", "0"), ("clip002.avi", "10"), ("clip006.avi", "4"),
     ]  # fmt: skip
-    assert names == [] and "3 lines of gym99_train.txt belong to fx_s1, expected 777" in found.subset["problems"][0]
+    assert names == [] and "7 lines, the released list 8,521" in found.subset["problems"][0]
+    assert "3 lines of gym99_train.txt belong to fx_s1, expected 777" in found.subset["problems"][1]
     (tmp_path / "names").write_text("\n".join(shipped_names("gym99")))
     found, names = read_list("gym99", ListSpec(path, videos, "val", tmp_path / "names", "ub_s1"))
     assert names == shipped_names("ub_s1") == shipped_names("gym99")[74:89]

@@ -67,7 +67,8 @@ def call(capsys, monkeypatch):
 
 
 def test_the_list_is_complete():
-    found = {f"tools.{module.name}" for module in pkgutil.iter_modules(tools.__path__) if not module.ispkg}
+    names = [f"tools.{module.name}" for module in pkgutil.iter_modules(tools.__path__) if not module.ispkg]
+    found = {name for name in names if hasattr(importlib.import_module(f"sigma_jax.{name}"), "main")}
     assert set(MISSING) == found | {"main"}
 
 
