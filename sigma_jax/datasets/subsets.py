@@ -62,21 +62,14 @@ def lookup_subset(name: str, list_format: str) -> Subset:
     return SUBSETS[name]
 
 
-<<<<<<< HEAD
-def describe(name: str, path: Path, split: str, rows: np.ndarray, labels: np.ndarray) -> dict:
+def describe(name: str, path: Path, split: str, num_lines: int, chosen: tuple[np.ndarray, np.ndarray]) -> dict:
     """A record of what was drawn from which list, JSON, for prepare_report.json.
 
     Its `problems` are differences to the published part. Missing videos are not among them: the caller adds them.
-=======
-def describe(name: str, path: Path, split: str, num_lines: int, chosen: tuple[np.ndarray, np.ndarray]) -> dict:
-    """What was drawn and from which list, to be kept with the data: JSON, with `problems` where it is not as published.
-
-    A missing video is none here; whoever looked for it adds it.
 
     Args:
       num_lines: of the whole list. A shorter one may give as many samples, but others.
-      chosen: lines and labels, of `choose`.
->>>>>>> d286f38 (Notice shortened lists that give as many samples of a subset, but others)
+      chosen: line numbers and labels, of `choose`.
     """
     rows, labels = chosen
     part, digest = SUBSETS[name], hashlib.sha256(path.read_bytes()).hexdigest()

@@ -137,7 +137,7 @@ class RepetitionTask(VideoTask):
     # Data and what is measured.
 
     def evaluators(self, place: Place) -> tuple[Evaluator, ...]:
-        """Counting on the validation clips unless never, by which the best weights are chosen, and on the test clips."""
+        """Counting on validation clips unless never, by which the best weights are chosen, and on the test clips."""
         tests = self.tests
         look = look_fn(self.outputs, self.mesh, tests.batch_size)
         problems = read_problems(place.data_dir, {self.data.split, tests.test_split})

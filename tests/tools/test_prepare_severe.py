@@ -29,14 +29,9 @@ def test_a_relabelled_subset_that_is_not_complete(videos, tmp_path, capsys):
     subset = json.loads((tmp_path / "out/prepare_report.json").read_text())["val"]["subset"]
     assert (subset["name"], subset["rows"], subset["labels"]) == ("fx_s1", [0, 2, 3], [10, 3, 0])
     problems = read_problems(tmp_path / "out", ["val"])
-<<<<<<< HEAD
-    assert "3 lines of gym99_val.txt belong to fx_s1, expected 777" in problems[0]
-    assert "1 of 3 videos are missing or unusable, the first: gone.mp4: line 3 of gym99_val.txt" in problems[1]
-=======
     assert "5 lines, the released list 8,521" in problems[0]
     assert "3 lines of gym99_val.txt belong to fx_s1, expected 777" in problems[1]
-    assert "1 of 3 videos are missing or of no use, the first: gone.mp4: line 3 of gym99_val.txt" in problems[2]
->>>>>>> d286f38 (Notice shortened lists that give as many samples of a subset, but others)
+    assert "1 of 3 videos are missing or unusable, the first: gone.mp4: line 3 of gym99_val.txt" in problems[2]
     printed = capsys.readouterr().out
     assert "val: 2 videos of 777 expected" in printed and printed.count("INCOMPLETE subset fx_s1") == 3
 
