@@ -1,6 +1,6 @@
-"""The whole pre-training model: encoder, decoder, projection network and prototypes under one parameter tree.
+"""The networks of pre-training under one parameter tree: encoder, decoder and projection network.
 
-Letters: B clips, V visible, M hidden tubes, P numbers in a tube, E target width, K prototypes.
+Letters: B clips, V visible, M hidden tubes, P numbers in a tube, E target width.
 """
 
 import flax.linen as nn
@@ -18,12 +18,11 @@ from sigma_jax.runtime.errors import InvalidValue
 
 
 class PretrainModel(nn.Module):
-    """Parameters: encoder, decoder, and for SIGMA prototypes [K E] and (SIGMA-MLP) projection."""
+    """Parameters: encoder, decoder, and for SIGMA-MLP projection; the prototypes belong to the task (prototypes.py)."""
 
     grid: TubeGrid
     size: VideoSize
     target_width: int
-    num_prototypes: int = 0  # 0: no prototypes (L2 objectives)
     projection_widths: tuple[int, ...] = ()  # (): projections are the targets themselves
     positions: str = "sincos_1d"
     final_norm: bool = True  # of the encoder
@@ -42,10 +41,6 @@ class PretrainModel(nn.Module):
             policy = REMAT_POLICIES[self.compute.remat]
             network = nn.remat(ProjectionNetwork, policy=policy) if policy else ProjectionNetwork
             self.projection = network(self.projection_widths, self.compute.dtype)
-        if self.num_prototypes and (self.is_initializing() or self.has_variable("params", "prototypes")):
-            self.prototypes = self.param(
-                "prototypes", nn.initializers.normal(1.0), (self.num_prototypes, self.target_width)
-            )
 
     def __call__(self, video: jax.Array, visible_idx: jax.Array, masked_idx: jax.Array) -> jax.Array:
         """video [B F H W 3] (uint8, or float in [0, 1]), visible_idx [B V], masked_idx [B M] -> predictions [B M E]."""

@@ -3,10 +3,22 @@
 Letters: K prototypes, E target width.
 """
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from sigma_jax.ops.scores import product
+
+
+class Prototypes(nn.Module):
+    """The parameter `prototypes` [K E], beside those of the network: the objective alone reads it."""
+
+    count: int
+    width: int
+
+    @nn.compact
+    def __call__(self) -> jax.Array:
+        return self.param("prototypes", nn.initializers.normal(1.0), (self.count, self.width))
 
 
 def unit_rows(x: jax.Array, minimum: float = 1e-12) -> jax.Array:

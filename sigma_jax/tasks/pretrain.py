@@ -29,7 +29,7 @@ from sigma_jax.evals.segmentation.settings import ClusteringSettings
 from sigma_jax.models.compute import Compute
 from sigma_jax.models.dino import DinoVit, tube_features
 from sigma_jax.models.pretrain import PretrainModel
-from sigma_jax.models.prototypes import constrain, cosine_scores
+from sigma_jax.models.prototypes import Prototypes, constrain, cosine_scores
 from sigma_jax.models.sizes import TEACHER_SIZES, VIDEO_SIZES, lookup
 from sigma_jax.objective.feature_queue import empty_queue
 from sigma_jax.objective.reconstruction import reconstruction_loss, target_spread
@@ -230,7 +230,6 @@ class PretrainTask(Task):
             self.grid,
             self.size,
             self.target_width,
-            num_prototypes=self.sigma.num_prototypes if self.objective == "sigma" else 0,
             projection_widths=self.projection_widths if self.trains_projection else (),
             positions=self.positions,
             compute=self.compute,
@@ -245,7 +244,10 @@ class PretrainTask(Task):
         grid = self.grid
         video = jnp.zeros((1, grid.num_frames, *grid.image_shape, 3), jnp.uint8)
         idx = jnp.arange(grid.num_tubes)[None]
-        return self.model.init(key, video, idx[:, : grid.num_visible], idx[:, grid.num_visible :])["params"]
+        params = self.model.init(key, video, idx[:, : grid.num_visible], idx[:, grid.num_visible :])["params"]
+        if self.objective == "sigma":
+            params |= Prototypes(self.sigma.num_prototypes, self.target_width).init(key)["params"]
+        return params
 
     def init_frozen(self, key: jax.Array) -> Params:
         if self.source != "features":

@@ -77,7 +77,6 @@ def module_of(weights: Weights, grid: TubeGrid | None = None, compute: Compute =
         grid,
         size,
         sizes["target_width"],
-        num_prototypes=sizes["num_prototypes"],
         projection_widths=sizes["projection_widths"],
         positions=positions,
         final_norm=sizes["final_norm"],
@@ -109,8 +108,12 @@ def grid_of(sizes: dict[str, Any], num_frames: int, image_size: int | tuple[int,
 
 
 def abstract_params(module: nn.Module, weights: Weights) -> dict:
-    """Shapes of the module's parameters; nothing is allocated."""
-    return jax.eval_shape(module.init, jax.random.key(0), *_inputs(module, weights))["params"]
+    """Shapes of the parameters of the module and of its objective; nothing is allocated."""
+    shapes = jax.eval_shape(module.init, jax.random.key(0), *_inputs(module, weights))["params"]
+    if weights.kind == "pretrain" and weights.sizes["num_prototypes"]:
+        prototypes = weights.sizes["num_prototypes"], weights.sizes["target_width"]
+        shapes["prototypes"] = jax.ShapeDtypeStruct(prototypes, jnp.float32)
+    return shapes
 
 
 def _inputs(module: nn.Module, weights: Weights) -> tuple[jax.ShapeDtypeStruct, ...]:
