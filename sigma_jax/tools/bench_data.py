@@ -45,7 +45,7 @@ def bench_data(args: argparse.Namespace) -> int:
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = command_parser("bench_data", __doc__)
+    parser = command_parser("bench data", __doc__)
     parser.add_argument("--data_dir", type=Path, required=True)
     parser.add_argument("--split", default="train")
     parser.add_argument("--workers", type=lambda text: [int(n) for n in text.split(",")], default=[0, 1, 2])
