@@ -15,7 +15,7 @@ import sys
 import textwrap
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -152,6 +152,14 @@ def command_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(
         prog=f"python -m sigma_jax.tools.{name}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+
+
+def add_weights_flags(parser: argparse.ArgumentParser, which: Sequence[str], *, decoder: bool = False) -> None:
+    """The flags of commands that read weights; `which`: the sets of weights that a checkpoint may hold."""
+    parser.add_argument("--weights", choices=which, default=which[0], help="ema: averaged weights")
+    parser.add_argument("--num_heads", type=int, help="where the weights do not say and width / 64 is wrong")
+    if decoder:
+        parser.add_argument("--decoder_num_heads", type=int, help="likewise of the decoder")
 
 
 def parse_flags(values: flags.FlagValues, argv: list[str], doc: str | None) -> list[str]:

@@ -26,8 +26,7 @@ import jax
 
 from sigma_jax.runtime import config as configs
 from sigma_jax.runtime.command import Command, HelpWanted, WrongUsage, leave, parse_flags
-from sigma_jax.tools import bench_data
-from sigma_jax.tools.benchmarks import peers
+from sigma_jax.tools.benchmarks import data, peers
 from sigma_jax.tools.benchmarks.options import OPTIONS
 
 # Mode -> module with `measure(overrides) -> dict`; its flags are defined when it is imported.
@@ -86,7 +85,7 @@ measure_mode = Command("bench", parse, bench)
 
 def main(argv: list[str]) -> int:
     """The mode `data` has a command line of its own."""
-    return bench_data.main(argv[2:]) if argv[1:2] == ["data"] else measure_mode(argv)
+    return data.main(argv[2:]) if argv[1:2] == ["data"] else measure_mode(argv)
 
 
 if __name__ == "__main__":

@@ -15,11 +15,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sigma_jax.runtime.command import Command, command_parser, leave
+from sigma_jax.runtime.command import Command, add_weights_flags, command_parser, leave
 from sigma_jax.runtime.errors import InvalidValue
-from sigma_jax.tools.weights_flags import add_weights_flags
 from sigma_jax.weights.facts import RECORDED
-from sigma_jax.weights.formats import FORMATS, describe, read_weights, write_weights
+from sigma_jax.weights.formats import FORMATS, WHICH, describe, read_weights, write_weights
 from sigma_jax.weights.frozen import check
 from sigma_jax.weights.weights_file import Weights
 
@@ -34,7 +33,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--to", choices=FORMATS, help="format of OUT (default: by its suffix)")
     parser.add_argument("--num_frames", type=int, help="frames of training, where no file says them (default 16)")
     parser.add_argument("--image_size", type=int, help="pixels of training, where no file says them (default 224)")
-    add_weights_flags(parser, decoder=True)
+    add_weights_flags(parser, WHICH, decoder=True)
     args = parser.parse_args(argv)
     args.to = args.to or SUFFIXES.get(Path(args.out).suffix)
     if args.to is None:

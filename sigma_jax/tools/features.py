@@ -28,11 +28,11 @@ from tqdm import tqdm
 from sigma_jax.data.metadata import damaged, read_json, write_json
 from sigma_jax.data.windows import End, Window, WindowSpec, read_windows
 from sigma_jax.datasets.listing import Entry, list_folder
-from sigma_jax.runtime.command import Command, command_parser, leave
+from sigma_jax.runtime.command import Command, add_weights_flags, command_parser, leave
 from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.runtime.files import replacing
 from sigma_jax.runtime.logs import start_logging
-from sigma_jax.tools.weights_flags import add_weights_flags
+from sigma_jax.weights.formats import WHICH
 from sigma_jax.weights.frozen import Pretrained, load
 
 POOLS = ("mean", "time", "none")
@@ -97,7 +97,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--pool", choices=POOLS, default="mean")
     parser.add_argument("--batch_size", type=int, default=8, help="windows at once (default 8)")
     parser.add_argument("--num_workers", type=int, default=4, help="decoding threads (default 4)")
-    add_weights_flags(parser)
+    add_weights_flags(parser, WHICH)
     args = parser.parse_args(argv)
     for name in ("num_frames", "stride", "window_step", "size", "batch_size", "num_workers"):
         if getattr(args, name) is not None and getattr(args, name) < 1:

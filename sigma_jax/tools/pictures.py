@@ -21,10 +21,10 @@ from sigma_jax.data.decode import BadVideo, decode_frames, probe
 from sigma_jax.data.sampling import center_indices
 from sigma_jax.report.prototype_tubes import tube_scores, write_prototype_tubes
 from sigma_jax.report.reconstruction import reconstruct, write_reconstruction
-from sigma_jax.runtime.command import Command, command_parser, leave
+from sigma_jax.runtime.command import Command, add_weights_flags, command_parser, leave
 from sigma_jax.runtime.errors import InvalidValue, NotThere
 from sigma_jax.runtime.logs import start_logging
-from sigma_jax.tools.weights_flags import add_weights_flags
+from sigma_jax.weights.formats import WHICH
 from sigma_jax.weights.frozen import Pretrained, load
 
 KINDS = ("prototypes", "reconstruction")
@@ -47,7 +47,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--mask_ratio", type=float, default=0.9, help="hidden share of a reconstruction (default .9)")
     parser.add_argument("--seed", type=int, default=0, help="of the mask (default 0)")
     parser.add_argument("--raw_pixels", action="store_true", help="the model was trained on pixels as they are")
-    add_weights_flags(parser, decoder=True)
+    add_weights_flags(parser, WHICH, decoder=True)
     return parser.parse_args(argv)
 
 

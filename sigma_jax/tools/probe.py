@@ -31,9 +31,9 @@ from sigma_jax.evals.frozen_features import frozen_scores
 from sigma_jax.evals.knn import TEMPERATURE
 from sigma_jax.evals.labellings import labellings
 from sigma_jax.models.compute import Compute
-from sigma_jax.runtime.command import Command, command_parser, leave
+from sigma_jax.runtime.command import Command, add_weights_flags, command_parser, leave
 from sigma_jax.runtime.logs import start_logging, telling
-from sigma_jax.tools.weights_flags import add_weights_flags
+from sigma_jax.weights.formats import WHICH
 from sigma_jax.weights.frozen import Pretrained, load, untrained
 
 Features = tuple[np.ndarray, np.ndarray]  # [n D], stored labels [n]
@@ -45,7 +45,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     which.add_argument("--workdir", type=Path, help="folder of a run")
     which.add_argument("--init", help="run folder, checkpoint or file of weights, in any format")
     parser.add_argument("--checkpoint_dir", help="of --workdir: its checkpoints, where training had this flag too")
-    add_weights_flags(parser)
+    add_weights_flags(parser, WHICH)
     parser.add_argument("--data_dir", type=Path, required=True, help="labelled shards or images")
     parser.add_argument("--bank_split", default="bank", help="labelled split that k-NN and the linear probe learn from")
     parser.add_argument("--test_split", default="val", help="labelled split that is measured")

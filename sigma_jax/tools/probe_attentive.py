@@ -31,11 +31,11 @@ from sigma_jax.datasets.classes import read_classes
 from sigma_jax.evals.attentive_grid import GridSettings, TokenSet, attentive_grid, few_shot
 from sigma_jax.evals.token_cache import CachedTokens, Views, cached_tokens
 from sigma_jax.models.compute import Compute
-from sigma_jax.runtime.command import Command, WrongUsage, command_parser, leave
+from sigma_jax.runtime.command import Command, WrongUsage, add_weights_flags, command_parser, leave
 from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.runtime.files import replacing
 from sigma_jax.runtime.logs import start_logging
-from sigma_jax.tools.weights_flags import add_weights_flags
+from sigma_jax.weights.formats import WHICH
 from sigma_jax.weights.frozen import Pretrained, load
 
 HELD_OUT = 10  # every so many-th training video chooses the head where there is no val split
@@ -76,7 +76,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--multi_label", type=Path, help="file of `key label label ...` lines")
     parser.add_argument("--few_shot", type=int, default=0, help="training videos per class; 0: all")
     parser.add_argument("--few_shot_seeds", type=_integers, default=(0, 1, 2), help="of the choice (default 0,1,2)")
-    add_weights_flags(parser)
+    add_weights_flags(parser, WHICH)
     parser.add_argument("--bfloat16", action="store_true", help="compute in bfloat16")
     args = parser.parse_args(argv)
     for name in ("num_segments", "num_crops", "clips_per_pass"):

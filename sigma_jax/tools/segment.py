@@ -37,10 +37,10 @@ from sigma_jax.evals.segmentation.result_folder import ResultFolder
 from sigma_jax.evals.segmentation.settings import PROTOCOLS, ClusteringSettings
 from sigma_jax.models.compute import Compute
 from sigma_jax.report.overlays import cluster_numbers, object_numbers, write_overlay_animation, write_overlays
-from sigma_jax.runtime.command import Command, WrongUsage, command_parser, leave
+from sigma_jax.runtime.command import Command, WrongUsage, add_weights_flags, command_parser, leave
 from sigma_jax.runtime.errors import InvalidValue, NotThere
 from sigma_jax.runtime.logs import start_logging
-from sigma_jax.tools.weights_flags import add_weights_flags
+from sigma_jax.weights.formats import WHICH
 from sigma_jax.weights.frozen import Pretrained, load
 
 FRAMES_OF = {"davis": 16, "ytvos": 4, "folder": 16}  # caption of the paper's table; of a folder as DAVIS
@@ -95,7 +95,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", required=True, type=Path, help="folder for the results")
     parser.add_argument("--split", help="davis: val (default) or train; ytvos: train (default)")
     parser.add_argument("--names", type=Path, help="file with one sequence a line: measure those alone")
-    add_weights_flags(parser)
+    add_weights_flags(parser, WHICH)
     parser.add_argument("--bfloat16", action="store_true", help="compute features in bfloat16")
     parser.add_argument("--overlays", type=int, default=30, help="pictures of so many clips (default 30)")
     parser.add_argument("--animations", action="store_true", help="GIFs of the same clips")

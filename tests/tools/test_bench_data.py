@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from sigma_jax.data import decode, decoders
-from sigma_jax.tools import bench, bench_data, prepare
+from sigma_jax.tools import bench, prepare
+from sigma_jax.tools.benchmarks import data as bench_data
 
 CLIPS = Path(__file__).parents[1] / "data" / "clips" / "sign"
 

@@ -14,7 +14,6 @@ from sigma_jax import tools
 MISSING = {
     "main": ["--config=configs/demo.py", "--workdir={tmp}/run", "--data_dir={absent}", "--platform=cpu"],
     "tools.bench": ["data", "--data_dir={absent}"],
-    "tools.bench_data": ["--data_dir={absent}"],
     "tools.compare": ["{absent}"],
     "tools.convert": ["{absent}", "{tmp}/out.npz"],
     "tools.doctor": ["--config=configs/demo.py", "--data_dir={absent}"],

@@ -35,7 +35,7 @@ from sigma_jax.data.source import Source, open_source
 from sigma_jax.runtime.command import Command, command_parser, leave
 
 
-def bench_data(args: argparse.Namespace) -> int:
+def bench(args: argparse.Namespace) -> int:
     """Prints a row per number of workers."""
     args.decoding = Decoding(args.decoder)
     spec = ClipSpec(args.num_frames, args.frame_stride, args.image_size, "multi_scale")
@@ -208,7 +208,7 @@ def _show(row: dict, as_json: bool) -> None:
         print("  ".join(f"{name}={value}" for name, value in row.items()), flush=True)
 
 
-main = Command("bench data", _parse, bench_data)
+main = Command("bench data", _parse, bench)
 
 if __name__ == "__main__":
     leave(main())
