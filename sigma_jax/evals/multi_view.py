@@ -22,7 +22,7 @@ from sigma_jax.data.metadata import write_json
 from sigma_jax.evals.classification_scores import summarize
 from sigma_jax.runtime.durations import Duration
 from sigma_jax.runtime.errors import InvalidValue
-from sigma_jax.runtime.sharding import shard_batch, traced_on, whole
+from sigma_jax.runtime.sharding import replicated, shard_batch, traced_on
 from sigma_jax.runtime.trees import Params
 from sigma_jax.weights.weights_file import content_digest, flatten
 
@@ -124,7 +124,7 @@ def forward_fn(logits: Callable[[Params, jax.Array], jax.Array], mesh: Mesh) -> 
         rest = {name: rows for name, rows in batch.items() if name != "video"}
         return rest | {"logits": logits(params, batch["video"])}
 
-    compiled = jax.jit(traced_on(mesh, forward), out_shardings=whole(mesh))
+    compiled = jax.jit(traced_on(mesh, forward), out_shardings=replicated(mesh))
 
     def run(params, batch):
         rows = {name: batch[name] for name in VIEW_KEYS}

@@ -31,7 +31,7 @@ def flip_clips(x: jax.Array) -> jax.Array:
     return split_clips(split_clips(rows[:, ::-1]).reshape(x.shape))
 
 
-def whole(tree):
+def gathered(tree):
     """Replicates arrays on every device: the sharded parameters of a block are gathered when the block needs them."""
     if jax.sharding.get_abstract_mesh().size <= 1:
         return tree

@@ -45,7 +45,7 @@ def load_config(spec: str) -> ConfigDict:
     if arg and not takes_arg:
         raise InvalidValue(f"{path.name} takes no argument after ':', got {arg!r}")
     config = module.get_config(arg) if takes_arg else module.get_config()
-    for field, value in flatten(config):
+    for field, value in values_of(config):
         items = value if isinstance(value, tuple) else (value,)
         if not all(isinstance(item, LITERALS) for item in items):
             raise InvalidType(f"{path.name}: {field} is {value!r} ({type(value).__name__}), expected a literal")
@@ -115,7 +115,7 @@ def apply_overrides(config: ConfigDict, overrides: Mapping[str, str]) -> ConfigD
     result = ConfigDict(config.to_dict())
     given: dict[str, str] = {}
     for name, text in overrides.items():
-        known = dict(flatten(result))
+        known = dict(values_of(result))
         stem, _, unit = name.rpartition("_")
         others = [f"{stem}_{other}" for other in UNITS if other != unit] if unit in UNITS else []
         if others and given.setdefault(stem, name) != name:
@@ -193,12 +193,12 @@ def split_command_line(argv: list[str]) -> tuple[list[str], dict[str, str]]:
     return rest, overrides
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def values_of(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """(dotted name, value) of every leaf, in the order of the config."""
     for key in config:
         value = config[key]
         if isinstance(value, (Mapping, ConfigDict)):
-            yield from flatten(value, f"{prefix}{key}.")
+            yield from values_of(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
 
@@ -235,7 +235,7 @@ def recorded(config: ConfigDict) -> dict[str, Any]:
 
 def diff_configs(old: Mapping[str, Any] | ConfigDict, new: Mapping[str, Any] | ConfigDict) -> list[str]:
     """Readable lines `name: old -> new`, one per differing leaf, sorted by name; either side may come from JSON."""
-    olds, news = ({k: _tupled(v) for k, v in flatten(side)} for side in (old, new))
+    olds, news = ({k: _tupled(v) for k, v in values_of(side)} for side in (old, new))
     lines = []
     for name in sorted(olds.keys() | news.keys()):
         before, after = (repr(side[name]) if name in side else "(absent)" for side in (olds, news))

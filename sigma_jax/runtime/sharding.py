@@ -127,7 +127,7 @@ def describe_specs(params: Tree, fsdp: int) -> list[str]:
     return lines
 
 
-def whole(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: Mesh) -> NamedSharding:
     """The sharding of replicated arrays."""
     return NamedSharding(mesh, P())
 

@@ -42,7 +42,7 @@ from sigma_jax.runtime.config import read_section
 from sigma_jax.runtime.durations import Duration
 from sigma_jax.runtime.errors import InvalidValue, UserError
 from sigma_jax.runtime.random import Moment, stream
-from sigma_jax.runtime.sharding import BATCH_AXES, shard_batch, traced_on, whole
+from sigma_jax.runtime.sharding import BATCH_AXES, replicated, shard_batch, traced_on
 from sigma_jax.runtime.trees import Params
 from sigma_jax.tasks import cost
 from sigma_jax.tasks.base import (
@@ -478,7 +478,7 @@ def frozen_features(task: PretrainTask, *, pool: bool = True) -> Callable[[Param
     """
     encoder = EncoderAlone(task.grid, task.size, task.positions, compute=task.compute)
     features = traced_on(task.mesh, partial(video_features, encoder, "mean" if pool else None))
-    compiled = jax.jit(features, out_shardings=whole(task.mesh))
+    compiled = jax.jit(features, out_shardings=replicated(task.mesh))
     return lambda params, video: compiled({"encoder": params["encoder"]}, video)
 
 

@@ -108,12 +108,12 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def features(args: argparse.Namespace) -> int:
     """Extracts, and says how many."""
     start_logging()
-    done, failed = extract(args)
+    done, failed = extract_folder(args)
     print(f"{args.out}: {done} videos with features, {failed} without (see failed.jsonl)")
     return 0 if done else 1
 
 
-def extract(args: argparse.Namespace) -> tuple[int, int]:
+def extract_folder(args: argparse.Namespace) -> tuple[int, int]:
     """Writes the features of every video that has none yet; (videos with features, videos without)."""
     if not args.videos.is_dir():
         raise InvalidValue(f"--videos={args.videos} is no folder")

@@ -56,7 +56,7 @@ def pictures(args: argparse.Namespace) -> int:
     start_logging()
     model = load(args.init, num_heads=args.num_heads, decoder_num_heads=args.decoder_num_heads, weights=args.weights)
     clip = read_clip(args.video, model, args.num_frames, args.stride)
-    kind = args.kind or kind_of(model)
+    kind = args.kind or picture_of(model)
     teacher = load(args.teacher) if args.teacher else None
     options = {"seed": args.seed, "mask_ratio": args.mask_ratio, "standardized": not args.raw_pixels}
     if kind == "prototypes":
@@ -70,7 +70,7 @@ def pictures(args: argparse.Namespace) -> int:
     return 0
 
 
-def kind_of(model: Pretrained) -> str:
+def picture_of(model: Pretrained) -> str:
     """The picture that the weights allow."""
     return "prototypes" if "prototypes" in model.params else "reconstruction"
 

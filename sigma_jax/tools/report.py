@@ -26,7 +26,7 @@ from sigma_jax.runtime.command import Command, command_parser, leave
 from sigma_jax.runtime.config import load_json
 from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.runtime.logs import start_logging, telling
-from sigma_jax.tools.pictures import CAPTIONS, draw, kind_of, read_clip
+from sigma_jax.tools.pictures import CAPTIONS, draw, picture_of, read_clip
 from sigma_jax.train.initial_weights import StartFrom
 from sigma_jax.train.loop import open_checkpoints
 from sigma_jax.train.setup import build
@@ -71,7 +71,7 @@ def video_pictures(folder: Path, videos: Path) -> list[Picture]:
 def one_video(args: argparse.Namespace) -> list[Picture]:
     """What the run's newest weights make of one video."""
     model = load(args.checkpoint_dir or args.workdir)
-    kind = kind_of(model)
+    kind = picture_of(model)
     folder = args.workdir / "pictures"
     folder.mkdir(exist_ok=True)
     teacher = load(args.teacher) if args.teacher else None

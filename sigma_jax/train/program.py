@@ -15,7 +15,7 @@ import optax
 
 from sigma_jax.runtime.compilation import CompiledOnce, quick_compilation
 from sigma_jax.runtime.random import stream
-from sigma_jax.runtime.sharding import batch_sharding, state_shardings, traced_on, whole, with_shardings
+from sigma_jax.runtime.sharding import batch_sharding, replicated, state_shardings, traced_on, with_shardings
 from sigma_jax.runtime.trees import Params
 from sigma_jax.tasks.base import Batch, Task
 from sigma_jax.train.initial_weights import cast_frozen
@@ -63,7 +63,7 @@ def build_program(settings: TrainSettings, task: Task, plan: RunPlan) -> Program
         task=task,
         plan=plan,
         abstract_state=with_shardings(shapes, shardings),
-        abstract_frozen=with_shardings(frozen_shapes, jax.tree.map(lambda _: whole(mesh), frozen_shapes)),
+        abstract_frozen=with_shardings(frozen_shapes, jax.tree.map(lambda _: replicated(mesh), frozen_shapes)),
         abstract_batch=with_shardings(batch, jax.tree.map(lambda _: batch_sharding(mesh), batch)),
         init_state=jax.jit(init, out_shardings=shardings, compiler_options=quick_compilation()),
         init_frozen=jax.jit(frozen),

@@ -23,7 +23,7 @@ from sigma_jax.ops.attention import check_backend, cudnn_problem
 from sigma_jax.report.run import Trained
 from sigma_jax.runtime.config import read_section, recorded
 from sigma_jax.runtime.errors import InvalidValue, UserError
-from sigma_jax.runtime.sharding import make_mesh, whole
+from sigma_jax.runtime.sharding import make_mesh, replicated
 from sigma_jax.runtime.trees import Params
 from sigma_jax.tasks.base import Place, Task, task_class
 from sigma_jax.train.initial_weights import FROM_SCRATCH, StartFrom, heads_of, initialised, with_teacher
@@ -134,7 +134,7 @@ def build(
         checkpoint_dir=checkpoint_dir or workdir / "checkpoints",
         program=program,
         loader=loader,
-        frozen=jax.tree.map(lambda x: jax.device_put(x, whole(task.mesh)), frozen),
+        frozen=jax.tree.map(lambda x: jax.device_put(x, replicated(task.mesh)), frozen),
         init_state=initialised(program.init_state, task, start.init, facts) if start.init else program.init_state,
         facts=facts,
         evaluators=task.evaluators(place),

@@ -19,7 +19,7 @@ from sigma_jax.evals.severe.counting_scores import count_scores
 from sigma_jax.models.repetition import Heads, split_heads, window_pixels
 from sigma_jax.runtime.durations import Duration
 from sigma_jax.runtime.errors import InvalidValue
-from sigma_jax.runtime.sharding import batch_sharding, traced_on, whole
+from sigma_jax.runtime.sharding import batch_sharding, replicated, traced_on
 from sigma_jax.runtime.trees import Params
 
 Look = Callable[[Params, np.ndarray, int], Network]
@@ -39,11 +39,11 @@ def look_fn(outputs: Callable[[Params, jax.Array], jax.Array], mesh: Mesh, windo
     def forward(params, video, frames, length):
         return outputs(params, window_pixels(video, frames, length))
 
-    compiled = jax.jit(traced_on(mesh, forward), out_shardings=whole(mesh))
+    compiled = jax.jit(traced_on(mesh, forward), out_shardings=replicated(mesh))
     most = max(windows_at_once // mesh.size, 1) * mesh.size
 
     def look(params: Params, video: np.ndarray, length: int) -> Network:
-        on_devices = jax.make_array_from_process_local_data(whole(mesh), video)
+        on_devices = jax.make_array_from_process_local_data(replicated(mesh), video)
 
         def network(frames: np.ndarray) -> Heads:
             padded = np.pad(frames, ((0, -len(frames) % mesh.size), (0, 0)), mode="edge").astype(np.int32)
