@@ -1,4 +1,4 @@
-"""A run beside reference runs: the band that several seeds make, where a run leaves it, and what that means in words.
+"""Compares a run with reference runs: where its curves leave the band that several seeds span, and what that may mean.
 
 A reference is a folder: `reference.json` (the config the runs share, command, commit, date) and one `*.jsonl` for each
 seed with the lines of that run's metrics. Values are smoothed by a running median before they are compared, since a
@@ -31,9 +31,11 @@ FREE = ("seed", "data.num_workers", "data.cache_decoded", "log_every_", "checkpo
 
 
 class Watched(NamedTuple):
-    """A metric that is compared: its name in words, the least half-width of its band, and what leaving it means.
+    """A metric that is compared with its band.
 
-    With `is_ratio` the half-width is a factor minus one, for quantities that vary over orders of magnitude.
+    title: its name in words. margin: smallest half-width of the band; with `is_ratio` the band is `1 + margin` times
+    wider on each side, for quantities that vary over orders of magnitude. above, below: what it may mean that a curve
+    lies above or below its band.
     """
 
     title: str
@@ -49,7 +51,7 @@ WATCHED = {
     "loss_over_lnk": Watched(
         "loss / ln K",
         0.03,
-        "the predictions say less about the assignments than they should: epsilon or temperature may be too high, or "
+        "the predictions explain less of the assignments than they should: epsilon or temperature may be too high, or "
         "the learning rate too high or too low",
         "the assignments are easier to predict than they should be: hidden tubes may be visible to the encoder, or "
         "features may have collapsed",
@@ -61,8 +63,8 @@ WATCHED = {
     "lr": Watched(
         "learning rate",
         0.02,
-        "the schedule is another one: compare optim.base_lr, the warm-up and the batch size",
-        "the schedule is another one: compare optim.base_lr, the warm-up and the batch size",
+        "the schedule differs: compare optim.base_lr, the warm-up and the batch size",
+        "the schedule differs: compare optim.base_lr, the warm-up and the batch size",
         is_ratio=True,
     ),
     "grad_norm": Watched(
@@ -72,13 +74,17 @@ WATCHED = {
         "updates are smaller than they should be: the objective may carry no information",
         is_ratio=True,
     ),
-    "knn/motion": Watched("k-NN, motion", 10.0, "", "frozen features tell less about motion"),
-    "knn/joint": Watched("k-NN, motion and shape", 10.0, "", "frozen features tell less about motion and shape"),
+    "knn/motion": Watched("k-NN, motion", 10.0, "", "frozen features separate motions less well"),
+    "knn/joint": Watched("k-NN, motion and shape", 10.0, "", "frozen features separate motions and shapes less well"),
 }
 
 
 class Reference(NamedTuple):
-    """Runs that went well: the config they share (flat or nested), the curves of each seed, and where they are from."""
+    """Runs that went well, to compare others with.
+
+    name: the folder's. config: the config they share, flat or nested. seeds: for each seed its curves by metric.
+    origin: commit and date of the runs, for messages.
+    """
 
     name: str
     config: Mapping
@@ -87,7 +93,11 @@ class Reference(NamedTuple):
 
 
 class Departure(NamedTuple):
-    """Where a curve leaves its band for the first time and for at least LASTING points."""
+    """The first place where a curve stays outside its band for at least LASTING points.
+
+    metric: a key of WATCHED. step: of the first of these points. value: of the smoothed curve there. low, high: the
+    band there.
+    """
 
     metric: str
     step: int
@@ -97,7 +107,7 @@ class Departure(NamedTuple):
     high: float
 
     def sentence(self) -> str:
-        """For a person: what, since when, how far, and what it may mean."""
+        """Sentence for a person: the metric, the step, the value with its band, and what it may mean."""
         watched = WATCHED[self.metric]
         meaning = watched.above if self.side == "above" else watched.below
         band = f"{self.value:.3g} there, band {self.low:.3g} to {self.high:.3g}"
@@ -171,10 +181,13 @@ def read_curves(path: Path) -> dict[str, Curve]:
 
 
 def differences(recorded: Mapping, reference: Reference) -> list[str]:
-    """Settings in which a run differs from its reference, those left out that only say where and how fast it goes.
+    """Settings in which a run differs from its reference, without those of FREE (seed, speed, logging, places).
+
+    Args:
+      recorded: the run's config.json.
 
     Raises:
-      InvalidValue: another experiment, whose curves mean something else; the message lists the differences.
+      InvalidValue: the run is of another experiment, so that its curves cannot be compared; lists the differences.
     """
     lines = [line for line in diff_configs(reference.config, recorded) if not line.startswith(FREE)]
     foreign = [line for line in lines if line.startswith(SAME_EXPERIMENT + SAME_LENGTH)]
@@ -187,7 +200,7 @@ def differences(recorded: Mapping, reference: Reference) -> list[str]:
 
 
 def departures(run: Mapping[str, Curve], reference: Reference) -> list[Departure]:
-    """The curves that leave their band, the earliest first.
+    """The departures of a run's curves from the bands of a reference, the earliest first.
 
     Raises:
       InvalidValue: the run and the reference have no step of a watched metric in common.

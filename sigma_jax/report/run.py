@@ -1,7 +1,4 @@
-"""The pictures and the page of a run: curves, clips with their masks, what prototypes stand for, what is confused.
-
-Letters: B clips, M hidden tubes, K prototypes.
-"""
+"""The report of a run, report.html: curves, clips with their masks, tubes closest to prototypes, a confusion matrix."""
 
 import json
 from collections.abc import Sequence
@@ -24,15 +21,15 @@ from sigma_jax.runtime.trees import Params
 from sigma_jax.tasks.base import Examples, Place, Task
 
 _SHOWN = ("top1", "top5", "mean_per_class", "map", "relative_error", "oboa")
-NUM_CLIPS = 32  # looked at for prototypes
-CURVES = "How loss, prototype use and speed went. At a loss / ln K of 1 assignments carry no information."
-CLIPS = "What the video model is given: frames above, and below them the same with hidden tubes grey."
-CONFUSION = "Which classes are taken for which: rows true, columns predicted, shade the share of the row."
-TUBES = "The hidden tubes that the projection network puts closest to the most used prototypes, in their surroundings."
+NUM_CLIPS = 32  # clips among which the closest tubes of a prototype are searched
+CURVES = "Loss, prototype use and speed over the steps. At a loss / ln K of 1 the assignments carry no information."
+CLIPS = "What the video model is given: frames above, and below them the same frames with hidden tubes grey."
+CONFUSION = "Rows: true class. Columns: predicted class. Shade: share of the row."
+TUBES = "The hidden tubes whose projections are closest to the most used prototypes, with the pixels around them."
 
 
 class Trained(NamedTuple):
-    """What a run has made: a task's parameters after `step` updates, and its frozen ones."""
+    """Result of a run: the task, its parameters after `step` updates, its frozen parameters and the run's seed."""
 
     task: Task
     params: Params
@@ -42,12 +39,14 @@ class Trained(NamedTuple):
 
 
 def write_report(trained: Trained, place: Place, more: Sequence[Picture] = ()) -> Path | None:
-    """Pictures into workdir/pictures and report.html, from the run's files, its parameters and a few of its clips.
+    """Writes workdir/pictures and workdir/report.html from the run's files, its parameters and a few of its clips.
 
-    In a run of several processes all must call it: they gather what is drawn, and the first one draws.
+    In a run of several processes all must call it: parameters are gathered, and process 0 draws.
 
     Args:
-      more: pictures to show as well.
+      trained: what the run has made.
+      place: the run's folder and its data.
+      more: further pictures for the page.
 
     Returns:
       Path of the page; None on every process but the first.
@@ -83,7 +82,7 @@ def write_report(trained: Trained, place: Place, more: Sequence[Picture] = ()) -
 
 
 def _on_this_host(*trees: Params) -> tuple[Params, ...]:
-    """Whole arrays that this process can use alone, whatever devices of whatever process they are spread over."""
+    """The trees with arrays that this process can read, also where they were sharded over several processes."""
     return trees if jax.process_count() == 1 else multihost_utils.process_allgather(trees, tiled=True)
 
 
@@ -101,14 +100,14 @@ def _results(workdir: Path) -> list[dict[str, str | float]]:
 
 
 def _warnings(workdir: Path) -> list[str]:
-    """What the run's health checks said, with the step."""
+    """The warnings of the run's health checks (train/health.py), each with its step."""
     path = workdir / "warnings.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
     return [f"step {row['step']}: {row['warning']}" for row in rows]
 
 
 def clip_pictures(folder: Path, grid: TubeGrid, examples: Examples) -> list[Picture]:
-    """Clips with masks, as a picture and an animation, and the top tubes of the most used prototypes."""
+    """Clips with masks, as a picture and an animation, and the tubes closest to the most used prototypes."""
     video, masked_idx, scores = examples
     mask = np.asarray(mask_of(masked_idx, grid.num_tubes))
     still = write_clips(folder / "clips.png", video, mask, grid.tube_size)
@@ -130,7 +129,7 @@ def draw_confusion(workdir: Path) -> Path | None:
         return None
     with np.load(scores) as arrays:
         probabilities, labels = arrays["probabilities"], arrays["labels"]
-        classes = arrays["classes"].tolist() if "classes" in arrays else ()  # which older runs did not write
+        classes = arrays["classes"].tolist() if "classes" in arrays else ()  # files of older versions have none
     if labels.ndim > 1:  # several labels a video
         return None
     matrix = confusion_matrix(probabilities.argmax(axis=1), labels, probabilities.shape[1])

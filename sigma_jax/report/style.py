@@ -1,4 +1,4 @@
-"""The look that all pictures of a run share: colours, lettering, and how frames become cells."""
+"""What all pictures of a run share: colours, text, and frames scaled to cells."""
 
 from pathlib import Path
 
@@ -10,10 +10,10 @@ BLUE, ORANGE, TEAL, PURPLE, ROSE, OLIVE = "#2f6db5", "#e07b39", "#2a9d8f", "#7d5
 SERIES = (BLUE, ORANGE, TEAL, PURPLE, ROSE, OLIVE)  # told apart with the common colour-vision deficiencies
 HIDDEN = (214, 218, 225)  # a tube the encoder does not see
 
-TEXT = 18  # px of lettering in pictures
+TEXT = 18  # px, font size in pictures
 GAP = 6  # px between cells
 MARGIN = 28  # px around a picture
-FRAME_MS = 125  # of an animation
+FRAME_MS = 125  # how long an animation shows each frame
 
 
 def fit(image: np.ndarray, side: int) -> Image.Image:
@@ -32,7 +32,7 @@ def fit(image: np.ndarray, side: int) -> Image.Image:
 
 
 def canvas(width: int, height: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
-    """White picture and the pen that draws on it."""
+    """White picture of `width` x `height` px, and the object that draws on it."""
     picture = Image.new("RGB", (width, height), PAPER)
     return picture, ImageDraw.Draw(picture)
 
@@ -45,7 +45,7 @@ def write(pen: ImageDraw.ImageDraw, at: tuple[float, float], text: str, *, color
 
 
 def write_wrapped(pen: ImageDraw.ImageDraw, at: tuple[float, float], text: str, width: float) -> None:
-    """Writes words in as many lines as `width` px ask for; the first baseline is at `at`."""
+    """Writes `text` in lines of at most `width` px; the first baseline starts at `at`."""
     font, line, y = ImageFont.load_default(TEXT), "", at[1]
     for word in text.split():
         longer = f"{line} {word}".strip()
@@ -67,12 +67,12 @@ def grid_shape(video: np.ndarray, tube_size: tuple[int, int, int]) -> tuple[int,
     """(t, h, w) of `video` [B F y x 3] cut into tubes; raises ValueError where they do not fit."""
     check_video(video)
     if any(size % tube for size, tube in zip(video.shape[1:4], tube_size, strict=True)):
-        raise ValueError(f"clips of {video.shape[1:4]} frames, rows, columns are no whole number of {tube_size} tubes")
+        raise ValueError(f"clips of {video.shape[1:4]} frames, rows, columns are not a multiple of tubes {tube_size}")
     return tuple(size // tube for size, tube in zip(video.shape[1:4], tube_size, strict=True))
 
 
 def save_animation(path: Path, pictures: list[Image.Image]) -> Path:
-    """Writes pictures of one size as an endless GIF, all with the 256 colours that fit them together (no flicker)."""
+    """Writes pictures of one size as an endless GIF with one palette of 256 colours for all, so it does not flicker."""
     width, height = pictures[0].size
     strip = Image.new("RGB", (width, height * len(pictures)))
     for i, picture in enumerate(pictures):

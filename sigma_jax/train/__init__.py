@@ -1,1 +1,1 @@
-"""One trainer for all tasks: task, state, step, loop."""
+"""The trainer, the same for all tasks: plan (plan.py), compiled step (program.py, step.py), training loop (loop.py)."""

@@ -1,4 +1,4 @@
-"""What a person sees during training: a progress bar on a terminal, plain log lines anywhere else."""
+"""Progress of a run on the screen: a bar on a terminal, plain log lines anywhere else."""
 
 import sys
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ FORMATS = {
     "bad_videos": ("bad videos", "{:.0f}"),
     "memory_gib": ("GiB", "{:.2f}"),
 }
-HIDDEN = {  # in metrics.jsonl, too much for a line
+HIDDEN = {  # written to metrics.jsonl but left out of the line
     "loss_proj", "loss_pred", "prototypes_used_proj", "assignment_entropy_proj", "marginal_error_proj", "param_norm",
     "nonfinite_run",
 }  # fmt: skip
@@ -42,9 +42,12 @@ def format_metrics(metrics: Mapping[str, Any]) -> str:
 
 
 class Console:
-    """Progress of one run. A bar when `stream` is a terminal, otherwise one log line per `show`.
+    """Progress of one run: a bar when `stream` is a terminal, otherwise one log line per `show`.
 
-    active: False in all processes but the first; then only warnings are shown.
+    Args:
+      total_steps, start_step: steps of the whole run, and those that are done already.
+      stream: where the bar goes; None for standard error.
+      active: False in all processes but process 0; then only warnings are shown.
     """
 
     def __init__(self, total_steps: int, start_step: int = 0, stream: TextIO | None = None, *, active: bool = True):
@@ -70,7 +73,7 @@ class Console:
             logging.info("step %d/%d %s", step, self._total, text)
 
     def say(self, text: str, warning: bool = False) -> None:
-        """A sentence (warning, checkpoint, evaluation) that stays above the bar or goes to the log."""
+        """Show a sentence (warning, checkpoint, evaluation) above the bar, or in the log where there is no bar."""
         if self._bar is not None:
             self._bar.write(f"WARNING: {text}" if warning else text, file=self._bar.fp)
         elif warning:

@@ -1,4 +1,4 @@
-"""`--mode=eval`: restore weights onto the mesh at hand and measure them; nothing is trained, no checkpoint touched."""
+"""`--mode=eval`: loads weights, runs a task's tests on them and writes the results; nothing is trained."""
 
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,22 @@ from sigma_jax.weights.weights_file import Weights, WeightsMismatch
 
 
 def evaluate(task: Task, place: Place, init: str, which: str = "model") -> dict[str, float]:
-    """Runs the tests of a task, those evaluators without a schedule; they write to workdir/eval.
+    """Runs the tests of a task, i.e. those of its evaluators that have no schedule; they write to workdir/eval.
 
     Args:
-      init: a run's folder, its `best`, its `checkpoints`, or one step of them, written on any mesh; or weights in any
-        format.
-      which: 'ema' for averaged weights.
+      task: the task, on the mesh to use, which may differ from the one that the weights were trained on.
+      place: the data folder, and the workdir for the results.
+      init: a run's folder, its `best` or `checkpoints` folder or one step of it, or weights in any format of
+        weights/formats.py.
+      which: 'model', or 'ema' for averaged weights.
+
+    Returns:
+      The scores of all tests by name.
 
     Raises:
-      CheckpointError, WeightsMismatch: no such weights, another model, other classes.
-      InvalidValue: a task without a test, or a workdir inside the checkpoint.
+      CheckpointError: there is no such checkpoint.
+      WeightsMismatch: the weights are of another model or other classes, or have no classifier.
+      InvalidValue: the task has no test, or the workdir lies inside the checkpoint.
     """
     folder = find_checkpoint(init) if detect_format(init) == "orbax" else None
     workdir = place.workdir
@@ -62,8 +68,8 @@ def evaluate(task: Task, place: Place, init: str, which: str = "model") -> dict[
 
 
 def _origin(found: Weights, weights: Weights, which: str) -> dict[str, Any]:
-    """What a result says about the weights in a file and as they were used: the digest, as the log has it, the classes
-    that the head knows and what became of their order."""
+    """The entry of a result that identifies its weights: their digest (also in the log), the hash of the head's label
+    map, how the head's rows were reordered, and notes of the format."""
     said: dict[str, Any] = {"hash": weights.digest()}
     if "class_order" in weights.sizes:
         names = found.sizes.get("class_names")

@@ -1,4 +1,4 @@
-"""Batches on their way to the devices, one ahead of the step that needs them."""
+"""Prefetching to the devices: the next batch is copied while the current step runs."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -19,15 +19,16 @@ class _Drawn(NamedTuple):
 
 
 class DeviceFeed:
-    """Hands out batch k after batch k + 1 was sent to the devices.
+    """Iterator over batches that returns batch k after it has started the copy of batch k + 1.
 
-    A copy that is asked for after step k was dispatched would start when step k has ended, and step k + 1 would wait
-    for it. Costs the memory of one batch.
+    A copy requested after step k was dispatched would start only when step k has ended, and step k + 1 would wait for
+    it. Prefetching costs the memory of one batch.
 
     Args:
-      loader: stands at the batch of step `first`.
-      place: sends a batch to the devices.
-      first, total: steps done, and steps of the whole run: no batch is drawn beyond the last one's.
+      loader: positioned at the batch of step `first`.
+      place: copies a batch of this process to the devices.
+      first: steps that are done.
+      total: steps of the whole run; no batch is read beyond the last one.
 
     Attributes:
       step: steps whose batches were handed out, counted from the start of the run.

@@ -1,4 +1,4 @@
-"""The share of the device's peak that a step's model FLOPs reach (MFU)."""
+"""Model FLOPs utilisation (MFU): a step's model FLOPs per second as a share of the devices' peak."""
 
 # Dense bf16 peak of one device, FLOP/s, by a part of jax's device_kind (vendors' data sheets; first match wins).
 PEAKS = (
@@ -27,6 +27,11 @@ def peak_flops(device_kind: str) -> float | None:
 
 
 def mfu(flops_per_clip: float, clips_per_s: float, devices: list) -> float | None:
-    """Share of the devices' joint peak in [0, 1], None where the peak is unknown."""
+    """MFU in [0, 1] of all `devices`, which are alike; None where their peak is unknown.
+
+    Args:
+      flops_per_clip: model FLOPs of a training step per clip.
+      clips_per_s: over all devices.
+    """
     peak = peak_flops(devices[0].device_kind)
     return flops_per_clip * clips_per_s / (peak * len(devices)) if peak else None

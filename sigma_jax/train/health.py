@@ -1,4 +1,4 @@
-"""Words when a run goes wrong: warnings a person can act on, the non-finite limit, and the dump of the last step."""
+"""Health checks of a run: warnings with advice, the limit of non-finite steps, and a dump of the last such step."""
 
 import json
 import math
@@ -10,22 +10,24 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Limits:
-    """When a warning is due. Shares are in [0, 1]; `warmup_steps` hold back what is normal at the start of a run."""
+    """Thresholds of the warnings; shares are in [0, 1]."""
 
-    stuck_tolerance: float = 0.01  # |loss / ln K - 1| below it counts as "at ln K"
-    stuck_steps: int = 500
-    min_prototypes_used: float = 0.05
-    min_entropy: float = 0.3  # of the mean assignment, over ln K
-    max_marginal_error: float = 0.1  # relative, of the prototype masses after the last sweep
-    max_wait_share: float = 0.3  # of the step time
-    warmup_steps: int = 50
-    repeat_steps: int = 1000  # a warning is said again only after so many steps
+    stuck_tolerance: float = 0.01  # the loss counts as "at ln K" while |loss / ln K - 1| is at most this
+    stuck_steps: int = 500  # so long at ln K before it is a warning
+    min_prototypes_used: float = 0.05  # share of the prototypes
+    min_entropy: float = 0.3  # entropy of the mean assignment, divided by ln K
+    max_marginal_error: float = 0.1  # relative error of the prototypes' masses after the last Sinkhorn iteration
+    max_wait_share: float = 0.3  # share of the step time that is spent waiting for data
+    warmup_steps: int = 50  # no warning of collapse before this step: the values are normal at the start
+    repeat_steps: int = 1000  # the same warning is repeated after so many steps at the earliest
 
 
 class HealthMonitor:
-    """Reads the metrics of each log line and returns sentences; keeps count of how long something lasts.
+    """Checks the metrics of each log line and returns warnings; remembers how long the loss is stuck and what was said.
 
-    `num_prototypes` K is None for objectives without prototypes: their metrics simply are not there.
+    Args:
+      num_prototypes: K; None for objectives without prototypes.
+      limits: thresholds; None for the defaults.
     """
 
     def __init__(self, num_prototypes: int | None = None, limits: Limits | None = None):
@@ -71,7 +73,7 @@ class HealthMonitor:
         }
 
     def _counted(self, counts: Mapping[str, int], numbers: Mapping[str, float]) -> dict[str, str]:
-        """Events counted since the start: said again when the count has grown since it was last said."""
+        """Warnings about counters since the start of the run, due again only when a counter has grown."""
         run = int(numbers.get("nonfinite_run", 0))
         texts = {
             "nonfinite_steps": f"{counts['nonfinite_steps']} steps skipped so far because loss or gradients were not "
@@ -129,9 +131,14 @@ def should_stop(consecutive: int, limit: int) -> bool:
 def write_dump(
     workdir: str | Path, step: int, record_keys: Iterable[str], module_norms: Mapping[str, float]
 ) -> tuple[Path, str]:
-    """Write `nonfinite_step_N.json`: step, keys of the batch's records, norm per module in the order of the model.
+    """Write `workdir/nonfinite_step_N.json` with the step, its records and its gradient norms.
 
-    Returns (path, sentence naming the first module whose norm is not finite).
+    Args:
+      record_keys: keys of the records in the step's batch.
+      module_norms: gradient norm of each module, in the order of the forward pass.
+
+    Returns:
+      (path of the file, sentence naming the first module whose norm is not finite).
     """
     norms = {name: float(norm) for name, norm in module_norms.items()}
     first = next((name for name, norm in norms.items() if not math.isfinite(norm)), None)

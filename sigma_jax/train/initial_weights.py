@@ -1,4 +1,8 @@
-"""What training starts from besides random numbers: `--init` and `--teacher`, in any format, loaded strictly."""
+"""Loads the weights that training starts from: `--init` for the model, `--teacher` for the frozen teacher.
+
+Both may have any format of weights/formats.py. A tensor that is missing, left over or of another shape is an error
+unless the user named its part.
+"""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -33,17 +37,25 @@ PUBLISHED_TEACHERS = {  # our name: where its authors publish it
 
 @dataclasses.dataclass(frozen=True)
 class InitFrom:
-    """`--init`: a path, and the parts that may be missing from it or left unused."""
+    """The flags about `--init`.
+
+    path: a run's folder or a file of weights. allow_missing: parts of the model that may be absent from it and are
+    initialised randomly. allow_unexpected: parts of the file that may be left unused. which: 'model' or 'ema'.
+    """
 
     path: str
     allow_missing: tuple[str, ...] = ()
     allow_unexpected: tuple[str, ...] = ()
-    which: str = "model"  # or ema
+    which: str = "model"
 
 
 @dataclasses.dataclass(frozen=True)
 class StartFrom:
-    """What a run starts from besides random numbers. random_teacher: for smoke tests."""
+    """Where a run's first weights come from.
+
+    init: weights of the model; None for random ones. teacher: path of the teacher's weights, where the task has a
+    teacher. random_teacher: use a random teacher instead, for smoke tests.
+    """
 
     init: InitFrom | None = None
     teacher: str | None = None
@@ -61,13 +73,17 @@ ADVICE = (
 def initialised(
     init_state: Callable[[], TrainState], task: Task, source: InitFrom, facts: Mapping[str, Any]
 ) -> Callable[[], TrainState]:
-    """`init_state` with parameters from a file; optimizer and step are fresh.
+    """Like `init_state`, but with parameters from a file; optimizer state and step are those of a new run.
 
-    Facts that no array tells must be those of the task (weights/facts.py); a head's rows are moved to its classes.
+    Parts that a task adds to a pre-trained model (`Task.init_missing`, e.g. a classifier's head) or does not use
+    (`Task.init_unused`) need not be named by the user. A classifier's head is reordered to the task's label map.
 
-    What a task makes anew on a pre-trained model (`Task.init_missing`, e.g. a classifier's head) or never uses
-    (`Task.init_unused`) need not be named by the user.
-    The returned function raises WeightsMismatch, with the lists of what does not fit.
+    Args:
+      facts: what the task requires of the weights but no array shows, e.g. frames or the label map (weights/facts.py).
+
+    Returns:
+      Function without arguments that reads the file and makes the state. It raises WeightsMismatch, with the lists of
+      what does not fit.
     """
 
     def start() -> TrainState:
@@ -87,30 +103,31 @@ def initialised(
 
 
 def heads_of(size: VideoSize) -> dict[str, int | None]:
-    """Heads of a video model, for files that do not record them; those that do must agree."""
+    """Numbers of attention heads of encoder and decoder, which a checkpoint records because no array shows them."""
     return {"num_heads": size.num_heads, "decoder_num_heads": size.decoder_num_heads}
 
 
 def init_from(
     path: str | None, allow_missing: str = "", allow_unexpected: str = "", which: str = "model"
 ) -> InitFrom | None:
-    """The flags of main: names are separated by commas.
+    """`InitFrom` of main's flags, with parts separated by commas; None without a path.
 
     Raises:
-      ValueError: parts are named without a path.
+      InvalidValue: parts are named, but no path is given.
     """
     if path:
         return InitFrom(path, names_in(allow_missing), names_in(allow_unexpected), which)
     if allow_missing or allow_unexpected:
-        raise InvalidValue("--allow_missing and --allow_unexpected say what --init may lack or waste: give --init=PATH")
+        raise InvalidValue("--allow_missing and --allow_unexpected need --init=PATH: they name parts of those weights")
     return None
 
 
 def with_teacher(task: Task, start: StartFrom, seed: int) -> tuple[Task, Params]:
-    """(task, frozen parameters): the teacher's from a file, or random ones if asked for; {} without a teacher.
+    """The task adapted to its teacher's weights, and those weights; {} for a task without a teacher.
 
     Raises:
-      InvalidValue: a teacher is needed and none given (says where to get it), or given and not needed.
+      InvalidValue: the task needs a teacher and none is given (the message says where to get it), or the reverse.
+      WeightsMismatch: the file holds another teacher.
     """
     if task.teacher is None:
         if start.teacher or start.random_teacher:
@@ -129,12 +146,13 @@ def with_teacher(task: Task, start: StartFrom, seed: int) -> tuple[Task, Params]
 
 
 def load_teacher(task: Task, path: str) -> tuple[Task, Params]:
-    """(the task, the teacher's parameters) with weights from a file in any format.
+    """The task adapted to the teacher in a file, and the teacher's parameters.
 
-    Width, depth and patch size must be the config's; registers and the layout of the position table follow the file.
+    Width, depth and patch size must be the config's; number of registers and layout of the positional embedding are
+    taken from the file.
 
     Raises:
-      FileNotFoundError, WeightsMismatch: each names the file and what was expected.
+      WeightsMismatch: the file holds no teacher or another one; names the file and what was expected.
     """
     weights = read_weights(path, num_heads=task.teacher.num_heads)
     if weights.kind != "teacher":
@@ -167,12 +185,12 @@ def load_teacher(task: Task, path: str) -> tuple[Task, Params]:
 
 
 def cast_frozen(weights: Params, dtype: jnp.dtype) -> Params:
-    """A frozen network's matrices in the compute type (cast once, not every step); biases and norms stay fp32."""
+    """Casts a frozen network's matrices to the compute type once instead of in every step; vectors stay fp32."""
     return jax.tree.map(lambda x: jnp.asarray(x, dtype if x.ndim > 1 else jnp.float32), weights)
 
 
 def how_to_get(teacher: str) -> str:
-    """What to download and type for a teacher of the config."""
+    """Sentence for a message: which file to download for a teacher of TEACHER_SIZES, and how to convert it."""
     if teacher not in PUBLISHED_TEACHERS:
         return f"teacher {teacher!r} is not published: convert your own with python -m sigma_jax.tools.convert"
     place = PUBLISHED_TEACHERS[teacher]

@@ -1,9 +1,10 @@
-"""The one training loop. The order of operations is part of the design:
+"""The training loop of all tasks, in this order:
 
-restore or initialise
-each step:   save what is due (or stop, if the platform asks us to), next batch (the one after it is sent ahead), step,
-             every n steps write the metrics of the step before last (the only host sync), measure what is due
-at the end:  save, wait for it, measure what is not measured yet; then the report
+start:       restore the newest checkpoint, or initialise
+each step:   save a checkpoint if one is due (on a preemption notice save and stop); take the next batch and start the
+             copy of the one after it; run the compiled step; every `log_every` write the metrics of an earlier step,
+             which is the only time the host waits for the device; run the evaluators that are due
+end:         save the last step and wait until it is written; run every evaluator that has not measured it
 """
 
 import contextlib
@@ -45,13 +46,13 @@ from sigma_jax.train.setup import Run
 from sigma_jax.train.state import TrainState
 from sigma_jax.train.step import loss_and_gradient
 
-OPTIONAL = ("av", "decord", "torchcodec")  # decoders: shards of pictures need none
+OPTIONAL = ("av", "decord", "torchcodec")  # video decoders; not needed for shards of JPEG frames
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 RESTART_CODE = 75  # exit status after a preemption: start the same command again
 
 
 class Preempted(UserError, RuntimeError):
-    """The platform takes the machine back; the state is saved."""
+    """The process was asked to stop (SIGTERM or a preemption notice); the message says which step is saved."""
 
 
 class NonFinite(UserError, RuntimeError):
@@ -59,14 +60,21 @@ class NonFinite(UserError, RuntimeError):
 
 
 def train(run: Run, *, command: Sequence[str] = (), allowed: Allowed = NOTHING) -> TrainState:
-    """Trains to the end of the plan, from the newest checkpoint in the workdir or from scratch.
+    """Trains to the end of the plan, from the newest checkpoint of the run or from its first state.
 
     Args:
-      command: what the user typed, kept in the workdir.
+      run: from `setup.build`.
+      command: the user's command line, written to the workdir.
       allowed: what may have changed since the checkpoint.
 
+    Returns:
+      The state after the last step.
+
     Raises:
-      Preempted, NonFinite, NotWritable, SaveFailed, those of check_same_run: each says what was saved, what to do.
+      Preempted: asked to stop.
+      NonFinite: too many steps in a row without a finite loss and gradient.
+      NotWritable, SaveFailed: checkpoints cannot be written.
+      ChangedConfig, ChangedData, NoStepsLeft: the checkpoint is of another run (train/resuming.py).
     """
     leader = jax.process_index() == 0
     check_writable(run.checkpoint_dir)
@@ -97,7 +105,7 @@ def train(run: Run, *, command: Sequence[str] = (), allowed: Allowed = NOTHING) 
 
 
 def open_checkpoints(run: Run, read_only: bool = False) -> Checkpointer:
-    """The run's checkpoints, usually below workdir/checkpoints. `read_only`: the run itself may be at work."""
+    """The run's checkpoints, usually in workdir/checkpoints. `read_only`: while another process may write them."""
     return Checkpointer(
         run.checkpoint_dir,
         keep_last=run.settings.checkpoint.keep_last,
@@ -109,13 +117,13 @@ def open_checkpoints(run: Run, read_only: bool = False) -> Checkpointer:
 
 
 def note_progress(step: int) -> None:
-    """Tells the script that started this process that a restart would not begin where this start did."""
+    """Writes the saved step to $SIGMA_PROGRESS_FILE, where launch/keep_running.sh looks for progress between starts."""
     if os.environ.get("SIGMA_PROGRESS_FILE"):
         Path(os.environ["SIGMA_PROGRESS_FILE"]).write_text(f"{step}\n")
 
 
 def restore_or_init(run: Run, checkpoints: Checkpointer, allowed: Allowed) -> TrainState:
-    """The newest checkpoint's state (data position included), or a fresh one."""
+    """The state of the newest checkpoint, with the loader moved to its position; without a checkpoint a first state."""
     latest = checkpoints.latest_step()
     if latest is None:
         with telling("making the first parameters"):
@@ -130,14 +138,14 @@ def restore_or_init(run: Run, checkpoints: Checkpointer, allowed: Allowed) -> Tr
 
 
 def to_devices(run: Run, host_batch: HostBatch) -> DeviceBatch:
-    """What the task takes of this process's batch, as global arrays."""
+    """The entries of this process's batch that the task uses (`Task.batch_keys`), as global arrays."""
     return shard_batch(run.task.mesh, {name: host_batch[name] for name in run.task.batch_keys})
 
 
 def _save(run: Run, checkpoints: Checkpointer, feed: DeviceFeed, state: TrainState, logger: "_Logger") -> None:
-    """Saves if due; on a preemption notice saves, waits and raises. `feed` knows the step and the place in the data.
+    """Saves a checkpoint if one is due; on a preemption notice saves, waits until it is written and raises Preempted.
 
-    The metrics up to `step` are written first: a run that goes on from this checkpoint will not repeat them.
+    The metrics up to this step are written first, because a run that resumes here does not compute them again.
     """
     step = feed.step
     checkpoints.failure()  # logs a save that failed in the background
@@ -156,9 +164,9 @@ def _save(run: Run, checkpoints: Checkpointer, feed: DeviceFeed, state: TrainSta
 
 
 def save_last(run: Run, checkpoints: Checkpointer, feed: DeviceFeed, state: TrainState, logger: "_Logger") -> None:
-    """Saves the last step, before anything is measured: a test is the longest and most fragile part of a finetuning.
+    """Saves the last step before the evaluators run: a test is the longest and most fragile part of a finetuning.
 
-    From here on a signal ends the run at once, since nothing can be lost.
+    After it, a signal ends the process at once, since nothing can be lost.
     """
     logger.flush(state)
     checkpoints.save(feed.step, state, data_state=feed.state(), meta=run.meta(), force=True)
@@ -169,7 +177,7 @@ def save_last(run: Run, checkpoints: Checkpointer, feed: DeviceFeed, state: Trai
 
 
 class _Logger:
-    """Writes metrics one step late, so that reading them never holds up the device."""
+    """Writes metrics one step late, so that the device has work while the host reads them; runs the evaluators."""
 
     def __init__(self, run: Run, writer: MetricWriter, console: Console):
         self.run, self.writer, self.console = run, writer, console
@@ -189,7 +197,7 @@ class _Logger:
     def after(self, step: int, metrics: dict[str, jax.Array], host_batch: HostBatch, state: TrainState):
         """Called when `step` was dispatched."""
         self._steps += 1
-        if self._steps == 1:  # compiled or loaded the program, and waited for the first batch
+        if self._steps == 1:  # its time holds compilation and the wait for the first batch
             self.throughput.reset()
         else:
             self.throughput.count(self.run.plan.batch_size)
@@ -199,7 +207,7 @@ class _Logger:
             self._pending = step, metrics, host_batch
 
     def flush(self, state: TrainState) -> None:
-        """Fetches and writes what is pending; stops the run when nothing is finite any more."""
+        """Writes the metrics of the last log step; raises NonFinite after `max_nonfinite_run` non-finite steps."""
         if self._pending is None:
             return
         step, metrics, host_batch = self._pending
@@ -219,7 +227,7 @@ class _Logger:
             raise NonFinite(self._dump(step, host_batch, state))
 
     def measure(self, step: int, state: TrainState) -> None:
-        """Runs the evaluators that are due at `step` and writes their numbers; their time is no training time."""
+        """Runs the evaluators due at `step` and writes their numbers; their time does not count in clips/s."""
         due = [evaluator for evaluator in self.run.evaluators if is_due(evaluator, step, self.run.plan)]
         if not due:
             return
@@ -228,7 +236,7 @@ class _Logger:
         self.throughput.reset()
 
     def measure_last(self, state: TrainState) -> None:
-        """Runs every evaluator after the last step; those that an earlier start has run are not run again."""
+        """Runs every evaluator after the last step, except those that an earlier start of the run has run there."""
         step, done = self.run.plan.total_steps, LastMeasurements(self.run.workdir / "measured.json")
         for evaluator in self.run.evaluators:
             if not done.holds(evaluator.name, step):
@@ -245,7 +253,7 @@ class _Logger:
         self.console.say(f"{evaluator.name} at step {step}: {format_metrics(numbers)}")
 
     def _dump(self, step: int, host_batch: HostBatch, state: TrainState) -> str:
-        """Evidence: keys of the step's records and the gradient norm of every module."""
+        """Writes the step's records and gradient norms to a file; returns the message of NonFinite."""
         keys = self.run.loader.keys(host_batch)
         norms = module_norms(self.run, state, to_devices(self.run, host_batch))
         _, sentence = write_dump(self.run.workdir, step, keys, norms)
@@ -256,7 +264,7 @@ class _Logger:
 
 
 class LastMeasurements:
-    """Which evaluators have run after the last step, in a file. Process 0 knows for all."""
+    """Which evaluators have run after the last step, kept in a file that process 0 reads and writes."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -270,14 +278,14 @@ class LastMeasurements:
         return mine if jax.process_count() == 1 else bool(multihost_utils.broadcast_one_to_all(np.int32(mine)))
 
     def add(self, name: str, step: int) -> None:
-        """Its numbers are written."""
+        """Notes that `name` has measured the parameters of this step; call it when its numbers are written."""
         self._done[name] = step
         if jax.process_index() == 0:
             write_json(self._path, self._done)
 
 
 def is_due(evaluator: Evaluator, step: int, plan: RunPlan) -> bool:
-    """Whether an evaluator runs when `step` updates are done, by its schedule; after the last one all of them run."""
+    """Whether an evaluator's schedule `every` says that it runs after `step` updates; never for one without."""
     every = evaluator.every.in_steps(plan.steps_per_epoch, plan.total_steps) if evaluator.every else 0
     return every > 0 and step % every == 0
 
@@ -300,7 +308,8 @@ def module_norms(run: Run, state: TrainState, batch: dict[str, jax.Array]) -> di
 
 
 def versions() -> dict[str, str]:
-    """What made a run."""
+    """Versions of this package (with its commit), of Python and of the libraries that a run depends on, and JAX's
+    platform."""
     found = {"sigma_jax": __version__, "commit": commit(), "python": platform.python_version()}
     found |= {"platform": jax.default_backend()}
     optional = [name for name in OPTIONAL if importlib.util.find_spec(name)]
@@ -308,7 +317,7 @@ def versions() -> dict[str, str]:
 
 
 def write_run_files(run: Run, command: Sequence[str]) -> None:
-    """Config, plan, versions and command of a run, into its folder."""
+    """Writes config.json, plan.json, plan.txt, versions.json and command.txt into the workdir."""
     (run.workdir / "config.json").write_text(json.dumps(run.recorded, indent=2, sort_keys=True) + "\n")
     (run.workdir / "plan.json").write_text(json.dumps(dataclasses.asdict(run.plan), indent=2) + "\n")
     (run.workdir / "plan.txt").write_text("\n".join(run.plan.describe()) + "\n")

@@ -1,4 +1,4 @@
-"""Numbers of a run: `metrics.jsonl` and TensorBoard event files on process 0, and the clips/s meter."""
+"""Writes a run's metrics (`metrics.jsonl` and TensorBoard, on process 0), and measures its throughput."""
 
 import contextlib
 import json
@@ -19,8 +19,8 @@ class MetricWriter:
 
     `workdir/metrics.jsonl` holds one JSON object per line, `{"step": 120, "loss": 8.01, ...}`, flushed line by line;
     a non-finite value is the string "nan", "inf" or "-inf" (`float()` reads it back). `workdir/tensorboard` holds the
-    same numbers. A run that continues from a checkpoint at `resume_step` repeats the steps after it: their old lines,
-    and a line cut short by a kill, are dropped first. `workdir/warnings.jsonl` is kept alike.
+    same numbers. A run that resumes at `resume_step` repeats the steps after it: their old lines, and a line cut short
+    by a kill, are dropped first. `workdir/warnings.jsonl` is treated in the same way.
     """
 
     def __init__(self, workdir: str | Path, active: bool, resume_step: int = 0):
@@ -37,7 +37,7 @@ class MetricWriter:
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1)
 
     def write(self, step: int, metrics: Mapping[str, ArrayLike]) -> None:
-        """One line for `step`; values are scalars (Python, numpy or jax). Raises ValueError for an array."""
+        """Writes one line for `step`; values are scalars (Python, numpy or jax). Raises ValueError for an array."""
         if not self._active:
             return
         numbers = {name: _scalar(name, value) for name, value in metrics.items()}
@@ -48,13 +48,13 @@ class MetricWriter:
             self._board.add_scalar(name, value, step)
 
     def warn(self, step: int, text: str) -> None:
-        """A line of `warnings.jsonl`, which the report shows."""
+        """Writes a line of `warnings.jsonl`, which the report shows."""
         if self._active:
             self._warnings.write(json.dumps({"step": int(step), "warning": text}) + "\n")
             self._warnings.flush()
 
     def close(self) -> None:
-        """Flush and close both files; the last call."""
+        """Flush and close the files; the last call."""
         if self._active:
             self._file.close()
             self._warnings.close()
@@ -77,7 +77,7 @@ def _open_after(path: Path, last_step: int) -> TextIO:
         try:
             step = int(json.loads(line)["step"])
         except (ValueError, TypeError, KeyError):
-            continue  # cut short when the process was killed, or what a crash of the machine left
+            continue  # cut short when the process was killed, or damaged by a crash of the machine
         if step <= last_step:
             kept.append(line + "\n")
     with replacing(path) as partial:
@@ -106,7 +106,7 @@ class Throughput:
         self._waited += self._clock() - begin
 
     def count(self, clips: int) -> None:
-        """One step over `clips` clips (the global batch) was dispatched."""
+        """Count one step over `clips` clips (the global batch)."""
         self._clips += clips
         self._steps += 1
 

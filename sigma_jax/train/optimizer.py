@@ -1,8 +1,9 @@
 """AdamW with the authors' parameter groups.
 
-Weight decay reaches matrices and prototypes only: not biases, norm scales, layer scales, tokens or position tables
-(goldens `group_weight_decay`, README item 22). With layer decay, the learning rate of block i is scaled by
-decay^(depth - i), the tube embedding's by decay^(depth + 1), everything else's by 1 (goldens/finetune_cls).
+Weight decay applies to matrices and prototypes only: not to biases, norm scales, layer scales, tokens or positional
+embeddings (golden `group_weight_decay`, tests/goldens/README.md item 22). With layer decay, the learning rate of block
+i is scaled by decay^(depth - i), that of the tube embedding by decay^(depth + 1), all others by 1 (golden
+`finetune_cls`).
 """
 
 from collections.abc import Callable
@@ -20,7 +21,7 @@ DECAYED = ("kernel", "qkv", "prototypes")
 
 
 def decay_mask(params: Tree) -> Tree:
-    """Which parameters weight decay reaches: a tree of bools."""
+    """Which parameters weight decay applies to: a tree of bools."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path_of(path).rpartition("/")[2] in DECAYED, params)
 
 
@@ -52,15 +53,18 @@ def adamw(
     clip_norm: float | None = None,
     trainable: Callable[[str], bool] = lambda path: True,
 ) -> optax.GradientTransformation:
-    """AdamW (epsilon 1e-8) as torch computes it, decay scaled by the learning rate.
+    """AdamW (epsilon 1e-8) as torch computes it: weight decay is multiplied by the learning rate.
 
-    Its `update` takes `finite`, a bool scalar: where it is False, the moments stay as they are; and `step`, the number
-    of the step that the learning rate is taken at, which also counts those that were skipped.
+    Its `update` takes two extra arguments: `finite`, a bool scalar (where it is False, the moments keep their values),
+    and `step`, at which the learning rate is taken; it also counts skipped steps.
 
     Args:
-      learning_rate: a number, or a function of the step counted from 0.
-      clip_norm: largest global gradient norm, None for no clipping (published).
-      trainable: tells from a parameter's path whether it is updated; frozen ones hold no moments.
+      learning_rate: a number, or a function of the step, counted from 0.
+      betas: decay rates of the first and second moment.
+      weight_decay: coefficient, for the parameters of `decay_mask`.
+      layer_decay: factor of the learning rate from one block to the one before it (see `layer_scales`); 1 for none.
+      clip_norm: largest global gradient norm; None for no clipping, as published.
+      trainable: whether the parameter at a path is updated; frozen ones have no moments.
     """
     steps = [_scale_by_adam(*betas), optax.add_decayed_weights(weight_decay, decay_mask)]
     if clip_norm is not None:
@@ -78,7 +82,10 @@ def adamw(
 
 
 class AdamState(NamedTuple):
-    """Moments that the optimizer itself leaves alone where a step is not finite; the trees are fp32."""
+    """State of AdamW. count: updates made. mu, nu: first and second moments, fp32 trees like the parameters.
+
+    `_scale_by_adam` itself keeps the old values in a non-finite step; train/step.py does so for other states.
+    """
 
     count: jax.Array
     mu: Tree
@@ -115,7 +122,7 @@ def _scale_by_adam(beta1: float, beta2: float) -> optax.GradientTransformationEx
 
 
 def _scale_by_schedule(learning_rate: Callable[[jax.Array], jax.Array]) -> optax.GradientTransformationExtraArgs:
-    """optax.scale_by_learning_rate at `step` (default: its own count), with a count that follows it."""
+    """optax.scale_by_learning_rate at the given `step` (default: its own count); its count becomes `step` + 1."""
 
     def update(updates, state, params=None, *, step=None, **_):
         at = state.count if step is None else step
@@ -137,7 +144,10 @@ def _scale_by_layer(layer_decay: float) -> optax.GradientTransformation:
 
 
 class Averaged(NamedTuple):
-    """Optimizer state with a running mean of the parameters beside it."""
+    """Optimizer state with an exponential moving average of the parameters.
+
+    inner: state of the optimizer. count: updates made. mean: the average, a tree like the parameters.
+    """
 
     inner: Tree
     count: jax.Array
@@ -145,7 +155,7 @@ class Averaged(NamedTuple):
 
 
 def with_average(optimizer: optax.GradientTransformation, decay: float) -> optax.GradientTransformation:
-    """Keeps mean <- decay * mean + (1 - decay) * parameters; the first update sets it to the parameters."""
+    """Adds mean <- decay * mean + (1 - decay) * parameters to an optimizer; the first update copies the parameters."""
 
     def init(params):
         return Averaged(optimizer.init(params), jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
@@ -163,7 +173,7 @@ def with_average(optimizer: optax.GradientTransformation, decay: float) -> optax
 
 
 def evaluated_params(params: Tree, opt_state: Tree) -> Tree:
-    """The averaged parameters where the optimizer keeps them (and has made a step), else the parameters."""
+    """The averaged parameters, if the optimizer keeps them and has made an update; else the parameters."""
     if isinstance(opt_state, Averaged) and int(opt_state.count):
         return opt_state.mean
     return params

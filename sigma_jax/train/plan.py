@@ -1,7 +1,4 @@
-"""The resolved plan of a run: every number that follows from config, devices and data, before the first step.
-
-Letters: B global batch, A micro-batches per step.
-"""
+"""The plan of a run: every number that follows from config, devices and data, computed before the first step."""
 
 import dataclasses
 import math
@@ -18,37 +15,37 @@ from sigma_jax.train.settings import TrainSettings
 
 @dataclasses.dataclass(frozen=True)
 class RunPlan:
-    """Counts, durations in steps, learning rates; `describe` puts them into sentences."""
+    """Counts, durations in steps and learning rates of a run; `describe` puts them into sentences."""
 
-    mesh: dict[str, int]
+    mesh: dict[str, int]  # axis -> devices
     num_devices: int
     num_processes: int
     platform: str
-    num_records: int
-    batch_size: int
-    repeats: int
-    micro_batch_per_device: int
-    accumulation: int
+    num_records: int  # of the training split
+    batch_size: int  # videos per step, over all devices
+    repeats: int  # augmented copies of each video in a batch
+    micro_batch_per_device: int  # clips
+    accumulation: int  # micro-batches per step
     steps_per_epoch: int
     total_steps: int
     warmup_steps: int
     log_every_steps: int
     save_every_steps: int
-    keep_every_steps: int
-    start_lr: float
+    keep_every_steps: int  # checkpoints at multiples of it are never deleted; 0: none
+    start_lr: float  # at the start of the warm-up
     peak_lr: float
     final_lr: float
     num_params: int
-    tubes_visible: int
-    tubes_hidden: int
-    sinkhorn_tokens: int  # 0 without Sinkhorn
-    num_prototypes: int
-    state_bytes_per_device: int
-    activation_bytes_per_device: int
-    milestones: tuple[int, ...] = ()  # steps from which the rate is multiplied by milestone_factor; (): a cosine
+    tubes_visible: int  # per clip
+    tubes_hidden: int  # per clip
+    sinkhorn_tokens: int  # hidden tubes that are balanced together; 0 without Sinkhorn
+    num_prototypes: int  # 0 for objectives without prototypes
+    state_bytes_per_device: int  # estimate: parameters, moments, gradient
+    activation_bytes_per_device: int  # estimate
+    milestones: tuple[int, ...] = ()  # steps at which the rate is multiplied by milestone_factor; (): a cosine
     milestone_factor: float = 1.0
-    queue_tokens: int = 0  # past tokens that join Sinkhorn
-    queue_start: int = 0  # micro-batches before they do
+    queue_tokens: int = 0  # tokens of past batches in the feature queue
+    queue_start: int = 0  # micro-batches before the queue is used
     memory_bytes_per_device: int | None = None  # None: unknown
 
     def describe(self) -> list[str]:
@@ -80,7 +77,7 @@ class RunPlan:
             ratio += self.queue_tokens / self.num_prototypes
             if ratio < 1:
                 lines.append(
-                    f"WARNING: with {ratio:.2g} tokens for each prototype not every one can be given one, and balanced "
+                    f"WARNING: with {ratio:.2g} tokens per prototype not every prototype can get one, and balanced "
                     "assignments mean little: take fewer prototypes (objective.num_prototypes), more clips at a time "
                     "(batch_size, max_batch_per_device), or a feature queue (objective.queue_batches)"
                 )
@@ -117,19 +114,20 @@ class RunPlan:
 
 
 def memory_of(device: jax.Device) -> int | None:
-    """Bytes that a device offers: of a CPU its share of the machine's memory; None where it does not say."""
+    """Memory of a device in bytes (of a CPU device: its share of the machine's memory); None where unknown."""
     if device not in jax.local_devices():
-        return None  # another process's, or one that only exists as a plan
+        return None  # it belongs to another process, or is only described (runtime/topologies.py)
     if device.platform == "cpu":
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // jax.local_device_count()
     return (device.memory_stats() or {}).get("bytes_limit")
 
 
 def split_batch(batch_size: int, num_devices: int, max_per_device: int) -> tuple[int, int]:
-    """(clips per device and micro-batch, micro-batches): the fewest micro-batches that fit.
+    """(clips per device and micro-batch, micro-batches), with as few micro-batches as `max_per_device` clips allow.
 
     Raises:
-      ValueError: a batch that does not divide over the devices; names the nearest ones that do.
+      InvalidValue: the batch does not divide over the devices (the message names the nearest that do), or
+        `max_per_device` is below 1.
     """
     if max_per_device < 1:
         raise InvalidValue(f"max_batch_per_device={max_per_device}: at least 1 clip must fit")
@@ -148,7 +146,7 @@ def split_batch(batch_size: int, num_devices: int, max_per_device: int) -> tuple
 
 
 def resolve_plan(settings: TrainSettings, task: Task, num_records: int) -> RunPlan:
-    """The plan of a run; every contradiction is an error here, before anything is compiled."""
+    """The plan of a run on `num_records` videos. Raises InvalidValue where settings contradict each other."""
     mesh, optim, cost = task.mesh, settings.optim, task.cost
     batch_size, repeats = settings.batch_size, task.clips_per_video
     micro, accumulation = split_batch(batch_size * repeats, mesh.size, settings.max_batch_per_device)
@@ -192,10 +190,10 @@ def resolve_plan(settings: TrainSettings, task: Task, num_records: int) -> RunPl
 
 
 def num_bytes(shapes: Params) -> int:
-    """How many bytes a tree of shapes takes."""
+    """Size in bytes of a tree of shapes."""
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
 
 
 def num_numbers(shapes: Params) -> int:
-    """How many numbers a tree of shapes holds."""
+    """Number of elements in a tree of shapes."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))

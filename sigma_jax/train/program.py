@@ -1,9 +1,9 @@
-"""The compiled update of a task and plan, with the shapes and places of all it works on; nothing is allocated.
+"""The jitted update of a task, with shapes and shardings of its arguments; nothing is allocated.
 
 program = build_program(settings, task, plan)
 compiled = program.lower().compile()      # the executable of the real run, with its memory_analysis() and as_text()
 
-The mesh of the task may be of devices that are not there (runtime/topologies.py).
+The task's mesh may consist of devices that this machine lacks (runtime/topologies.py).
 """
 
 import dataclasses
@@ -29,15 +29,15 @@ from sigma_jax.train.step import train_step
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What the loop runs, the planner compiles and the benchmark times."""
+    """What the training loop runs, tools.plan compiles and tools.benchmark times."""
 
     task: Task
     plan: RunPlan
-    abstract_state: TrainState  # these three: shapes and shardings
+    abstract_state: TrainState  # shapes and shardings instead of arrays, as in the next two
     abstract_frozen: Params
     abstract_batch: Batch
     init_state: Callable[[], TrainState]
-    init_frozen: Callable[[], Params]  # random ones
+    init_frozen: Callable[[], Params]  # random frozen parameters
     step: CompiledOnce  # (state, frozen, batch) -> (state, metrics); the state is donated
 
     def lower(self) -> jax.stages.Lowered:
@@ -46,7 +46,7 @@ class Program:
 
 
 def build_program(settings: TrainSettings, task: Task, plan: RunPlan) -> Program:
-    """Optimizer, sharded state and jitted update of a plan."""
+    """The program of a task with an optimizer and a plan."""
     mesh, learning_rate = task.mesh, schedule_of(plan)
     optimizer = build_optimizer(settings.optim, learning_rate, task.trainable)
     clips = plan.micro_batch_per_device * plan.num_devices
@@ -72,7 +72,7 @@ def build_program(settings: TrainSettings, task: Task, plan: RunPlan) -> Program
 
 
 def schedule_of(plan: RunPlan) -> Callable[[jax.Array], jax.Array]:
-    """The learning rate of every step."""
+    """The learning rate of a plan as a function of the step."""
     if plan.milestones:
         return steps_with_warmup(plan.peak_lr, plan.milestones, plan.milestone_factor, plan.warmup_steps, plan.start_lr)
     return cosine_with_warmup(plan.peak_lr, plan.final_lr, plan.total_steps, plan.warmup_steps, plan.start_lr)
@@ -83,7 +83,7 @@ def build_optimizer(
     learning_rate: Callable[[jax.Array], jax.Array],
     trainable: Callable[[str], bool],
 ) -> optax.GradientTransformation:
-    """AdamW as asked for, with averaged weights beside it if they are."""
+    """AdamW with the given settings, and an average of the weights if `ema_decay` is set."""
     optimizer = adamw(
         learning_rate,
         betas=settings.betas,
@@ -96,5 +96,5 @@ def build_optimizer(
 
 
 def fresh_state(task: Task, optimizer: optax.GradientTransformation, seed: int, clips: int) -> TrainState:
-    """Parameters drawn from the seed, zero moments, step 0, no memory of batches (of `clips` clips)."""
+    """First state: random parameters, zero moments, step 0, and the task's empty memory of micro-batches of `clips`."""
     return new_state(task.init(stream(seed, "init")), optimizer, task.init_memory(clips))

@@ -1,6 +1,6 @@
-"""Whether a run may go on from a checkpoint: the same config, the same data, and steps that are left.
+"""Checks that a run may resume from a checkpoint: same config, same data, and steps left to train.
 
-What differs is listed, and refused unless the user has said that it is meant.
+Differences are listed, and are errors unless the user accepts them with a flag.
 """
 
 from collections.abc import Mapping
@@ -13,11 +13,11 @@ from sigma_jax.runtime.config import diff_configs
 from sigma_jax.runtime.errors import UserError
 from sigma_jax.train.plan import RunPlan
 
-MOVABLE = (  # only says where and how fast a run goes
+MOVABLE = (  # settings that may change on resuming: they affect where and how fast a run computes
     *("mesh.", "data.num_workers", "data.cache_decoded", "data.decode_timeout", "log_every_", "checkpoint."),
     *("max_batch_per_device", "compute.unroll"),
 )
-OF_DATA = ("data.num_classes:", "data.label_hash:")  # filled in from the data, and judged with them
+OF_DATA = ("data.num_classes:", "data.label_hash:")  # taken from the data, so they are compared with the data
 DURATIONS = ("steps_per_epoch", "total_steps", "warmup_steps", "save_every_steps", "keep_every_steps")
 
 
@@ -34,7 +34,7 @@ class NoStepsLeft(UserError, ValueError):
 
 
 class Allowed(NamedTuple):
-    """What the user lets change between two starts of a run."""
+    """What the user allows to differ from the checkpoint: --allow_config_change, --allow_data_change."""
 
     config: bool = False
     data: bool = False
@@ -44,7 +44,7 @@ NOTHING = Allowed()
 
 
 class Facts(NamedTuple):
-    """What a run is now: its resolved config, its plan, the identity of its data (data/identity.py)."""
+    """What is compared with a checkpoint: resolved config, plan, and identity of the data (data/identity.py)."""
 
     config: Mapping[str, Any]
     plan: RunPlan
@@ -52,11 +52,13 @@ class Facts(NamedTuple):
 
 
 def check_same_run(facts: Facts, step: int, meta: Mapping[str, Any], place: str, allowed: Allowed) -> None:
-    """Compares a run with the checkpoint that it would go on from, before any array is read.
+    """Compares a run with the checkpoint that it would resume from, before any array is read.
 
     Args:
-      step, meta: of the checkpoint. One of an earlier version has no identity of its data; it is taken as it is.
-      place: of the checkpoints, for messages.
+      facts: of the run.
+      step, meta: of the checkpoint. Older versions recorded no identity of the data: those are accepted with a note.
+      place: folder of the checkpoints, for messages.
+      allowed: differences that the user accepts.
 
     Raises:
       ChangedConfig, ChangedData, NoStepsLeft: list the differences and what to do.
@@ -92,7 +94,7 @@ def check_same_run(facts: Facts, step: int, meta: Mapping[str, Any], place: str,
 
 
 def _data_differences(facts: Facts, meta: Mapping[str, Any], of_config: list[str]) -> list[str]:
-    """Sentences; for a checkpoint without an identity what its plan and config tell."""
+    """Differences of the data in sentences; without a recorded identity, those of plan and config."""
     if "data" in meta:
         return identity.differences(meta["data"], facts.data)
     before, now = meta["plan"].get("num_records"), facts.plan.num_records
@@ -103,7 +105,7 @@ def _data_differences(facts: Facts, meta: Mapping[str, Any], of_config: list[str
 
 
 def _say_sinkhorn_batch(plan: RunPlan, before: Mapping[str, Any]) -> None:
-    """Another number of micro-batches is another Sinkhorn batch: allowed, and said aloud."""
+    """Warns when the number of micro-batches has changed, since Sinkhorn then balances another number of clips."""
     if before["accumulation"] != plan.accumulation and plan.num_prototypes:
         logging.warning(
             "this run had %d micro-batch(es) per step and now has %d, because the devices changed: Sinkhorn balances "

@@ -1,7 +1,8 @@
-"""Values that change with the step: learning rate and weight decay.
+"""Learning rate schedules.
 
-The curve is the one of the reference recipe (golden `schedule.npz`): a straight warm-up that includes its end point, so
-the peak occurs twice (last warm-up step, first cosine step), then a cosine that never quite reaches the final value.
+The cosine is that of the authors' recipe (golden `schedule.npz`): a linear warm-up that includes its end point, so that
+the peak occurs twice (last warm-up step, first cosine step), then a half cosine that stops one step short of the final
+value.
 """
 
 import math
@@ -22,9 +23,14 @@ def cosine_with_warmup(
     warmup_steps: int = 0,
     start_warmup_value: float = 0.0,
 ) -> Callable[[Any], Any]:
-    """Schedule for use inside jit (fp32), and in float64 outside: `step` (int or array, 0-based) -> value(s).
+    """Linear warm-up from `start_warmup_value` to `base_value`, then a half cosine towards `final_value`.
 
-    Steps beyond the last one keep the last value. Raises ValueError unless 0 <= warmup_steps < total_steps.
+    Returns:
+      Function of the step (int or array, counted from 0) to the value: fp32 inside jit, float64 outside. Steps beyond
+      the last have the last value.
+
+    Raises:
+      InvalidValue: unless 0 <= warmup_steps < total_steps.
     """
     if total_steps < 1:
         raise InvalidValue(f"total_steps is {total_steps}, expected at least 1: set total_epochs or total_steps higher")
@@ -52,10 +58,16 @@ def steps_with_warmup(
     warmup_steps: int = 0,
     start_warmup_value: float = 0.0,
 ) -> Callable[[Any], Any]:
-    """Schedule for use inside jit, and in float64 outside: warm-up, then `base_value` times `factor` per milestone.
+    """Linear warm-up, then `base_value` multiplied by `factor` at each milestone (a step).
 
-    SEVERE's own schedules (of Charades: x0.1 at epochs 41 and 49 after 4 epochs of warm-up). Unlike the cosine's, this
-    warm-up reaches the peak with the first step behind it. Raises ValueError where milestones do not ascend.
+    The kind of schedule in SEVERE's own code (for Charades: x0.1 at epochs 41 and 49, after 4 epochs of warm-up).
+    Unlike that of `cosine_with_warmup`, this warm-up reaches `base_value` at the first step after it.
+
+    Returns:
+      Function of the step, as of `cosine_with_warmup`.
+
+    Raises:
+      InvalidValue: the milestones do not ascend.
     """
     if list(milestones) != sorted(set(milestones)):
         raise InvalidValue(f"milestones {tuple(milestones)}: expected ascending numbers")
@@ -70,5 +82,5 @@ def steps_with_warmup(
 
 
 def scaled_lr(base_lr: float, global_batch: int) -> float:
-    """Linear scaling rule of the recipe: `base_lr` is for 256 clips; `global_batch` counts all hosts and devices."""
+    """The authors' linear scaling rule: `base_lr` is for 256 clips, `global_batch` is over all hosts and devices."""
     return base_lr * global_batch / 256

@@ -1,4 +1,4 @@
-"""What a run is asked for besides its task, as typed values: the trainer's part of a config."""
+"""The trainer's part of a config as typed values: seed, batch, length, optimizer, checkpoints."""
 
 import dataclasses
 
@@ -7,9 +7,11 @@ from sigma_jax.runtime.durations import Duration
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSettings:
-    """AdamW and its schedule; the three learning rates are for 256 videos and are scaled by the batch.
+    """AdamW and its schedule.
 
-    milestones: epochs from which the rate is multiplied by milestone_factor, in place of the cosine; () for the cosine.
+    base_lr, min_lr, warmup_lr: peak, last and first learning rate for 256 videos; scaled by batch_size / 256.
+    clip_norm: largest global gradient norm; None for no clipping. ema_decay: of averaged weights; None for none.
+    milestones: epochs at which the rate is multiplied by milestone_factor; () for a cosine.
     """
 
     base_lr: float
@@ -27,7 +29,10 @@ class OptimizerSettings:
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointSettings:
-    """When the state is saved, and how many saves are kept: the newest, and for ever every `keep_every`."""
+    """When the state is saved.
+
+    save_every: between checkpoints. keep_every: between those that are never deleted. keep_last: newest ones kept.
+    """
 
     save_every: Duration
     keep_every: Duration
@@ -36,9 +41,11 @@ class CheckpointSettings:
 
 @dataclasses.dataclass(frozen=True)
 class TrainSettings:
-    """A run's seed, batches (of videos, global), length, and the settings of its parts.
+    """A run's seed, batch, length and intervals, and the settings of optimizer and checkpoints.
 
-    max_nonfinite_run: steps in a row without a finite loss after which the run stops, 0 for never.
+    batch_size: videos per step, over all devices. max_batch_per_device: clips; a larger share is split into
+    micro-batches by gradient accumulation. max_nonfinite_run: steps in a row without a finite loss and gradient after
+    which the run stops; 0 for never.
     """
 
     seed: int

@@ -1,6 +1,7 @@
-"""From a config to everything that the loop needs. Below this file, and below the tasks' own builders, no code sees it.
+"""Builds everything that the training loop needs from a config.
 
-Shapes come before arrays: sharding and checkpoints are planned on `jax.eval_shape`, then buffers are made in place.
+Only main, this file and the tasks' `from_config` and `resolve` read the config; other code takes typed values. Sharding
+and checkpoints are planned on shapes (`jax.eval_shape`), so that every array is created where it will stay.
 """
 
 import dataclasses
@@ -41,9 +42,11 @@ class NoAccelerator(UserError, RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Demands:
-    """What a config asks of a machine, whether its data are there or not.
+    """What a config requires of a machine; known without its data.
 
-    mesh: sizes of the axes data and fsdp. split: the training clips. clips_per_batch: read for batch_size videos.
+    needs_accelerator: refuse a CPU unless --platform=cpu. mesh: sizes of the axes data and fsdp. batch_size: videos per
+    step. max_batch_per_device: clips. split: folder of the training shards. num_workers: decoding processes per host.
+    clips_per_batch: clips in a batch, over all processes. clip_bytes: size of one uint8 clip.
     """
 
     needs_accelerator: bool
@@ -58,11 +61,13 @@ class Demands:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What the loop works with.
+    """A planned and prepared run.
 
-    recorded: the resolved config as it is written down, lists for tuples. facts: of the task on its data, which weights
-    must agree with. data: which data they are (data/identity.py), of the training split. init_state: makes the first
-    state, from `--init` where it is given.
+    recorded: the resolved config as JSON keeps it (lists for tuples). facts: what weights must agree with, e.g. the
+    label map (weights/facts.py). data: identity of the training split (data/identity.py). settings: the trainer's part
+    of the config. place: data folder and workdir. checkpoint_dir: folder or bucket of the checkpoints. program: task,
+    plan and compiled step. loader: batches of the training split. frozen: the teacher's parameters, {} for none.
+    init_state: makes the first state, from `--init` where it is given. evaluators: what is measured, and when.
     """
 
     recorded: Mapping[str, Any]
@@ -90,11 +95,11 @@ class Run:
         return self.place.workdir
 
     def trained(self, state: TrainState) -> Trained:
-        """What a report is drawn from."""
+        """The parameters of `state` with what a report needs to draw them."""
         return Trained(self.task, state.params, self.frozen, int(state.step), self.settings.seed)
 
     def meta(self) -> dict:
-        """What a checkpoint says about its run."""
+        """The metadata of a checkpoint: config, plan, heads, class names and identity of the data."""
         plan = dataclasses.asdict(self.plan)
         names = list(self.facts.get("class_names", ()))
         said = {"heads": heads_of(self.task.size), "class_names": names, "data": self.data}
@@ -112,8 +117,15 @@ def build(
     """Plans and prepares a run; nothing is trained yet.
 
     Args:
-      start: what parameters start from besides random numbers, and a teacher's.
+      config: as loaded from a file of configs/, with the user's overrides.
+      workdir: folder for everything that the run writes.
+      data_dir: folder of record shards.
+      start: where the first weights and the teacher's come from.
       checkpoint_dir: where checkpoints go; None for workdir/checkpoints.
+
+    Raises:
+      InvalidValue: settings contradict each other, the devices or the data.
+      UserError: data or weights are missing or do not fit.
     """
     place, settings = Place(data_dir, workdir), train_settings(config)
     config = resolve(config, data_dir)
@@ -142,12 +154,12 @@ def build(
 
 
 def resolve(config: ConfigDict, data_dir: str) -> ConfigDict:
-    """The config with what only the data know filled in."""
+    """The config with the settings filled in that come from the data, e.g. the number of classes."""
     return task_class(config.task).resolve(config, data_dir)
 
 
 def demands(config: ConfigDict) -> Demands:
-    """What a config, resolved or not, asks of a machine; unknown names in it are errors here."""
+    """What a config, resolved or not, requires of a machine. Raises InvalidValue for unknown names in it."""
     if config.data.get("num_classes", 0) is None:
         config = ConfigDict(config.to_dict())
         config.data.num_classes = 1  # any number: the clips are the same
@@ -166,14 +178,14 @@ def demands(config: ConfigDict) -> Demands:
 
 
 def build_task(config: ConfigDict, devices: list[jax.Device] | None = None) -> Task:
-    """The task of a resolved config on its mesh of `devices` (None: all that are there, of any process)."""
+    """The task of a resolved config on a mesh of `devices` (None: all devices of all processes)."""
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, devices)
     compute = build_compute(config.compute, mesh.devices.flat[0].platform)
     return task_class(config.task).from_config(config, mesh, compute)
 
 
 def plan_program(config: ConfigDict, num_records: int, devices: list[jax.Device] | None = None) -> Program:
-    """The program of a run whose data are not there, as of so many records; InvalidValue for what it would refuse."""
+    """The program of a run on `num_records` videos, without its data. Raises InvalidValue where the run would."""
     settings, task = train_settings(config), build_task(config, devices)
     return build_program(settings, task, resolve_plan(settings, task, num_records))
 
@@ -190,7 +202,7 @@ def train_settings(config: ConfigDict) -> TrainSettings:
 
 
 def build_compute(section: ConfigDict, platform: str | None = None) -> Compute:
-    """Types and implementations for a platform (default: the one at hand); unknown names are errors here."""
+    """Number types and implementations for a platform (None: JAX's default). Raises InvalidValue for unknown names."""
     platform = platform or jax.default_backend()
     name = section.dtype if section.dtype != "auto" else ("float32" if platform == "cpu" else "bfloat16")
     if name not in DTYPES:
@@ -205,10 +217,10 @@ def build_compute(section: ConfigDict, platform: str | None = None) -> Compute:
 
 
 def usable_backend(asked: str, platform: str) -> str:
-    """The attention backend for a platform; where 'auto' finds no usable cuDNN, another, with a warning of its price.
+    """The attention backend for a platform; 'auto' takes 'xla' with a warning where cuDNN cannot be used.
 
     Raises:
-      InvalidValue: a backend that is unknown, of another platform, or cuDNN by name where it is not usable.
+      InvalidValue: the backend is unknown, of another platform, or is cuDNN and cannot be used.
     """
     backend = check_backend(asked, platform)
     problem = cudnn_problem() if backend == "cudnn" else ""
@@ -225,7 +237,7 @@ def usable_backend(asked: str, platform: str) -> str:
 
 
 def resolve_unroll(unroll: str | int, platform: str) -> int:
-    """Blocks per scan step, 0 for all. 'auto': all on GPUs, where a scan copies every activation it keeps; else 1.
+    """Transformer blocks per scan step; 0 for all. 'auto' is 0 on GPUs, where scan copies kept activations; else 1.
 
     Raises:
       InvalidValue: neither 'auto' nor a number from 0 up.
@@ -238,10 +250,10 @@ def resolve_unroll(unroll: str | int, platform: str) -> int:
 
 
 def require_platform(needs_accelerator: bool, platform: str | None) -> None:
-    """Stops a run that would crawl along on a CPU unnoticed.
+    """Refuses to train on a CPU by accident.
 
     Raises:
-      NoAccelerator: the config needs one, JAX sees none, and the user did not say --platform=cpu.
+      NoAccelerator: the config needs an accelerator, JAX sees none, and the user did not say --platform=cpu.
     """
     if needs_accelerator and jax.default_backend() == "cpu" and platform != "cpu":
         raise NoAccelerator(

@@ -1,4 +1,4 @@
-"""What a step changes."""
+"""The training state: what a step changes and a checkpoint restores."""
 
 from typing import NamedTuple
 
@@ -10,11 +10,11 @@ from sigma_jax.runtime.trees import Tree
 
 
 class TrainState(NamedTuple):
-    """Everything a checkpoint restores besides the position in the data.
+    """Everything that a checkpoint restores, besides the position in the data.
 
-    params, opt_state: trees, fp32. step: updates done, int32. nonfinite_steps: updates skipped so far because loss or
-    gradient was not finite; nonfinite_run: how many of the latest in a row. memory: what the task remembers of past
-    batches ({} for most).
+    step: steps done, skipped ones included, int32. params, opt_state: trees, fp32. nonfinite_steps: steps skipped so
+    far because loss or gradient was not finite. nonfinite_run: skipped steps since the last update. memory: what the
+    task keeps of past batches, e.g. a feature queue ({} for most tasks).
     """
 
     step: jax.Array
@@ -26,7 +26,7 @@ class TrainState(NamedTuple):
 
 
 def new_state(params: Tree, optimizer: optax.GradientTransformation, memory: Tree) -> TrainState:
-    """The state before the first step. Call it under jit: every counter is its own buffer (donation needs that)."""
+    """The state before the first step. Call it under jit, so that each counter gets a buffer that can be donated."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

@@ -1,6 +1,6 @@
-"""One jitted update, the same for every task.
+"""The update of a training step, the same for every task.
 
-Letters: B clips in the global batch, A micro-batches.
+Letters: A micro-batches.
 """
 
 from collections.abc import Callable
@@ -28,15 +28,16 @@ def train_step(
 ) -> Step:
     """The update of a task, to be jitted with the state donated.
 
-    Constrain the parameters (unit prototypes), take loss and gradient, update; keep the old values where one is not
-    finite (counted; the step number moves on, so the next batch and mask are new ones).
+    It projects the parameters onto their constraints (unit prototypes), computes loss and gradient, and updates. Where
+    loss or gradient is not finite, parameters and optimizer state keep their values; the step is counted as skipped,
+    and the next step takes the next batch and new masks.
 
     Args:
-      optimizer: its update is also given `finite`, a bool scalar, and `step` (see `optimizer.adamw`).
-      seed: of the random streams; step k of a run draws the same numbers however often it was restarted.
-      accumulation: micro-batches A whose gradients are averaged. Sinkhorn balances each micro-batch by itself:
-        accumulation does not enlarge the batch it sees.
-      learning_rate: the optimizer's, to be a metric (`lr`); None leaves it out.
+      optimizer: from `optimizer.adamw`; its update also gets `finite`, a bool scalar, and `step`.
+      seed: of the random streams; step k of a run draws the same numbers however often the run was restarted.
+      accumulation: micro-batches A whose gradients are averaged. Sinkhorn balances each micro-batch by itself, so
+        accumulation does not enlarge the batch that it sees.
+      learning_rate: the optimizer's schedule, reported as the metric `lr`; None leaves it out.
 
     Returns:
       step(state, frozen, batch) -> (state, metrics of scalars).
@@ -71,7 +72,7 @@ def train_step(
 
 
 def _chosen(finite: jax.Array, new: Tree, old: Tree) -> Tree:
-    """`new` where the step was finite, else `old`; moments and the schedule's count see to that themselves."""
+    """`new` where the step was finite, else `old`; states that choose by themselves (train/optimizer.py) are `new`."""
 
     def keeps_itself(x):
         return isinstance(x, (AdamState, optax.ScaleByScheduleState))
@@ -85,11 +86,14 @@ def _chosen(finite: jax.Array, new: Tree, old: Tree) -> Tree:
 def loss_and_gradient(
     task: Task, params: Tree, frozen: Tree, batch: Batch, when: tuple[int, jax.Array, int], memory: Tree
 ):
-    """((loss, metrics), gradient) of a global batch, averaged over micro-batches, and the task's next memory.
+    """Loss, metrics and gradient of a global batch, averaged over its micro-batches.
 
     Args:
       when: (seed, step, accumulation).
-      memory: the task's; {} for none.
+      memory: what the task keeps of past batches; {} for none.
+
+    Returns:
+      ((loss, metrics), gradient, memory for the next step).
     """
     seed, step, accumulation = when
 
