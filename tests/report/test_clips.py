@@ -76,7 +76,7 @@ def test_large_frames_shrink_and_keep_their_shape():
 @pytest.mark.parametrize(
     "video, mask, message",
     [
-        (_clips(size=12), _mask([]), "no whole number"),
+        (_clips(size=12), _mask([]), "not a multiple"),
         (_clips().astype(np.float32), _mask([]), "expected uint8"),
         (_clips(), _mask([], num=2), r"expected bool \(3, 8\)"),
         (_clips(), _mask([]).astype(int), "mask is int64"),

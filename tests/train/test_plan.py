@@ -55,4 +55,4 @@ def test_fewer_tokens_than_prototypes_are_a_warning(devices, num_prototypes, que
     plan = dataclasses.replace(
         plan_of(devices), sinkhorn_tokens=1000, num_prototypes=num_prototypes, queue_tokens=queue_tokens
     )
-    assert any(line.startswith("WARNING: with 1 tokens for each prototype") for line in plan.describe()) == warned
+    assert any(line.startswith("WARNING: with 1 tokens per prototype") for line in plan.describe()) == warned
