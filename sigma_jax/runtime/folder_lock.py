@@ -159,7 +159,7 @@ class FolderLock:
                 time.sleep(0.05)
                 continue
             owner = found[0]
-            if owner.token == friend:
+            if friend and owner.token == friend:  # a half-written lock has no token either
                 return False
             dead = owner.is_dead(self.path.parent)
             if dead is None:

@@ -61,8 +61,8 @@ def test_a_dead_owners_folder_is_taken_over(tmp_path, changes):
 
 def test_a_lock_that_cannot_be_read_is_silent(tmp_path):
     (tmp_path / NAME).write_text('{"token": "ab')
-    with owned(tmp_path, print):
-        pass
+    with owned(tmp_path, pytest.fail):
+        assert json.loads((tmp_path / NAME).read_text())["pid"] == os.getpid()
 
 
 def test_a_killed_process_leaves_nothing_that_stops_the_next(tmp_path):
