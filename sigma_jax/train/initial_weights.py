@@ -21,7 +21,7 @@ from sigma_jax.train.state import TrainState
 from sigma_jax.weights.facts import matched
 from sigma_jax.weights.formats import read_weights
 from sigma_jax.weights.frozen import teacher_size
-from sigma_jax.weights.loading import load_into, names_in, say
+from sigma_jax.weights.loading import Allowed, load_into, names_in, say
 from sigma_jax.weights.weights_file import WeightsMismatch
 
 DINO_PLACE = "https://dl.fbaipublicfiles.com/dino"
@@ -95,7 +95,7 @@ def initialised(
         weights = matched(weights, facts, fresh=missing, advice="--allow_missing=head trains a new head")
         fresh = init_state()
         unused = (*task.init_unused, *source.allow_unexpected)
-        params, report = load_into(weights, fresh.params, allow_missing=missing, allow_unexpected=unused, advice=ADVICE)
+        params, report = load_into(weights, fresh.params, Allowed(missing, unused, ADVICE))
         say(report)
         return fresh._replace(params=params)
 

@@ -2,8 +2,8 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -58,23 +58,29 @@ class LoadReport:
         return lines + [f"  note: {note}" for note in self.notes]
 
 
-def fit(
-    weights: Weights,
-    wanted: dict,
-    *,
-    allow_missing: Iterable[str] = (),
-    allow_unexpected: Iterable[str] = (),
-    advice: str = "",
-) -> tuple[dict[str, np.ndarray], LoadReport]:
+class Allowed(NamedTuple):
+    """Differences between a file and a model that are accepted, and how to allow others.
+
+    missing: names ('head', 'decoder/blocks') of parts that may be missing in the file, or have another shape; the model
+    keeps its own values there. unexpected: names of parts of the file that may be unused. advice: what a user of the
+    running command can do about weights that do not fit.
+    """
+
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    advice: str = ""
+
+
+NOTHING = Allowed()
+
+
+def fit(weights: Weights, wanted: dict, allowed: Allowed = NOTHING) -> tuple[dict[str, np.ndarray], LoadReport]:
     """Selects the arrays of `weights` that belong to a model.
 
     Args:
       weights: the weights.
       wanted: the model's parameters or their shapes, nested dicts.
-      allow_missing: names ('head', 'decoder/blocks') of parts that may be missing in the file, or have another shape;
-        the model keeps its own values there.
-      allow_unexpected: names of parts of the file that may be unused.
-      advice: what a user of the running command can do about weights that do not fit.
+      allowed: differences that are accepted.
 
     Returns:
       float32 arrays by path, and the report.
@@ -84,13 +90,9 @@ def fit(
     """
     found, target = flatten(weights.params), flatten(wanted)
     known = sorted({path.split("/")[0] for path in target})
-    for name in allow_missing:
+    for name in allowed.missing:
         if not any(_covers(name, path) for path in target):
             raise WeightsMismatch(f"--allow_missing={name}: the model has no such part, only {', '.join(known)}, ...")
-    missing = sorted(target.keys() - found.keys())
-    unexpected = sorted(found.keys() - target.keys())
-    both = sorted(found.keys() & target.keys())
-    other_shape = [path for path in both if tuple(found[path].shape) != tuple(target[path].shape)]
     names = torch_names(weights.kind)
 
     def called(path: str) -> str:
@@ -99,26 +101,21 @@ def fit(
     def shapes(path: str) -> str:
         return f"{called(path)}: file {tuple(found[path].shape)}, model {tuple(target[path].shape)}"
 
-    refused = {
-        "missing": [called(path) for path in missing if not _covered(path, allow_missing)],
-        "unexpected": [called(path) for path in unexpected if not _covered(path, allow_unexpected)],
-        "other shape": [shapes(path) for path in other_shape if not _covered(path, allow_missing)],
-        "not finite": [called(path) for path in both if not np.isfinite(found[path]).all()],
+    both = sorted(found.keys() & target.keys())
+    differing = {
+        "missing": {path: called(path) for path in sorted(target.keys() - found.keys())},
+        "unexpected": {path: called(path) for path in sorted(found.keys() - target.keys())},
+        "other shape": {path: shapes(path) for path in both if found[path].shape != tuple(target[path].shape)},
+        "not finite": {path: called(path) for path in both if not np.isfinite(found[path]).all()},
     }
-    loaded = {path: found[path] for path in both if path not in other_shape}
-    if any(refused.values()):
-        lines = [f"  {what}: {_listed(paths)}" for what, paths in refused.items() if paths]
-        raise WeightsMismatch(
-            f"{weights.source} does not fit the model: {len(loaded)} of {len(target)} arrays fit.\n"
-            + "\n".join(lines)
-            + (f"\n  {advice}" if advice else "")
-        )
+    loaded = {path: found[path] for path in both if path not in differing["other shape"]}
+    _refuse(weights, differing, f"{len(loaded)} of {len(target)} arrays fit", allowed)
     report = LoadReport(
         source=weights.source,
-        loaded=tuple(sorted(loaded)),
-        missing=tuple(missing),
-        unexpected=tuple(unexpected),
-        other_shape=tuple(map(shapes, other_shape)),
+        loaded=tuple(loaded),
+        missing=tuple(differing["missing"]),
+        unexpected=tuple(differing["unexpected"]),
+        other_shape=tuple(differing["other shape"].values()),
         num_loaded=sum(array.size for array in loaded.values()),
         num_total=sum(int(np.prod(leaf.shape)) for leaf in target.values()),
         digest=weights.digest(),
@@ -127,20 +124,25 @@ def fit(
     return loaded, report
 
 
-def load_into(
-    weights: Weights,
-    fresh: dict,
-    *,
-    allow_missing: Iterable[str] = (),
-    allow_unexpected: Iterable[str] = (),
-    advice: str = "",
-) -> tuple[dict, LoadReport]:
+def _refuse(weights: Weights, differing: Mapping[str, Mapping[str, str]], verdict: str, allowed: Allowed) -> None:
+    """Raises WeightsMismatch for differences (kind: {path: what is said of it}) that are not allowed."""
+    accepted = {"missing": allowed.missing, "other shape": allowed.missing, "unexpected": allowed.unexpected}
+    lines = []
+    for kind, paths in differing.items():
+        refused = [told for path, told in paths.items() if not _covered(path, accepted.get(kind, ()))]
+        if refused:
+            lines.append(f"  {kind}: {_listed(refused)}")
+    if lines:
+        advice = [f"  {allowed.advice}"] if allowed.advice else []
+        raise WeightsMismatch("\n".join([f"{weights.source} does not fit the model: {verdict}.", *lines, *advice]))
+
+
+def load_into(weights: Weights, fresh: dict, allowed: Allowed = NOTHING) -> tuple[dict, LoadReport]:
     """Replaces the arrays of `fresh` (nested dicts of JAX or NumPy arrays) by those of `weights`; see `fit`.
 
     jax.Arrays keep their type and sharding; parts that are missing, as allowed, keep their values.
     """
-    allowed = {"allow_missing": allow_missing, "allow_unexpected": allow_unexpected}
-    loaded, report = fit(weights, fresh, **allowed, advice=advice)
+    loaded, report = fit(weights, fresh, allowed)
     return _replaced(fresh, lambda path, leaf: _like(loaded[path], leaf) if path in loaded else leaf), report
 
 

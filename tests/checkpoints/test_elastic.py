@@ -1,7 +1,5 @@
 """A real training state saved on eight devices, restored on other counts and other data x fsdp splits."""
 
-import time
-
 import jax
 import numpy as np
 import pytest
@@ -37,37 +35,20 @@ def saved(tmp_path_factory):
 
 def restore(folder, abstract):
     checkpointer = Checkpointer(folder, keep_last=1, save_every_steps=1)
-    started = time.perf_counter()
     restored, data_state, _ = checkpointer.restore(5, abstract)
-    jax.block_until_ready(restored)
-    seconds = time.perf_counter() - started
     checkpointer.close()
     assert data_state == {"next_batch": 5}
-    return restored, seconds
+    return restored
 
 
 @pytest.mark.parametrize("data,fsdp", [(1, 1), (1, 2), (2, 1), (1, 4), (2, 2), (8, 1), (4, 2), (2, 4)])
 def test_equal_on_other_meshes(saved, data, fsdp):
     folder, hashes = saved
     abstract = abstract_state(data, fsdp)
-    restored, _ = restore(folder, abstract)
+    restored = restore(folder, abstract)
     assert content_hash(restored) == hashes
     for leaf, wanted in zip(jax.tree.leaves(restored), jax.tree.leaves(abstract), strict=True):
         assert leaf.sharding == wanted.sharding
-
-
-def test_time_on_another_mesh(saved, record_property):
-    """Printed, not asserted: the goal is <= 2x the time of the same mesh. Of two, the second: the hash is compiled."""
-    folder, hashes = saved
-    times = {}
-    for name, split in (("same 1x8", (1, 8)), ("4x2", (4, 2)), ("1x1", (1, 1))):
-        abstract = abstract_state(*split)
-        restore(folder, abstract)
-        restored, times[name] = restore(folder, abstract)
-        assert content_hash(restored) == hashes
-    for name, seconds in times.items():
-        record_property(name, round(seconds, 3))
-        print(f"restore onto {name}: {seconds:.2f} s")
 
 
 def test_encoder_only_onto_one_device(saved):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sigma_jax.weights.loading import fit, load_into, names_in
+from sigma_jax.weights.loading import Allowed, fit, load_into, names_in
 from sigma_jax.weights.weights_file import Weights, WeightsMismatch, content_digest, flatten
 
 
@@ -34,7 +34,7 @@ def test_missing_is_an_error_unless_named():
     lacking = Weights("classifier", {"encoder": weights().params["encoder"]}, {}, "file.npz")
     with pytest.raises(WeightsMismatch, match=r"file\.npz does not fit.*\n  missing: head/kernel \(head\.weight\)"):
         load_into(lacking, model())
-    params, report = load_into(lacking, model(), allow_missing=("head",))
+    params, report = load_into(lacking, model(), Allowed(missing=("head",)))
     assert float(params["head"]["kernel"][0, 0]) == 7.0 and float(params["encoder"]["norm"]["scale"][0]) == 1.0
     assert report.missing == ("head/kernel",) and report.fraction == 0.5
     assert any("missing, fresh values kept: head/kernel" in line for line in report.lines())
@@ -43,7 +43,7 @@ def test_missing_is_an_error_unless_named():
 def test_another_shape_is_an_error_unless_named():
     with pytest.raises(WeightsMismatch, match=r"other shape: head/kernel .*file \(3, 2\), model \(3, 5\)"):
         load_into(weights(), model(classes=5))
-    params, report = load_into(weights(), model(classes=5), allow_missing=("head",))
+    params, report = load_into(weights(), model(classes=5), Allowed(missing=("head",)))
     assert params["head"]["kernel"].shape == (3, 5) and "file (3, 2), model (3, 5)" in report.other_shape[0]
 
 
@@ -51,13 +51,13 @@ def test_unexpected_is_an_error_unless_named():
     more = weights(decoder={"mask_token": np.zeros(4, np.float32)})
     with pytest.raises(WeightsMismatch, match="unexpected: decoder/mask_token"):
         load_into(more, model())
-    _, report = load_into(more, model(), allow_unexpected=("decoder",))
+    _, report = load_into(more, model(), Allowed(unexpected=("decoder",)))
     assert report.unexpected == ("decoder/mask_token",)
 
 
 def test_a_name_covers_whole_parts_only():
     with pytest.raises(WeightsMismatch, match="--allow_missing=hea: the model has no such part, only encoder, head"):
-        load_into(weights(), model(), allow_missing=("hea",))
+        load_into(weights(), model(), Allowed(missing=("hea",)))
 
 
 def test_not_finite_is_an_error():
