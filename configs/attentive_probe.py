@@ -5,7 +5,7 @@ probe, and the pooling's attention and MLP.
 
     python -m sigma_jax.main --config=configs/attentive_probe.py:dataset=ssv2 --init=runs/k400 --workdir=runs/ap ...
 
-What differs from configs/linear_probe.py stands here, nothing else.
+This file holds only what differs from configs/linear_probe.py.
 """
 
 from ml_collections import ConfigDict

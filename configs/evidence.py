@@ -1,4 +1,4 @@
-"""Does the method show itself? SIGMA-MLP beside its controls at toy scale, the same budget each (evidence run).
+"""The evidence run: SIGMA-MLP and its controls at toy scale, with the same budget each.
 
 Expected: the tables in launch/EVIDENCE.md, ours. Cost: about 7 minutes for 3,000 steps on two quiet cores.
 

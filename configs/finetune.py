@@ -5,10 +5,11 @@ Expected, the paper's numbers after 800 epochs of pre-training on K400, ViT-B: K
 
     python -m sigma_jax.main --config=configs/finetune.py:dataset=ssv2 --init=runs/k400 --workdir=runs/ft --data_dir=D
 
-dataset: k400, ssv2 (the authors' scripts); ucf101, hmdb51 (VideoMAE's recipe for UCF101, the authors released none);
-folder: your own videos, classes counted from the label map (launch/EVALUATE.md). Batches count videos.
+dataset: k400, ssv2 (the authors' scripts); ucf101, hmdb51 (VideoMAE's recipe for UCF101, since the authors released
+none); folder: your own videos, with the classes of their label map (launch/EVALUATE.md). Batch sizes count videos, not
+their augmented copies.
 
-The encoder, how clips are read and how the machine is used are those of configs/k400.py.
+The sections model, data, compute and mesh start from those of configs/k400.py.
 """
 
 from ml_collections import ConfigDict

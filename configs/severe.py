@@ -1,4 +1,4 @@
-"""Benchmark III, SEVERE (Thoker et al. 2022, arXiv 2203.14221) as Salehi et al. 2024 report it: eight scores, one each.
+"""Benchmark III, SEVERE (Thoker et al. 2022, arXiv 2203.14221) as Salehi et al. 2024 report it: one config per score.
 
 Expected, the paper's numbers, ViT-B, 800 epochs of pre-training on K400 (SIGMA-MLP / SIGMA-DINO):
   ssv2      69.8 / 70.9  top-1       domain shift       40 epochs of 168,913 videos
@@ -9,7 +9,7 @@ Expected, the paper's numbers, ViT-B, 800 epochs of pre-training on K400 (SIGMA-
   ub_s1     79.7 / 79.9  top-1       fine actions      100 epochs of 3,511 videos
   ucf_rc    .178 / .169  relative counting error, lower is better   421 videos
   charades  20.1 / 23.3  mAP         several labels     50 epochs of 7,985 videos
-No hyper-parameters of any of the eight are released: they are decisions of ours, and every result lists them.
+The authors released no hyper-parameters for any of the eight: they are decisions of ours, and every result lists them.
 
     python -m sigma_jax.main --config=configs/severe.py:score=gym99 --init=runs/k400 --workdir=runs/gym99 --data_dir=D
     python -m sigma_jax.tools.severe --runs=runs         (the table; launch/PAPER.md has all commands, data included)
@@ -63,7 +63,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 
 def _counting(c: ConfigDict, tiny: bool) -> None:
-    """Anchors of windows instead of classes; batches count new clips, windows are `lifetime` times as many."""
+    """Repetition counting: anchors of windows instead of classes. A batch of n new clips has n x `lifetime` windows."""
     c.task = "repetition"
     c.decisions = COUNTING
     c.batch_size = 4  # new clips a step, 32 windows; on more than 4 devices one clip for each
@@ -92,7 +92,7 @@ def _counting(c: ConfigDict, tiny: bool) -> None:
 
 
 def _charades(c: ConfigDict, tiny: bool) -> None:
-    """Binary cross-entropy of every class; nothing is mixed, smoothed or erased."""
+    """Several labels per video: binary cross-entropy per class, without mixup, label smoothing and random erasing."""
     c.task = "multi_label"
     c.decisions = CHARADES
     c.total_epochs = 50.0

@@ -6,7 +6,7 @@ Cost: 800 epochs x 168,913 clips; the authors used 16 GPUs x 32 clips. ViT-S (si
 
     python -m sigma_jax.main --config=configs/ssv2.py --workdir=runs/ssv2 --data_dir=DATA/ssv2
 
-What differs from configs/k400.py stands here, nothing else.
+This file holds only what differs from configs/k400.py.
 """
 
 from ml_collections import ConfigDict

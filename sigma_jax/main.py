@@ -1,12 +1,12 @@
-"""Trains what a config says.
+"""Trains, or tests, the model that a config describes.
 
     python -m sigma_jax.main --config=configs/k400.py --workdir=runs/k400 --data_dir=DATA/k400
     python -m sigma_jax.main --config=configs/k400.py:size=S,target=dino --config.optim.base_lr=1e-4 ...
 
-The same workdir resumes. Several hosts: start the same command on each (launch/PODS.md).
---mode=eval --init=CHECKPOINT trains nothing and writes the test's result to workdir/eval.
-Exit status: 0 done; 75 preempted, 76 another process was lost: start the same command again; 69 the processes did not
-meet; 1 anything else, 2 wrong flags. launch/keep_running.sh does the starting.
+The same command resumes a run in its workdir. With several hosts, start the same command on each (launch/PODS.md).
+--mode=eval --init=WEIGHTS runs the config's test on these weights and writes the result to workdir/eval.
+Exit status: 0 done; 75 preempted, 76 another process was lost: start the same command again (launch/keep_running.sh
+does so); 69 the processes could not connect; 2 wrong flags; 1 any other error.
 """
 
 import contextlib
@@ -39,15 +39,15 @@ from sigma_jax.train.resuming import Allowed
 from sigma_jax.weights.formats import WHICH
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("config", None, "Config file, with structure after ':', e.g. configs/k400.py:size=S", required=True)
+flags.DEFINE_string("config", None, "Config file, with arguments after ':', e.g. configs/k400.py:size=S", required=True)
 flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, logs, pictures. The same folder resumes.")
 flags.DEFINE_string("data_dir", None, "Folder of record shards, made by sigma_jax.tools.prepare.")
-flags.DEFINE_string("teacher", None, "Weights of the frozen teacher, any format, for target=dino or feature.")
+flags.DEFINE_string("teacher", None, "Weights of the frozen teacher in any format, for target=dino or feature.")
 flags.DEFINE_bool("random_teacher", False, "Use a random teacher: smoke tests only.")
-flags.DEFINE_string("init", None, "Start from these weights: a run folder or any format of tools.convert.")
-flags.DEFINE_enum("weights", "model", WHICH, "Which weights of --init; ema: the averaged ones beside the model's.")
-flags.DEFINE_string("allow_missing", "", "Parts that --init may lack, e.g. head,decoder/head: they start fresh.")
-flags.DEFINE_string("allow_unexpected", "", "Parts of --init that need not be used, e.g. decoder,prototypes.")
+flags.DEFINE_string("init", None, "Start from these weights: a run folder, or any format that tools.convert reads.")
+flags.DEFINE_enum("weights", "model", WHICH, "Which weights of --init to use; ema: the averaged ones.")
+flags.DEFINE_string("allow_missing", "", "Parts that --init may lack, e.g. head,decoder/head; initialised randomly.")
+flags.DEFINE_string("allow_unexpected", "", "Parts of --init that may be left unused, e.g. decoder,prototypes.")
 flags.DEFINE_enum("mode", "train", ["train", "eval"], "eval: only test the weights of --init.")
 flags.DEFINE_string("platform", None, "cpu: train on the CPU even if the config needs an accelerator.")
 distributed.define_flags()
@@ -62,7 +62,11 @@ class LostAnother(Failed):
 
 
 class Start(NamedTuple):
-    """What the command line says beside the flags."""
+    """The command line, besides the flags.
+
+    workdir: local folder of the run, where a traceback can be kept; None for none. overrides: the --config.x=y.
+    command: the words that were typed, for the run's files.
+    """
 
     workdir: str | None
     overrides: dict[str, str]
@@ -70,10 +74,11 @@ class Start(NamedTuple):
 
 
 def check_places(config: configs.ConfigDict) -> None:
-    """Folders that are missing or cannot be, and a config that needs another machine.
+    """Checks --workdir, --data_dir and that the machine suits the config.
 
     Raises:
-      UserError: says which.
+      InvalidValue: a folder is missing, or is a bucket.
+      NoAccelerator: the config needs an accelerator and there is none.
     """
     if not FLAGS.workdir or not FLAGS.data_dir:
         raise InvalidValue(
@@ -91,10 +96,10 @@ def check_places(config: configs.ConfigDict) -> None:
 
 @contextlib.contextmanager
 def owning_folders(workdir: Path, checkpoint_dir: str | None) -> Iterator[None]:
-    """This run's alone inside the block: the workdir, and where its checkpoints go (a bucket has no locks).
+    """Context that locks the workdir and the folder of the checkpoints for this run (a bucket has no locks).
 
     Raises:
-      FolderInUse: another run that is going on has one of them.
+      FolderInUse: another running process has locked one of them.
     """
 
     places = [str(workdir)] + ([checkpoint_dir] if checkpoint_dir and "://" not in checkpoint_dir else [])
@@ -111,7 +116,7 @@ def run(config: configs.ConfigDict, command: list[str]) -> None:
     if FLAGS.mode == "eval":
         if not FLAGS.init:
             raise InvalidValue("--mode=eval measures a checkpoint: give --init=RUN_FOLDER, its best, or a step folder")
-        signals.take_back(signal.SIGTERM)  # of several processes JAX's service has it, for what must be saved
+        signals.take_back(signal.SIGTERM)  # jax.distributed handles it so that training can save; here nothing is saved
         task = setup.build_task(setup.resolve(config, FLAGS.data_dir))
         evaluate(task, Place(FLAGS.data_dir, workdir), FLAGS.init, FLAGS.weights)
         return
@@ -132,10 +137,10 @@ def run(config: configs.ConfigDict, command: list[str]) -> None:
 
 
 def parse(argv: list[str]) -> Start:
-    """Flags into FLAGS; the rest of the command line.
+    """Parses the flags into FLAGS and returns the rest of the command line.
 
     Raises:
-      UserError: an unknown or mistyped setting of the config.
+      UserError: wrong flags.
     """
     start_logging()
     rest, overrides = configs.split_command_line(argv)
@@ -145,7 +150,12 @@ def parse(argv: list[str]) -> Start:
 
 
 def start(given: Start) -> int:
-    """Joins the other processes and runs; what JAX says of a failed step is told in a sentence, too."""
+    """Connects to the other processes and runs; returns the exit status.
+
+    Raises:
+      LostAnother: a step failed in JAX, probably because another process stopped.
+      UserError: the config, the data, the weights or the machine do not fit together.
+    """
     if FLAGS.platform:
         jax.config.update("jax_platforms", FLAGS.platform)
     note = use_compilation_cache()
@@ -182,7 +192,7 @@ main = Command(
 
 
 def end(code: int) -> None:
-    """Exits; a failed process of several does not wait for the others."""
+    """Exits; a process that failed does not wait for the others."""
     distributed.leave(code if code != loop.RESTART_CODE else 0)
     leave(code)
 

@@ -1,4 +1,4 @@
-"""Measures speed and memory, honestly: medians after warm-up, peers in the same run.
+"""Measures speed and memory: medians after warm-up, with other programs measured in turn.
 
     python -m sigma_jax.tools.bench step --config=configs/k400.py:size=S --batch=2 [--config.compute.dtype=float32]
     python -m sigma_jax.tools.bench objective [--tokens=8192 --prototypes=3000 --iterations=10]
@@ -65,7 +65,7 @@ def parse(argv: list[str]) -> tuple[ModuleType, dict[str, str], list[str]]:
 
 
 def bench(given: tuple[ModuleType, dict[str, str], list[str]]) -> int:
-    """Measures and prints."""
+    """Measures and prints a row; returns the exit status."""
     mode, overrides, words = given
     if OPTIONS.vs:
         named = getattr(mode, "peer_command", lambda name: None)(OPTIONS.vs)

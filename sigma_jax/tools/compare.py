@@ -1,4 +1,4 @@
-"""Is my curve normal? Lays a run over reference runs of the same experiment.
+"""Compares the curves of a run with those of reference runs of the same experiment.
 
     python -m sigma_jax.tools.compare runs/demo [launch/reference/demo]
     python -m sigma_jax.tools.compare --make=launch/reference/demo RUN RUN RUN     (a reference of your own runs)
@@ -33,10 +33,10 @@ DEPARTED = 3
 
 
 def find_reference(recorded: dict) -> Reference:
-    """The shipped reference whose experiment is the run's.
+    """The shipped reference of the same experiment as the run.
 
     Raises:
-      InvalidValue: none is; says what is there.
+    InvalidValue: there is none; lists those that exist.
     """
     folders = sorted(path.parent for path in SHIPPED.glob("*/reference.json"))
     reasons = []
@@ -82,7 +82,9 @@ def compare(run: Path, reference_folder: Path | None) -> int:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = command_parser("compare", __doc__)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run, then maybe a reference")
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="folder of a run, and optionally of a reference"
+    )
     parser.add_argument("--make", type=Path, metavar="FOLDER", help="write a reference of these runs instead")
     args = parser.parse_args(argv)
     if args.make is None and len(args.runs) > 2:

@@ -1,4 +1,4 @@
-"""Weights from one format into another; everything is checked, nothing is skipped silently.
+"""Converts weights from one format to another; every tensor must fit, none is skipped silently.
 
   python -m sigma_jax.tools.convert IN OUT
   python -m sigma_jax.tools.convert dino_vitbase16_pretrain.pth dino_b16.npz
@@ -31,13 +31,13 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("out", metavar="OUT")
     parser.add_argument("--from", dest="form", choices=FORMATS, help="format of IN (default: detected)")
     parser.add_argument("--to", choices=FORMATS, help="format of OUT (default: by its suffix)")
-    parser.add_argument("--num_frames", type=int, help="frames of training, where no file says them (default 16)")
-    parser.add_argument("--image_size", type=int, help="pixels of training, where no file says them (default 224)")
+    parser.add_argument("--num_frames", type=int, help="frames of training, where IN does not say (default 16)")
+    parser.add_argument("--image_size", type=int, help="pixels of training, where IN does not say (default 224)")
     add_weights_flags(parser, WHICH, decoder=True)
     args = parser.parse_args(argv)
     args.to = args.to or SUFFIXES.get(Path(args.out).suffix)
     if args.to is None:
-        parser.error(f"{args.out} has none of the suffixes {', '.join(SUFFIXES)}: say --to=hf or --to=orbax")
+        parser.error(f"{args.out} has none of the suffixes {', '.join(SUFFIXES)}: add --to=hf or --to=orbax")
     return args
 
 
@@ -71,7 +71,7 @@ def convert(args: argparse.Namespace) -> int:
 
 
 def facts_of(weights: Weights) -> dict[str, Any]:
-    """What no array tells and the weights say."""
+    """Facts that the weights record beside their arrays."""
     return {name: weights.sizes[name] for name in RECORDED if name in weights.sizes and name not in weights.assumed}
 
 

@@ -41,13 +41,13 @@ from sigma_jax.train.setup import Demands, NoAccelerator, demands, require_platf
 
 FLAGS = flags.FlagValues()  # its own: commands share names
 flags.DEFINE_string("config", None, "Config whose mesh, batch and workers are checked.", flag_values=FLAGS)
-flags.DEFINE_string("workdir", None, "Folder of the run: is it writable? Buckets: --checkpoint_dir.", flag_values=FLAGS)
-flags.DEFINE_string("data_dir", None, "Folder of record shards: are they there?", flag_values=FLAGS)
 flags.DEFINE_string(
-    "platform", None, "cpu: the run shall use the CPU even if the config needs an accelerator.", flag_values=FLAGS
+    "workdir", None, "Folder of the run, checked for writing (buckets: --checkpoint_dir).", flag_values=FLAGS
 )
+flags.DEFINE_string("data_dir", None, "Folder of record shards, checked for reading.", flag_values=FLAGS)
+flags.DEFINE_string("platform", None, "cpu: accept the CPU even if the config needs an accelerator.", flag_values=FLAGS)
 flags.DEFINE_string(
-    "checkpoint_dir", None, "Where checkpoints go, or a bucket (gs://b/runs): is it writable?", flag_values=FLAGS
+    "checkpoint_dir", None, "Folder or bucket (gs://b/runs) of checkpoints, checked for writing.", flag_values=FLAGS
 )
 distributed.define_flags(FLAGS)
 
@@ -76,7 +76,7 @@ def chosen_config() -> configs.ConfigDict:
 
 
 def chosen() -> Demands | None:
-    """What the chosen config asks of the machine; None without --config."""
+    """What --config requires of a machine; None without it."""
     return demands(chosen_config()) if FLAGS.config else None
 
 
@@ -97,7 +97,7 @@ def check_versions() -> Iterator[Finding]:
 
 
 def check_devices() -> Iterator[Finding]:
-    """What JAX computes on; another process's view must agree."""
+    """The devices of JAX; a second process must see the same."""
     device = jax.local_devices()[0]
     text = f"{jax.process_count()} process(es) x {jax.local_device_count()} {device.device_kind}"
     if device.platform == "cpu":
@@ -120,7 +120,7 @@ def check_devices() -> Iterator[Finding]:
 
 
 def check_arithmetic() -> Iterator[Finding]:
-    """A sum over all local devices gives what it should."""
+    """Whether a sum over all local devices is right."""
     count = jax.local_device_count()
     add = jax.pmap(lambda x: jax.lax.psum(x, "d"), "d", devices=jax.local_devices())
     total = float(add(np.arange(count, dtype=np.float32))[0])
@@ -183,7 +183,7 @@ def check_workers() -> Iterator[Finding]:
 
 
 def check_storage() -> Iterator[Finding]:
-    """Whether workdir and bucket take a file and give it back; free space."""
+    """Whether a file can be written to workdir and bucket and read back; free space."""
     given = [folder for folder in (FLAGS.workdir, FLAGS.checkpoint_dir) if folder]
     for folder in given or [tempfile.gettempdir()]:
         problem = refusal(folder)
@@ -206,7 +206,7 @@ PROBE = "import sys; from sigma_jax.checkpoints.storage import write_and_read; w
 
 
 def refusal(folder: str, seconds: float = STORAGE_SECONDS) -> str:
-    """Why a folder or bucket does not keep a file; "" if it does.
+    """Why a file cannot be written to a folder or bucket and read back; "" if it can.
 
     Tried in a process of its own: storage clients have exceptions of their own, print what they like, and repeat what
     fails for minutes.
@@ -227,7 +227,7 @@ def open_data() -> Source:
 
 
 def holds_pictures() -> bool:
-    """Whether the data are pictures: stills, or one for each frame."""
+    """Whether the shards hold JPEG images: still images, or one per frame."""
     try:
         source = open_data() if FLAGS.data_dir else None
         return source is not None and (source.stills or bool(source[0].frames))
@@ -255,7 +255,7 @@ def check_data() -> Iterator[Finding]:
 
 
 def check_cache() -> Iterator[Finding]:
-    """Where compiled programs are kept."""
+    """The folder of JAX's compilation cache."""
     folder = cache_folder()
     if not folder:
         yield Finding("note", "compilation cache is off: every start compiles anew (set JAX_COMPILATION_CACHE_DIR)")
@@ -292,7 +292,7 @@ def parse(argv: list[str]) -> None:
 
 
 def findings(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """What a check finds; that it cannot be carried out is a finding, too."""
+    """The findings of a check; a check that raises is a failed one."""
     try:
         yield from check()
     except Exception as error:  # noqa: BLE001 - a broken machine breaks in every way

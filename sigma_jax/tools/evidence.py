@@ -4,16 +4,15 @@
     python -m sigma_jax.tools.evidence --workdir=runs/evidence --data_dir=DATA/shapes [--steps=3000] [--seeds=5]
     python -m sigma_jax.tools.evidence --workdir=runs/real --data_dir=DATA/real --questions=time --steps=1500 --seeds=3
 
-Every arm gets its best chance: its learning rate is chosen among --rates times the config's, by the features after the
-last step, on a seed of its own and on clips that the final measurement does not see. Then every arm trains on the same
-seeds. Every run is an ordinary one of sigma_jax.main in its own folder; what is finished is not repeated: the same
-command goes on after an interruption.
+The learning rate of every arm is chosen among --rates times the config's, by its frozen features after the last step,
+on a seed and on clips that the final measurement does not use. Then every arm trains on the same seeds. Every run is a
+run of sigma_jax.main in its own folder. After an interruption the same command continues; finished runs are kept.
 
---questions=labels asks a labelled set (splits train, bank, val, test: tools.synthetic) for its labels; --questions=time
-asks real videos without labels for the order, speed and direction of their motion (evals/pretext.py), where every third
-video of --split is what k-NN and the linear probe learn from, every third chooses, every third is measured. Rows for
-random weights and raw pixels say what needs no training. Numbers are given for the last step and for the step that
-the clips that choose would have chosen.
+--questions=labels classifies the labels of a labelled set (splits train, bank, val, test: tools.synthetic).
+--questions=time classifies the order, speed and direction of motion in real videos without labels (evals/pretext.py):
+a third of the videos of --split are the training set of k-NN and linear probe, a third choose, a third are measured.
+Rows for random weights and raw pixels show what is reached without training. Numbers are given for the last step and
+for the step with the best score on the clips that choose.
 
 Writes evidence.json, evidence.md, curves.png and report.html into the workdir, and prints the tables.
 """
@@ -77,11 +76,11 @@ OTHER_SEEDS = 3
 
 @dataclass(frozen=True)
 class Questions:
-    """What frozen features are asked, of which clips.
+    """An evaluation of frozen features: what is predicted from them, and which clips it uses.
 
-    config, split: structure of configs/evidence.py, and what a run trains on. chooses: numbers whose mean decides on
-    a learning rate and a step: from the run's own metrics.jsonl where they are monitored, else measured after the last
-    step on the clips that choose. evaluators: (task, "val" or "test", features of (params, video)) -> evaluators.
+    config: argument of configs/evidence.py. split: split that a run trains on. chooses: scores whose mean chooses a
+    learning rate and a step; read from the run's metrics.jsonl where `monitored`, else measured after the last step on
+    the clips that choose. evaluators: (task, "val" or "test", features of (params, video)) -> evaluators.
     """
 
     data_dir: Path
@@ -129,7 +128,7 @@ def time_questions(data_dir: Path, split: str) -> Questions:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Where runs are, how long they train, and what is asked of them."""
+    """Folder of all runs, steps of each run, and how frozen features are evaluated."""
 
     workdir: Path
     questions: Questions
@@ -187,13 +186,13 @@ class FinishedRun(NamedTuple):
         return task, load(self.folder / "checkpoints" / str(step)).params
 
     def health(self) -> Numbers:
-        """How prototypes were used at the end: shares of K and of ln K, in per cent."""
+        """Prototypes in use (per cent of K) and entropy of assignments (per cent of ln K) at the last logged step."""
         metrics = read_metrics(self.folder / "metrics.jsonl")
         return {name: 100 * float(metrics[name][1][-1]) for name in HEALTH if name in metrics}
 
 
 def numbers_of(evaluators: Sequence[FrozenFeatures], params: dict) -> Numbers:
-    """All numbers of several evaluators."""
+    """The scores of several evaluators in one mapping."""
     return {name: value for evaluator in evaluators for name, value in evaluator.run(params)}
 
 
@@ -212,7 +211,7 @@ def choose_rate(experiment: Experiment, name: str, rates: Sequence[float]) -> di
 
 
 def _choosing_scores(experiment: Experiment, run: FinishedRun) -> dict[int, float]:
-    """Step -> the score that choices go by."""
+    """Step -> score by which a learning rate and a step are chosen."""
     questions = experiment.questions
     if questions.monitored:
         return run.curve(questions.chooses)
@@ -231,14 +230,14 @@ def arm_numbers(experiment: Experiment, name: str, seed: int, rate: float) -> di
 
 
 def untrained_numbers(experiment: Experiment, seed: int) -> Numbers:
-    """Random weights, as a run of this seed starts."""
+    """Scores of the random weights that a run of this seed starts from."""
     task = build_task(load_config(f"configs/evidence.py:{experiment.questions.config}"))
     params = jax.jit(task.init, compiler_options=quick_compilation())(stream(seed, "init"))
     return experiment.measure(task, params, "test")
 
 
 def pixel_numbers(experiment: Experiment) -> Numbers:
-    """Raw pixels."""
+    """Scores of raw pixels instead of features."""
     task = build_task(load_config(f"configs/evidence.py:{experiment.questions.config}"))
     evaluators = experiment.questions.evaluators(task, "test", lambda _, video: raw_pixel_features(video))
     return numbers_of(evaluators, {})
@@ -315,13 +314,19 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = command_parser("evidence", __doc__)
     parser.add_argument("--workdir", type=Path, required=True, help="folder of all runs and the tables")
-    parser.add_argument("--data_dir", type=Path, required=True, help="shards: of moving shapes, or of any videos")
+    parser.add_argument(
+        "--data_dir", type=Path, required=True, help="shards of moving shapes, or of any videos with --questions=time"
+    )
     parser.add_argument("--questions", choices=("labels", "time"), default="labels")
-    parser.add_argument("--split", default="train", help="of --questions=time: the videos")
-    parser.add_argument("--arms", default=",".join(ARMS), help="which of them, separated by commas; sigma comes first")
-    parser.add_argument("--seeds", type=int, default=5, help=f"of sigma and pixel; of others {OTHER_SEEDS} at most")
-    parser.add_argument("--steps", type=int, default=3000, help="budget of each arm")
-    parser.add_argument("--rates", default="0.333,1,3", help="times the config's learning rate; 1 chooses nothing")
+    parser.add_argument("--split", default="train", help="split whose videos are used, with --questions=time")
+    parser.add_argument("--arms", default=",".join(ARMS), help="arms, separated by commas; sigma must be first")
+    parser.add_argument(
+        "--seeds", type=int, default=5, help=f"seeds of sigma and pixel; others get {OTHER_SEEDS} at most"
+    )
+    parser.add_argument("--steps", type=int, default=3000, help="training steps of each arm")
+    parser.add_argument(
+        "--rates", default="0.333,1,3", help="learning rates to choose from, as factors of the config's"
+    )
     args = parser.parse_args(argv)
     if args.seeds < 1 or args.steps < 3:
         parser.error(f"got --seeds={args.seeds} --steps={args.steps}: expected 1 or more seeds, 3 or more steps")

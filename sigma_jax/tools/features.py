@@ -40,7 +40,7 @@ POOLS = ("mean", "time", "none")
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What decides the numbers in the files; one OUT has one."""
+    """Settings that the features depend on; all files in OUT share them."""
 
     digest: str
     num_frames: int
@@ -81,7 +81,7 @@ class Video:
         self.drop()
 
     def drop(self) -> None:
-        """Gives the room on the disk back."""
+        """Deletes the temporary file."""
         self._file.close()
 
 
@@ -90,10 +90,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--videos", required=True, type=Path, help="folder of videos; sub-folders are kept")
     parser.add_argument("--init", required=True, help="weights in any format")
     parser.add_argument("--out", required=True, type=Path, help="folder for the features")
-    parser.add_argument("--num_frames", type=int, help="frames in a window (default: those of training)")
-    parser.add_argument("--stride", type=int, help="frames between them (default: as in training, or 4)")
+    parser.add_argument("--num_frames", type=int, help="frames in a window (default: as in training)")
+    parser.add_argument("--stride", type=int, help="distance of frames (default: as in training, or 4)")
     parser.add_argument("--window_step", type=int, help="frames from window to window (default: no overlap)")
-    parser.add_argument("--size", type=int, help="short side and centre crop in pixels (default: that of training)")
+    parser.add_argument("--size", type=int, help="short side and centre crop in pixels (default: as in training)")
     parser.add_argument("--pool", choices=POOLS, default="mean")
     parser.add_argument("--batch_size", type=int, default=8, help="windows at once (default 8)")
     parser.add_argument("--num_workers", type=int, default=4, help="decoding threads (default 4)")
@@ -106,7 +106,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def features(args: argparse.Namespace) -> int:
-    """Extracts, and says how many."""
+    """Extracts features and prints of how many videos."""
     start_logging()
     done, failed = extract_folder(args)
     print(f"{args.out}: {done} videos with features, {failed} without (see failed.jsonl)")
@@ -152,7 +152,7 @@ def settings_of(model: Pretrained, args: argparse.Namespace) -> Settings:
 
 
 def claim(out: Path, settings: Settings, source: str) -> None:
-    """Writes features.json, or proves that what is there was made in the same way."""
+    """Writes features.json, or checks that the one in OUT has the same settings."""
     path, wanted = out / "features.json", dataclasses.asdict(settings)
     found = read_json(path).get("settings", {})
     if path.exists() and not isinstance(found, dict):

@@ -1,4 +1,4 @@
-"""Everything that one GPU can tell about this repository in some minutes, the most wanted numbers first.
+"""Runs all benchmarks of this repository on one GPU within a time budget, the most important ones first.
 
     launch/measure_gpu.sh [--budget=500] [--folder=/tmp/sigma_measure] [--only=STAGE,STAGE] [--list] [--smoke]
     python -m sigma_jax.tools.measure ...                                                        the same
@@ -24,9 +24,9 @@ from sigma_jax.tools.benchmarks.stages import PYTHON, Stage, stages
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = command_parser("measure", __doc__)
-    parser.add_argument("--budget", type=float, default=500, help="seconds that it may take")
+    parser.add_argument("--budget", type=float, default=500, help="seconds for all stages together")
     parser.add_argument("--folder", type=Path, default=Path("/tmp/sigma_measure"))
-    parser.add_argument("--only", default="", help="names of stages, with commas")
+    parser.add_argument("--only", default="", help="names of stages, separated by commas")
     parser.add_argument("--list", action="store_true", help="print the stages and end")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, on a CPU")
     parser.add_argument("--peer_python", default=PYTHON)
@@ -48,7 +48,7 @@ def choose(every: list[Stage], only: str, has_torch: bool) -> list[Stage]:
 
 
 def environment() -> str:
-    """The machine, in the words of its own tools."""
+    """Description of the machine: the output of nvidia-smi, pip and others."""
     told = [platform.platform(), f"{os.cpu_count()} processors", sys.version]
     for command in (["nvidia-smi"], ["git", "rev-parse", "HEAD"], [PYTHON, "-m", "pip", "list", "--format=freeze"]):
         try:

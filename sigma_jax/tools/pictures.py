@@ -1,4 +1,4 @@
-"""What a pre-trained model makes of one video: its prototypes (paper, figures 4 and 5), or its reconstruction.
+"""Draws a model's prototypes (paper, figures 4 and 5) or its reconstruction of hidden tubes, for one video.
 
   python -m sigma_jax.tools.pictures --video=FILE --init=runs/k400 --out=pictures
   python -m sigma_jax.tools.pictures --video=FILE --init=runs/k400_dino --teacher=dino_b16.npz --out=pictures
@@ -39,14 +39,18 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--video", required=True, type=Path, help="a video file")
     parser.add_argument("--kind", choices=KINDS, help="default: what the weights allow")
     parser.add_argument("--init", required=True, help="pre-training weights in any format, or a run folder")
-    parser.add_argument("--teacher", help="of SIGMA-DINO weights: the frozen network they were trained with")
+    parser.add_argument("--teacher", help="weights of the frozen teacher, for SIGMA-DINO")
     parser.add_argument("--out", required=True, type=Path, help="folder for the pictures")
-    parser.add_argument("--prototypes", type=int, default=7, help="panels (default 7, as in the paper)")
-    parser.add_argument("--num_frames", type=int, help="of the clip (default: those of training)")
-    parser.add_argument("--stride", type=int, help="frames between them (default: as in training, or 4)")
-    parser.add_argument("--mask_ratio", type=float, default=0.9, help="hidden share of a reconstruction (default .9)")
-    parser.add_argument("--seed", type=int, default=0, help="of the mask (default 0)")
-    parser.add_argument("--raw_pixels", action="store_true", help="the model was trained on pixels as they are")
+    parser.add_argument("--prototypes", type=int, default=7, help="prototypes to draw (default 7, as in the paper)")
+    parser.add_argument("--num_frames", type=int, help="frames of the clip (default: as in training)")
+    parser.add_argument("--stride", type=int, help="distance of frames (default: as in training, or 4)")
+    parser.add_argument(
+        "--mask_ratio", type=float, default=0.9, help="share of hidden tubes of a reconstruction (default .9)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the mask (default 0)")
+    parser.add_argument(
+        "--raw_pixels", action="store_true", help="the model was trained on pixels without normalisation per tube"
+    )
     add_weights_flags(parser, WHICH, decoder=True)
     return parser.parse_args(argv)
 

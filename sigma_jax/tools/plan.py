@@ -1,8 +1,8 @@
-"""Compiles the real training step for a machine, present or not, and says what it needs, how fast it should be.
+"""Compiles the training step for a machine, present or not, and forecasts its memory and its speed.
 
     python -m sigma_jax.tools.plan --config=configs/k400.py:target=dino --topology=v5e:4x4 --batch_per_chip=8
     python -m sigma_jax.tools.plan --config=configs/k400.py:target=dino --topology=h100:8 --vs="compute.unroll=1"
-    python -m sigma_jax.tools.plan --config=configs/demo.py                     # the machine at hand
+    python -m sigma_jax.tools.plan --config=configs/demo.py                     # this machine
 
 --topology needs the platform's compiler, libtpu (pip install -e ".[tpu]") or JAX's CUDA plugin (launch/PODS.md), and no
 TPU or GPU. Without it the compiled step stays in the compilation
@@ -40,7 +40,7 @@ flags.DEFINE_string("config", None, "Config file, as for sigma_jax.main.", requi
 flags.DEFINE_string(
     "topology",
     None,
-    "v5e:16x16 (TPU chips), h100:8 or h200:4x8 (GPUs, hosts x GPUs); default: the devices at hand.",
+    "v5e:16x16 (TPU chips), h100:8 or h200:4x8 (GPUs, hosts x GPUs); default: this machine's devices.",
     flag_values=FLAGS,
 )
 flags.DEFINE_integer(
@@ -65,7 +65,7 @@ flags.DEFINE_string(
     "Other config values, 'compute.unroll=1 compute.remat=full': compiled too, and compared part by part.",
     flag_values=FLAGS,
 )
-flags.DEFINE_float("price", None, "Price of a chip-hour, for the cost of the whole run.", flag_values=FLAGS)
+flags.DEFINE_float("price", None, "Price of a chip-hour; adds the cost of the whole run.", flag_values=FLAGS)
 flags.DEFINE_bool("json", False, "One JSON object instead of text.", flag_values=FLAGS)
 
 

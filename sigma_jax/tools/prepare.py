@@ -30,21 +30,39 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = command_parser("prepare", __doc__)
     parser.add_argument("--videos", type=Path, help="folder of videos (with --csv: what its paths are relative to)")
     parser.add_argument("--csv", type=Path, help="list of videos and labels, see --format")
-    parser.add_argument("--format", default="csv", choices=sorted(FORMATS), help="of the list")
-    parser.add_argument("--labels", type=Path, help="class names in order, for lists or folders that do not state it")
+    parser.add_argument(
+        "--format", default="csv", choices=sorted(FORMATS), help="format of the list (datasets/list_formats.py)"
+    )
+    parser.add_argument("--labels", type=Path, help="file of class names in order, one a line")
     parser.add_argument("--subset", default="", choices=["", *SUBSETS], help="part of a list that SEVERE trains on")
-    parser.add_argument("--labels_are", default="auto", choices=LABELS_ARE, help="what the labels of a list are")
-    parser.add_argument("--layout", default="auto", choices=LAYOUTS, help="what the folders of --videos are")
-    parser.add_argument("--payload", default="video", choices=PAYLOADS, help="what is stored of a video")
-    parser.add_argument("--short_side", type=int, default=256, help="of video-small and jpeg, pixels; never enlarged")
-    parser.add_argument("--quality", type=int, default=90, help="of jpeg, 1..100")
+    parser.add_argument(
+        "--labels_are", default="auto", choices=LABELS_ARE, help="whether the labels of a list are names or numbers"
+    )
+    parser.add_argument(
+        "--layout",
+        default="auto",
+        choices=LAYOUTS,
+        help="whether the folders of --videos are splits, classes or neither",
+    )
+    parser.add_argument(
+        "--payload",
+        default="video",
+        choices=PAYLOADS,
+        help="how a video is stored: the file, a smaller video, or JPEG frames",
+    )
+    parser.add_argument("--short_side", type=int, default=256, help="pixels, for video-small and jpeg; never enlarged")
+    parser.add_argument("--quality", type=int, default=90, help="JPEG quality, 1 to 100")
     parser.add_argument("--out", type=Path, required=True, help="folder for the shards")
     parser.add_argument("--name", help="name of the data set, part of the file names; default: the subset's, or videos")
     parser.add_argument("--split", default="", help="default: train, or all splits that folders or the list name")
     parser.add_argument("--val_fraction", type=float, default=0.0, help="share of the videos put into a split `val`")
-    parser.add_argument("--max_refused", type=float, default=MAX_REFUSED, help="share of the videos, 1 accepts any")
-    parser.add_argument("--shards", type=int, default=0, help="per split; default: by size")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; 0: none, no --timeout")
+    parser.add_argument(
+        "--max_refused", type=float, default=MAX_REFUSED, help="largest share of refused videos; 1: any"
+    )
+    parser.add_argument("--shards", type=int, default=0, help="shards per split; 0: by size")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, help="processes; 0: this one, without --timeout"
+    )
     parser.add_argument("--runner", default="local", help="local, or one of Apache Beam: DirectRunner, ...")
     parser.add_argument("--beam_options", default="", help="Beam's own flags, in one argument")
     parser.add_argument("--timeout", type=float, default=300.0, help="seconds for one video")

@@ -1,14 +1,14 @@
-"""What weights have learned: k-NN and linear top-1 on frozen features, beside random weights and raw pixels.
+"""Measures frozen features: k-NN and linear top-1 accuracy, compared with random weights and raw pixels.
 
     python -m sigma_jax.tools.probe --workdir=runs/demo --data_dir=DATA/shapes
     python -m sigma_jax.tools.probe --init=WEIGHTS --data_dir=DATA/ucf101 --bank_split=train --cache=features
 
 --workdir takes the newest checkpoint of a run and keeps the table in workdir/probe.json, which its report shows; --init
-takes weights in any format, and --out keeps the table. Clips of one labelled split are looked up, those of another are
-measured, one central view of each video, as the weights were trained (--sampling, --frame_stride: otherwise). A feature
-is the mean of the encoder's latents (of a classifier: what its head sees; of an image teacher: the mean cls token).
-Nothing is trained but the linear probe, a multinomial logistic regression: it is not the paper's probe, which
-configs/linear_probe.py trains. The table says k and the view.
+takes weights in any format, and --out keeps the table. The clips of one labelled split are the feature bank, those of
+another are classified; one central view of each video, with the sampling that the weights were trained with unless
+--sampling or --frame_stride say otherwise. A feature is the mean of the encoder's latents (of a classifier: the input
+of its head; of an image teacher: the mean cls token). Only the linear probe is trained, a multinomial logistic
+regression. It is not the paper's probe, which configs/linear_probe.py trains. The table states k and the view.
 """
 
 import argparse
@@ -44,23 +44,25 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--workdir", type=Path, help="folder of a run")
     which.add_argument("--init", help="run folder, checkpoint or file of weights, in any format")
-    parser.add_argument("--checkpoint_dir", help="of --workdir: its checkpoints, where training had this flag too")
+    parser.add_argument("--checkpoint_dir", help="checkpoints of --workdir, if training had this flag")
     add_weights_flags(parser, WHICH)
     parser.add_argument("--data_dir", type=Path, required=True, help="labelled shards or images")
     parser.add_argument("--bank_split", default="bank", help="labelled split that k-NN and the linear probe learn from")
     parser.add_argument("--test_split", default="val", help="labelled split that is measured")
-    parser.add_argument("--sampling", choices=("dense", "uniform"), help="of frames (default: that of training)")
-    parser.add_argument("--frame_stride", type=int, help="of dense sampling (default: that of training)")
+    parser.add_argument(
+        "--sampling", choices=("dense", "uniform"), help="how frames are chosen (default: as in training)"
+    )
+    parser.add_argument("--frame_stride", type=int, help="frames between two, dense sampling (default: as in training)")
     parser.add_argument("--batch_size", type=int, default=64, help="clips per forward pass")
     parser.add_argument("--k", type=int, default=20, help="neighbours of k-NN (default 20)")
-    parser.add_argument("--cache", type=Path, help="folder of features, which are computed once")
-    parser.add_argument("--out", type=Path, help="of --init: where the table is kept, as JSON")
+    parser.add_argument("--cache", type=Path, help="folder that keeps computed features")
+    parser.add_argument("--out", type=Path, help="JSON file for the table, with --init")
     parser.add_argument("--bfloat16", action="store_true", help="compute in bfloat16")
     return parser.parse_args(argv)
 
 
 def view_of(model: Pretrained, sampling: str | None = None, frame_stride: int | None = None) -> LabelledSpec:
-    """One central view of a video as the model's weights were trained, or with another way to choose its frames."""
+    """The central view of a video, with the frame sampling of training or that of the flags."""
     sizes = model.weights.sizes
     kind, stride = sampling or sizes.get("sampling") or "dense", frame_stride or model.frame_stride
     side = sizes.get("image_size", 224)
@@ -93,7 +95,7 @@ class Clips:
         return found
 
     def describe(self, features: list[Features], k: int) -> dict[str, Any]:
-        """What decides the numbers."""
+        """Settings that the numbers depend on."""
         bank, test = (len(labels) for _, labels in features)
         sampling = self.view.sampling
         return {

@@ -56,18 +56,24 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data_dir", required=True, help="labelled shards or images")
     parser.add_argument("--out", required=True, type=Path, help="folder for result.json")
     parser.add_argument("--train_split", default="train")
-    parser.add_argument("--val_split", help="chooses the head (default: a tenth of the training videos)")
-    parser.add_argument("--test_split", default="val", help="measured with the chosen head")
+    parser.add_argument("--val_split", help="split that chooses the head (default: a tenth of train)")
+    parser.add_argument("--test_split", default="val", help="split that the chosen head is measured on")
     parser.add_argument("--cache", type=Path, default=Path("tokens"), help="folder of the stored tokens")
-    parser.add_argument("--sampling", choices=("dense", "uniform"), default="dense", help="uniform: SSv2")
-    parser.add_argument("--frame_stride", type=int, default=4, help="of dense sampling")
-    parser.add_argument("--num_segments", type=int, default=1, help="clips along time, read together by the query")
-    parser.add_argument("--num_crops", type=int, default=1, help="crops of a clip: probabilities are averaged")
+    parser.add_argument(
+        "--sampling", choices=("dense", "uniform"), default="dense", help="how frames are chosen; uniform for SSv2"
+    )
+    parser.add_argument("--frame_stride", type=int, default=4, help="frames between two, dense sampling")
+    parser.add_argument(
+        "--num_segments", type=int, default=1, help="clips along time, which one query attends to together"
+    )
+    parser.add_argument("--num_crops", type=int, default=1, help="crops of a clip, whose probabilities are averaged")
     parser.add_argument("--clips_per_pass", type=int, default=16, help="clips per forward pass of the encoder")
     parser.add_argument("--learning_rates", type=_floats, default=DEFAULTS.learning_rates)
     parser.add_argument("--weight_decays", type=_floats, default=DEFAULTS.weight_decays)
     parser.add_argument("--epochs", type=int, default=DEFAULTS.epochs)
-    parser.add_argument("--warmup", type=float, default=DEFAULTS.warmup, help="share of the steps")
+    parser.add_argument(
+        "--warmup", type=float, default=DEFAULTS.warmup, help="share of the steps with rising learning rate"
+    )
     parser.add_argument("--batch_size", type=int, default=DEFAULTS.batch_size, help="clips per step of the heads")
     parser.add_argument("--depth", type=int, default=DEFAULTS.depth, help="blocks of a head")
     parser.add_argument("--probe_heads", type=int, default=DEFAULTS.num_heads, help="attention heads of a head")
@@ -75,7 +81,12 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--multi_label", type=Path, help="file of `key label label ...` lines")
     parser.add_argument("--few_shot", type=int, default=0, help="training videos per class; 0: all")
-    parser.add_argument("--few_shot_seeds", type=_integers, default=(0, 1, 2), help="of the choice (default 0,1,2)")
+    parser.add_argument(
+        "--few_shot_seeds",
+        type=_integers,
+        default=(0, 1, 2),
+        help="seeds that choose the videos of --few_shot (default 0,1,2)",
+    )
     add_weights_flags(parser, WHICH)
     parser.add_argument("--bfloat16", action="store_true", help="compute in bfloat16")
     args = parser.parse_args(argv)

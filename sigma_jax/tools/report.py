@@ -1,4 +1,4 @@
-"""Draws the pictures of a run again, with what has come since: probe results, and masks on videos of your own.
+"""Draws the report of a run again, with probe results and, if given, with videos of your own.
 
     python -m sigma_jax.tools.report --workdir=runs/demo --data_dir=DATA/shapes [--videos=FOLDER] [--video=FILE]
 
@@ -69,7 +69,7 @@ def video_pictures(folder: Path, videos: Path) -> list[Picture]:
 
 
 def one_video(args: argparse.Namespace) -> list[Picture]:
-    """What the run's newest weights make of one video."""
+    """Prototypes or reconstruction of one video by the run's newest weights."""
     model = load(args.checkpoint_dir or args.workdir)
     kind = picture_of(model)
     folder = args.workdir / "pictures"
@@ -82,10 +82,10 @@ def one_video(args: argparse.Namespace) -> list[Picture]:
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = command_parser("report", __doc__)
     parser.add_argument("--workdir", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--checkpoint_dir", help="its checkpoints, where training had this flag too")
+    parser.add_argument("--checkpoint_dir", help="checkpoints of the run, if training had this flag")
     parser.add_argument("--data_dir", required=True, help="folder of the run's record shards")
     parser.add_argument("--videos", type=Path, help="folder of videos to show with masks")
-    parser.add_argument("--video", type=Path, help="file: what the model makes of it")
+    parser.add_argument("--video", type=Path, help="video file whose prototypes or reconstruction are drawn")
     parser.add_argument("--teacher", help="weights of the frozen teacher, as in training")
     return parser.parse_args(argv)
 

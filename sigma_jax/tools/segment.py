@@ -87,21 +87,21 @@ PROPAGATION_FLAGS = {
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = command_parser("segment", __doc__)
     parser.add_argument("--init", help="weights in any format, or a run folder")
-    parser.add_argument("--data_dir", required=True, type=Path, help="the released folder")
-    parser.add_argument("--dataset", required=True, choices=LAYOUTS, help="its layout")
+    parser.add_argument("--data_dir", required=True, type=Path, help="folder of the data set, as released")
+    parser.add_argument("--dataset", required=True, choices=LAYOUTS, help="layout of --data_dir")
     parser.add_argument(
-        "--protocol", required=True, help="clustering, overclustering, both with a comma, or propagation"
+        "--protocol", required=True, help="clustering, overclustering, clustering,overclustering or propagation"
     )
     parser.add_argument("--out", required=True, type=Path, help="folder for the results")
     parser.add_argument("--split", help="davis: val (default) or train; ytvos: train (default)")
-    parser.add_argument("--names", type=Path, help="file with one sequence a line: measure those alone")
+    parser.add_argument("--names", type=Path, help="file with one sequence a line: measure only those")
     add_weights_flags(parser, WHICH)
     parser.add_argument("--bfloat16", action="store_true", help="compute features in bfloat16")
-    parser.add_argument("--overlays", type=int, default=30, help="pictures of so many clips (default 30)")
-    parser.add_argument("--animations", action="store_true", help="GIFs of the same clips")
+    parser.add_argument("--overlays", type=int, default=30, help="how many clips to draw (default 30)")
+    parser.add_argument("--animations", action="store_true", help="also write GIFs of the drawn clips")
     parser.add_argument("--label", help="name of the row in the pictures (default: that of the weights)")
     parser.add_argument(
-        "--beside", default="", help="--out of other methods, with commas: further rows in the pictures"
+        "--beside", default="", help="--out folders of other methods, separated by commas: further rows in the pictures"
     )
     group = parser.add_argument_group("clustering and overclustering")
     group.add_argument("--before_norm", action="store_true", help="features before the encoder's final norm")
@@ -109,7 +109,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     for name, (kind, text) in {**CLUSTERING_FLAGS, **KMEANS_FLAGS}.items():
         group.add_argument(f"--{name}", type=kind, help=text)
     group = parser.add_argument_group("propagation")
-    group.add_argument("--preset", choices=PRESETS, help="published variant (default dino); what follows changes it")
+    group.add_argument("--preset", choices=PRESETS, help="published settings (default dino); other flags change them")
     group.add_argument("--predictions", type=Path, help="score the masks of this folder instead, NAME/FRAME.png")
     for name, (kind, text) in PROPAGATION_FLAGS.items():
         group.add_argument(f"--{name}", type=kind, help=text)

@@ -24,7 +24,7 @@ LEGEND = (
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = command_parser("severe", __doc__)
     parser.add_argument("--runs", type=Path, help="folder with the runs of one model")
-    parser.add_argument("--name", default="", help="of our row; default: the folder's name")
+    parser.add_argument("--name", default="", help="name of our row (default: the folder's)")
     parser.add_argument("--out", type=Path, help="folder for severe.md, severe.txt and severe.png")
     return parser.parse_args(argv)
 

@@ -96,18 +96,18 @@ def collect(experiment: Experiment, starts: Sequence[Start]) -> dict[str, dict[i
 
 
 def digest_of(init: str) -> str:
-    """What tells the weights of a path from others that stand there later."""
+    """Digest of the weights at a path, so that results of other weights at the same path are not reused."""
     return content_digest(flatten(load(init).params))
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = command_parser("severe_toys", __doc__)
-    parser.add_argument("--init", required=True, help="a model of configs/demo.py; or one per seed, with commas")
+    parser.add_argument("--init", required=True, help="run of configs/demo.py, or one per seed, separated by commas")
     parser.add_argument("--workdir", type=Path, required=True, help="folder of all runs and the table")
-    parser.add_argument("--data_dir", type=Path, help="of tools.synthetic_severe; default: made in WORKDIR/data")
+    parser.add_argument("--data_dir", type=Path, help="data of tools.synthetic_severe (default: made in WORKDIR/data)")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=0, help="of each run; default: the config's")
+    parser.add_argument("--steps", type=int, default=0, help="steps of each run; 0: the config's")
     args = parser.parse_args(argv)
     args.inits = args.init.split(",")
     if args.seeds < 1 or args.steps < 0:

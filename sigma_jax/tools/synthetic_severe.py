@@ -27,7 +27,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     for split, count in CLIPS.items():
         parser.add_argument(f"--{split}", type=int, default=count, metavar="CLIPS")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=2, help="processes that pack videos; 0: none")
+    parser.add_argument("--workers", type=int, default=2, help="processes that pack videos; 0: only this one")
     return parser.parse_args(argv)
 
 

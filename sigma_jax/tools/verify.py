@@ -1,12 +1,12 @@
-"""Checks shards: is everything there, whole, and usable? Exit code 0 only if all is well.
+"""Checks that shards are complete, undamaged and decodable. Exit code 0 only if all is well.
 
   python -m sigma_jax.tools.verify --data_dir=DIR [--split=train] [--full] [--dataset=k400] [--max_missing=0.05]
 
 Every record is read, both checksums, the schema and the label are checked, and the index is made anew and compared. A
-sample of the videos is decoded to the end, with --full all of them. Sets of tensorflow-datasets are checked likewise;
-array_record files hold an index and checksums of their own. Against the expected number of videos of a known data set
-(datasets/specs.py; by the name of the shards, or --dataset) missing ones are told; they are an error where their share
-is above --max_missing.
+sample of the videos is decoded to the end, with --full all. Data sets of tensorflow-datasets are checked in the same
+way; array_record files hold an index and checksums of their own. Against the expected number of videos of a known data
+set (datasets/specs.py; by the name of the shards, or --dataset) missing ones are told; they are an error where their
+share is above --max_missing.
 """
 
 import argparse
@@ -44,11 +44,11 @@ _SHOWN = 20  # problems printed
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = command_parser("verify", __doc__)
     parser.add_argument("--data_dir", type=Path, required=True)
-    parser.add_argument("--split", help="default: every split that is there")
+    parser.add_argument("--split", help="split to check (default: all)")
     parser.add_argument("--full", action="store_true", help="decode all videos")
     parser.add_argument("--dataset", default="", help="name in datasets/specs.py; default: the name of the shards")
-    parser.add_argument("--max_missing", type=float, default=1.0, help="share of the expected videos that may lack")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; 0: none")
+    parser.add_argument("--max_missing", type=float, default=1.0, help="largest share of missing videos")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; 0: only this one")
     args = parser.parse_args(argv)
     if args.dataset and args.dataset not in SPECS:
         parser.error(f"--dataset={args.dataset} is unknown, expected one of {sorted(SPECS)}")

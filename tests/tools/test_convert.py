@@ -61,7 +61,7 @@ def test_wrong_usage_and_bad_files_say_what_to_do(tmp_path, capsys):
     assert not (tmp_path / "out.npz").exists()
     with pytest.raises(SystemExit):
         main([str(tmp_path / "page.pth"), str(tmp_path / "folder")])
-    assert "say --to=hf or --to=orbax" in capsys.readouterr().err
+    assert "add --to=hf or --to=orbax" in capsys.readouterr().err
 
 
 def test_into_a_run_folder_and_out_again(tmp_path):

@@ -1,4 +1,4 @@
-"""Mode `agreement`: whether scores as the platform keeps them choose the prototypes that float64 chooses.
+"""Mode `agreement`: how often scores in the platform's number type choose the same prototypes as in float64.
 
 Letters: n tokens, K prototypes.
 """

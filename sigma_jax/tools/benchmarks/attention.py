@@ -18,7 +18,9 @@ from sigma_jax.train.flops import mfu
 flags.DEFINE_list(
     "shape", ["2", "1568", "3", "64"], "B,N,H,d; default: a ViT-S decoder block of two clips.", flag_values=OPTIONS
 )
-flags.DEFINE_enum("dtype", None, ["float32", "bfloat16"], "Default bfloat16, on CPU float32.", flag_values=OPTIONS)
+flags.DEFINE_enum(
+    "dtype", None, ["float32", "bfloat16"], "Number type; default bfloat16, on CPU float32.", flag_values=OPTIONS
+)
 flags.DEFINE_string("backend", "auto", "Attention backend.", flag_values=OPTIONS)
 
 

@@ -1,6 +1,6 @@
-"""Runs stages within a budget of seconds; every finished stage is a line of results.jsonl at once.
+"""Runs stages within a budget of seconds and writes a line of results.jsonl as soon as one has finished.
 
-The same campaign again goes on with what is not done, so that being cut off loses only what was under way.
+Started again, it runs the stages that have no result yet, so that an interruption loses only the stage it hit.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from sigma_jax.tools.benchmarks.stages import PYTHON, Stage
 
 
 class Campaign:
-    """Stages of one machine and folder."""
+    """Runs stages on this machine and keeps their results in a folder."""
 
     def __init__(self, folder: Path, budget: float, peer_python: str):
         self.folder, self._ends, self._peer = folder, time.monotonic() + budget, peer_python
@@ -26,13 +26,13 @@ class Campaign:
         self.results = folder / "results.jsonl"
 
     def rows(self) -> list[dict[str, Any]]:
-        """What is measured so far."""
+        """The rows of the stages that have finished."""
         if not self.results.exists():
             return []
         return [json.loads(line) for line in self.results.read_text().splitlines()]
 
     def run(self, wanted: Iterable[Stage]) -> None:
-        """Runs what is not done and fits into what is left of the budget."""
+        """Runs the stages that have no result and fit into the rest of the budget."""
         done = {row["stage"] for row in self.rows() if row["status"] == 0}
         for beside, group in groupby(wanted, key=lambda stage: stage.beside):
             todo = [stage for stage in group if stage.name not in done]

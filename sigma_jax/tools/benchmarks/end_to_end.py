@@ -26,7 +26,7 @@ from sigma_jax.train.flops import mfu
 from sigma_jax.train.program import Program
 
 flags.DEFINE_string("data_dir", None, "Shards to train from (mode end_to_end).", flag_values=OPTIONS)
-flags.DEFINE_integer("workers", 16, "Reading processes (mode end_to_end).", lower_bound=0, flag_values=OPTIONS)
+flags.DEFINE_integer("workers", 16, "Decoding processes (mode end_to_end).", lower_bound=0, flag_values=OPTIONS)
 
 
 def measure(overrides: dict[str, str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The results of a campaign as a table, beside what was aimed at."""
+"""The results of a campaign as a table, with the goals of the project."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ def table(results: list[dict[str, Any]]) -> str:
 
 
 def goals(rows: Rows) -> list[tuple[str, float | None]]:
-    """(what was aimed at, what was measured or None)."""
+    """(goal, measured value or None) pairs."""
 
     def get(stage: str, key: str = "median_s") -> float | None:
         return rows.get(stage, {}).get(key)

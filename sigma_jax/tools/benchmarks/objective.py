@@ -18,11 +18,11 @@ from sigma_jax.tools.benchmarks import timing
 from sigma_jax.tools.benchmarks.options import OPTIONS
 
 flags.DEFINE_integer("tokens", 8192, "Rows of the score matrix.", lower_bound=1, flag_values=OPTIONS)
-flags.DEFINE_integer("prototypes", 3000, "Its columns.", lower_bound=2, flag_values=OPTIONS)
-flags.DEFINE_integer("iterations", 10, "Sinkhorn's.", lower_bound=1, flag_values=OPTIONS)
-flags.DEFINE_float("epsilon", 0.05, "Sinkhorn's.", flag_values=OPTIONS)
-flags.DEFINE_float("temperature", 0.1, "The softmax's.", flag_values=OPTIONS)
-flags.DEFINE_string("sweep_dtype", "auto", "Of the scores as they are kept.", flag_values=OPTIONS)
+flags.DEFINE_integer("prototypes", 3000, "Columns of the score matrix.", lower_bound=2, flag_values=OPTIONS)
+flags.DEFINE_integer("iterations", 10, "Sinkhorn iterations.", lower_bound=1, flag_values=OPTIONS)
+flags.DEFINE_float("epsilon", 0.05, "Sinkhorn's epsilon.", flag_values=OPTIONS)
+flags.DEFINE_float("temperature", 0.1, "Temperature of the softmax.", flag_values=OPTIONS)
+flags.DEFINE_string("sweep_dtype", "auto", "Number type in which the scores are stored.", flag_values=OPTIONS)
 
 
 def sample_sides(key: jax.Array, tokens: int, prototypes: int, width: int = 256) -> tuple[jax.Array, jax.Array]:

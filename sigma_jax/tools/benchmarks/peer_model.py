@@ -1,4 +1,4 @@
-"""The published model, its teacher and its objective in PyTorch, as something to measure against. Needs PyTorch.
+"""The published model, its teacher and its objective in PyTorch, to compare our speed with. Needs PyTorch.
 
 Written from the paper's description; `peer_step --golden` shows that its losses and gradient norms over three updates
 are the authors'. `fused` chooses fused attention and cross-entropy instead of the published operations.

@@ -1,4 +1,4 @@
-"""The published pre-training step in PyTorch, to be measured beside ours; needs PyTorch, which nothing else here does.
+"""The published pre-training step in PyTorch, to be compared with ours; needs PyTorch.
 
     python -m sigma_jax.tools.benchmarks.peer_step --mode=amp [--target=dino|mlp] [--size=B] [--batch=40]
     python -m sigma_jax.tools.benchmarks.peer_step --golden tests/goldens/pretrain_dino_swav.npz
@@ -55,7 +55,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 class Peer:
-    """Model, teacher, mask and video of a mode on the device at hand."""
+    """Model, teacher, mask and video of a mode, on the GPU where there is one."""
 
     def __init__(self, args: argparse.Namespace, fused: bool):
         import torch

@@ -1,4 +1,4 @@
-"""Ours and another program in turn, each in a process of its own, so that both see the same machine."""
+"""Measures our program and another one in turn, each in a process of its own, on the same machine."""
 
 import json
 import shlex

@@ -1,7 +1,7 @@
 """Mode `profile`: where the device's time goes, by part of the model and by kernel, from a trace of `step --trace=DIR`.
 
-With --hlo, the text that `step --hlo=FILE` wrote, kernels are booked on parts of the model by the names of their
-operations. Kernels inside a CUDA graph carry the graph's name and are told apart by library only.
+With --hlo, the text that `step --hlo=FILE` wrote, kernels are assigned to parts of the model by the names of their
+operations. Kernels inside a CUDA graph carry the graph's name; for them only the library is known.
 """
 
 import collections
@@ -66,7 +66,7 @@ def kernel_runs(events: list[dict[str, Any]]) -> list[Run]:
 
 
 def operation_names(path: str) -> dict[str, str]:
-    """Instruction of a compiled program -> its operation's name; also by the letters that name its kernel."""
+    """Instruction of a compiled program -> name of its operation; also under the name of the instruction's kernel."""
     names = {}
     with gzip.open(path, "rt") as file:
         for line in file:
@@ -108,7 +108,7 @@ def library_of(kernel: str) -> str:
 
 
 def union(spans: list[tuple[float, float]]) -> float:
-    """Length of what the spans cover together."""
+    """Total length of the union of (start, stop) spans."""
     total, end = 0.0, float("-inf")
     for start, stop in sorted(spans):
         total += max(0.0, stop - max(start, end))

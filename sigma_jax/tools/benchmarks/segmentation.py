@@ -22,15 +22,15 @@ from sigma_jax.tools.benchmarks.options import OPTIONS
 from sigma_jax.tools.benchmarks.segmentation_clips import FRAMES, PATCH, BenchSpec, measure_batches
 
 _DEFAULT = BenchSpec()
-flags.DEFINE_integer("clips", _DEFAULT.clips, "How many; batches of 16.", lower_bound=1, flag_values=OPTIONS)
+flags.DEFINE_integer("clips", _DEFAULT.clips, "Number of clips, in batches of 16.", lower_bound=1, flag_values=OPTIONS)
 flags.DEFINE_integer(
-    "clusters", _DEFAULT.num_clusters, "Of k-means, overclustering.", lower_bound=1, flag_values=OPTIONS
+    "clusters", _DEFAULT.num_clusters, "Clusters of k-means (overclustering).", lower_bound=1, flag_values=OPTIONS
 )
 flags.DEFINE_integer(
-    "side", _DEFAULT.side, "Of a frame, pixels; a token is 16 x 16.", lower_bound=16, flag_values=OPTIONS
+    "side", _DEFAULT.side, "Side of a frame in pixels; a token is 16 x 16.", lower_bound=16, flag_values=OPTIONS
 )
-flags.DEFINE_integer("width", _DEFAULT.width, "Of the features.", lower_bound=1, flag_values=OPTIONS)
-flags.DEFINE_enum("protocol", _DEFAULT.protocol, PROTOCOLS, "What is measured.", flag_values=OPTIONS)
+flags.DEFINE_integer("width", _DEFAULT.width, "Width of the features.", lower_bound=1, flag_values=OPTIONS)
+flags.DEFINE_enum("protocol", _DEFAULT.protocol, PROTOCOLS, "Protocol to measure.", flag_values=OPTIONS)
 flags.DEFINE_string(
     "peer_python", sys.executable, "Interpreter that has PyTorch and faiss (--vs=faiss).", flag_values=OPTIONS
 )

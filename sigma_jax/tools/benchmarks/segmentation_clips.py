@@ -1,4 +1,4 @@
-"""Made-up clips and their features for the benchmark of clustering, and its clock; needs NumPy alone.
+"""Synthetic clips and features for the benchmark of clustering, and its timing; needs only NumPy.
 
 Ours (`segmentation.py`) and the peer (`peer_segmentation.py`) take both from here: they see the same numbers and are
 timed alike.

@@ -1,4 +1,4 @@
-"""What `tools.measure` measures on one GPU, most wanted numbers first, and what each stage answers."""
+"""The stages of `tools.measure` on one GPU, the most important first."""
 
 import dataclasses
 import sys
@@ -12,10 +12,11 @@ class Stage:
     """A program that prints lines of JSON, each with "median_s".
 
     Attributes:
-      words: behind the interpreter; {folder} is where everything lies, {data} where the shards are.
+    words: arguments of the Python interpreter; {folder} is where everything lies, {data} where the shards are.
       needs: seconds that must be left of the budget to begin.
       limit: seconds after which it is ended.
-      beside: runs beside its neighbours that say the same; nothing is timed meanwhile (compiling, writing shards).
+      beside: runs at the same time as neighbouring stages with this mark, since nothing is timed (compiling, writing
+        shards).
       peer: run by the interpreter that has PyTorch.
       environment: variables added to the environment.
     """
@@ -60,7 +61,7 @@ class Sizes:
 
 
 def stages(smoke: bool) -> list[Stage]:
-    """All stages in their order."""
+    """All stages in the order in which they run."""
     sizes = Sizes(smoke)
     peer, data, trace = ("-m", "sigma_jax.tools.benchmarks.peer_step"), ("--data_dir={data}",), "--trace={folder}/trace"
     hlo = "--hlo={folder}/step.hlo.gz"

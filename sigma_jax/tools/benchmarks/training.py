@@ -1,4 +1,4 @@
-"""The training command itself: some steps from shards, then the same command with more, which must go on from there.
+"""Runs the training command for some steps from shards, then again with more steps, which must resume.
 
     python -m sigma_jax.tools.benchmarks.training DATA WORKDIR [--steps=40] --config=... [flags of sigma_jax.main]
 

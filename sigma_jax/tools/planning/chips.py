@@ -2,7 +2,7 @@
 
 Network model: an all-reduce of n bytes takes 2 n / (link x axes) inside a slice (bidirectional rings, one per axis of
 the torus), plus 2 n / (data centre network per slice) when it spans slices, plus a latency per hop; gathers and
-scatters take half. All numbers are leads from data sheets, not measurements.
+scatters take half. All numbers are from data sheets, not measured.
 """
 
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""From a compiled step to numbers: memory by kind, work against the model, collectives, time, what fits.
+"""Forecast of a compiled step: memory by kind, executed and model FLOPs, collectives, time, and whether it fits.
 
 Time model, printed with the result. Where the rates of a chip's kernels are known (GPUs, `chips.Rates`): the sum over
 its kernels (kernels.py). Elsewhere a chip works at 60 % of its roofline, max(FLOPs / peak, bytes / bandwidth) / 0.6. In
@@ -129,7 +129,7 @@ def _is_jaxpr(value: Any) -> bool:
 
 
 def forecast(program: Program, compiled: Compiled, chip: Chip | None) -> dict[str, Any]:
-    """Everything about one compiled step as plain numbers (bytes, FLOPs, seconds)."""
+    """The forecast of one compiled step as plain numbers (bytes, FLOPs, seconds)."""
     plan = program.plan
     clips = plan.batch_size * plan.repeats // plan.num_devices
     # the traced step does not show what is inside cuDNN's attention; a GPU's kernels do

@@ -1,4 +1,4 @@
-"""Reads a compiled program's text (HLO): its collectives and its memory traffic, loops multiplied out.
+"""Reads a compiled program's text (HLO): collectives and memory traffic, loop bodies counted once per iteration.
 
 XLA's own cost analysis counts the body of a loop once; the step runs its blocks and Sinkhorn sweeps in loops, so the
 counts here follow the call graph from the entry and multiply by trip counts (the constant that a loop compares with).

@@ -1,7 +1,7 @@
-"""A compiled step kernel by kernel: bytes, FLOPs, and the part of the model that each belongs to.
+"""The kernels of a compiled step: bytes, FLOPs, and the part of the model that each belongs to.
 
-A kernel takes the longer of its bytes at the memory's speed and its FLOPs at the rate of its kind, and every launch a
-moment of its own.
+Time of a kernel: the larger of bytes / memory bandwidth and FLOPs / rate of its kind; each launch adds a constant
+time.
 """
 
 import math
@@ -40,7 +40,7 @@ class Kernel(NamedTuple):
     flops: float
 
     def seconds(self, rates: Rates) -> float:
-        """Of all its executions in a step."""
+        """Seconds of all executions in a step."""
         rate = rates.attention if self.kind == "attention" else rates.products
         return self.times * (max(self.num_bytes / rates.bandwidth, self.flops / rate) + rates.launch)
 

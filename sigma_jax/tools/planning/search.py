@@ -1,4 +1,4 @@
-"""The largest batch per chip that fits, with few compiles."""
+"""Searches the largest batch per chip that fits, with few compilations."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -61,7 +61,7 @@ def _guess(known: dict[int, float], fixed: float, capacity: float) -> int:
 
 
 def _round_down(clips: int) -> int:
-    """To a multiple of 8 from 16 on: chips like it, and nobody trains at 61."""
+    """Rounds down to a multiple of 8 from 16 on, which matrix units prefer."""
     return clips // 8 * 8 if clips >= 16 else clips
 
 

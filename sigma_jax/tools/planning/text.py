@@ -1,4 +1,4 @@
-"""A plan in words and tables."""
+"""The text that tools.plan prints."""
 
 from typing import Any
 
