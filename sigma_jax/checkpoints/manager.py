@@ -235,8 +235,7 @@ class Checkpointer:
         Args:
           step: one of all_steps().
           abstract_state: pytree of jax.ShapeDtypeStruct with the wanted shardings; mesh and device count may differ
-            from
-            those of the save.
+            from those of the save.
 
         Raises:
           CheckpointError: names, shapes or dtypes differ, or an array is damaged.

@@ -274,7 +274,7 @@ def test_when_one_is_killed_all_start_again(finished):
     """Each under launch/keep_running.sh: the coordinator is killed at step 5 or later, and both end the same run."""
     workdir, metrics = finished.folder / "again", finished.folder / "again" / "metrics.jsonl"
     under = ("bash", "launch/keep_running.sh", "cpu")
-    hosts = two_processes(workdir, finished.data, "total_steps=30", *finished.every, under=under, flags=("--noreport",))
+    hosts = two_processes(workdir, finished.data, "total_steps=14", *finished.every, under=under, flags=("--noreport",))
     deadline = time.monotonic() + 200
     while not (metrics.exists() and metrics.read_text().count("\n") >= 5) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -284,4 +284,4 @@ def test_when_one_is_killed_all_start_again(finished):
     logs = "\n".join(log[-4000:] for _, log in ended)
     assert [code for code, _ in ended] == [0, 0], logs
     assert all("starting again" in log and "resumed from step" in log for _, log in ended), logs
-    assert "exit status 137" in ended[0][1] and list(runs.losses(workdir)) == list(range(1, 31)), logs
+    assert "exit status 137" in ended[0][1] and list(runs.losses(workdir)) == list(range(1, 15)), logs
