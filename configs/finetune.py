@@ -9,7 +9,7 @@ dataset: k400, ssv2 (the authors' scripts); ucf101, hmdb51 (VideoMAE's recipe fo
 none); folder: your own videos, with the classes of their label map (launch/EVALUATE.md). Batch sizes count videos, not
 their augmented copies.
 
-The sections model, data, compute and mesh start from those of configs/k400.py.
+Settings that this file leaves out (encoder, frames of a clip, machine) are those of configs/k400.py.
 """
 
 from ml_collections import ConfigDict

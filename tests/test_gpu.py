@@ -1,4 +1,4 @@
-"""What only a GPU can show: JAX_PLATFORMS=cuda python -m pytest -m gpu tests. Skipped where there is none."""
+"""Tests that need a GPU: JAX_PLATFORMS=cuda python -m pytest -m gpu tests. Skipped where there is none."""
 
 from pathlib import Path
 

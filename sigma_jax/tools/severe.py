@@ -1,4 +1,4 @@
-"""Gathers the eight scores of SEVERE into the paper's table, beside the published rows.
+"""Gathers the eight scores of SEVERE into a row of the paper's table, under the published rows.
 
     python -m sigma_jax.tools.severe [--runs=DIR] [--name=NAME] [--out=DIR]
 

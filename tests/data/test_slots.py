@@ -1,4 +1,4 @@
-"""Clips come through shared memory unchanged; the memory is used again, given back, and asked for politely."""
+"""Clips come through shared memory unchanged; the memory is reused, released, and checked for space first."""
 
 import errno
 import gc

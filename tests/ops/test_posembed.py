@@ -1,4 +1,4 @@
-"""Learned position tables on another grid, against torch's interpolate (recorded, and live where it is installed)."""
+"""Learned positional embeddings on another grid, against torch's interpolate (recorded, and live)."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The frame around commands: statuses, sentences, tracebacks that are kept, signals that end what a library holds."""
+"""What all commands share: exit statuses, error messages, kept tracebacks, signals that end a library's calls."""
 
 import errno
 import os

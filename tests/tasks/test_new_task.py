@@ -1,4 +1,4 @@
-"""A task nobody has heard of trains, is measured, resumes and is reported: the protocol is all that a run needs."""
+"""A complete new task in one file: it trains, is measured, resumes and is reported through base.py alone."""
 
 import dataclasses
 import json

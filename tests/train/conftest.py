@@ -1,4 +1,4 @@
-"""No test leaves a run behind."""
+"""Ends the processes that a test of training has started."""
 
 import pytest
 

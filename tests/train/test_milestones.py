@@ -1,4 +1,4 @@
-"""The schedule that falls in steps, and the option that chooses it."""
+"""The learning rate schedule with milestones, and the option that chooses it."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Runs made by version 9a6ef83 (November 2026) go on today: their checkpoints, their folders, their data position.
+"""Runs made by version 9a6ef83 (November 2026) can be resumed: their checkpoints, their folders, their data position.
 
 The archive holds `data` (12 labelled clips), and after 3 of 6 steps `pretrain` (feature queue, k-NN) and
 `finetune` (averaged weights, a folder `best`), with the numbers that the old program wrote for all 6 steps. Both
