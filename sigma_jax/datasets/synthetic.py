@@ -3,7 +3,10 @@
 Every clip shows one bright, lightly textured shape (of 5 kinds) on a dark, smooth, slightly drifting background; it
 moves in one of 8 ways. Phase, speed, size and colours are random and independent of the label, and shapes of one radius
 cover equal areas. The centres of the shapes stay close to the middle (within 0.15 of the side) and the colour of the
-background varies, so that one frame does not reveal the motion. Clip i depends on the seed and i only.
+background varies, so that one frame does not reveal the motion.
+In camouflaged clips the same shapes move in the same ways, but shape and background have the same colours equally
+often: stripes of one width, brightness and contrast in two directions, each moving with what it covers. Only the
+direction of the stripes and motion tell them apart. Clip i depends on the seed and i only.
 
 Letters: n clips, F frames, s side in pixels.
 """
@@ -30,15 +33,15 @@ _CHUNK = 64  # clips rendered at once: the arrays stay in cache
 
 
 def render_clips(
-    seed: int, start: int, count: int, num_frames: int = 8, size: int = 32
+    seed: int, start: int, count: int, num_frames: int = 8, size: int = 32, *, camouflage: bool = False
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Clips start .. start + count - 1: (video uint8 [n F s s 3], motion int32 [n], shape int32 [n])."""
-    videos, _, motion, shape = render_masked_clips(seed, start, count, num_frames, size)
+    videos, _, motion, shape = render_masked_clips(seed, start, count, num_frames, size, camouflage=camouflage)
     return videos, motion, shape
 
 
 def render_masked_clips(
-    seed: int, start: int, count: int, num_frames: int = 8, size: int = 32
+    seed: int, start: int, count: int, num_frames: int = 8, size: int = 32, *, camouflage: bool = False
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """`render_clips` with masks of the shapes: (video, mask uint8 [n F s s] of 0 and 1, motion, shape).
 
@@ -53,7 +56,7 @@ def render_masked_clips(
         motion[rows] = [rng.integers(len(MOTIONS)) for rng in rngs]
         shape[rows] = [rng.integers(len(SHAPES)) for rng in rngs]
         draws = np.stack([rng.random(32, dtype=np.float32) for rng in rngs])
-        video, alpha = _render(motion[rows], shape[rows], draws, num_frames, size)
+        video, alpha = _render(motion[rows], shape[rows], draws, num_frames, size, camouflage)
         for clip, rng in zip(video, rngs, strict=True):
             clip += NOISE * rng.standard_normal(clip.shape, dtype=np.float32)
         videos[rows] = np.clip(video * 255 + 0.5, 0, 255)
@@ -75,6 +78,7 @@ def write_videos(
     labelled: bool = True,
     num_frames: int = 8,
     size: int = 32,
+    camouflage: bool = False,
     pool: Executor | None = None,
 ) -> int:
     """Renders clips to H.264 files `<out_dir>/<motion>-<shape>/<i>.mp4` (flat where not labelled); returns the count.
@@ -90,7 +94,7 @@ def write_videos(
         (out_dir / folder).mkdir(parents=True, exist_ok=True)
     step = 250
     jobs = [
-        (str(out_dir), seed, low, min(step, start + count - low), labelled, num_frames, size)
+        (str(out_dir), seed, low, min(step, start + count - low), labelled, num_frames, size, camouflage)
         for low in range(start, start + count, step)
     ]
     if pool is None:
@@ -101,7 +105,14 @@ def write_videos(
 
 
 def write_sequences(
-    out_dir: str | Path, *, seed: int, start: int, count: int, num_frames: int = 8, size: int = 32
+    out_dir: str | Path,
+    *,
+    seed: int,
+    start: int,
+    count: int,
+    num_frames: int = 8,
+    size: int = 32,
+    camouflage: bool = False,
 ) -> None:
     """Renders clips to annotated sequences `<out_dir>/frames/<clip>/<i>.png` and `masks/<clip>/<i>.png`.
 
@@ -110,7 +121,7 @@ def write_sequences(
     out_dir = Path(out_dir)
     partial = out_dir.with_name(f".{out_dir.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    videos, masks, motion, shape = render_masked_clips(seed, start, count, num_frames, size)
+    videos, masks, motion, shape = render_masked_clips(seed, start, count, num_frames, size, camouflage=camouflage)
     for i in range(count):
         name = f"{class_name(motion[i], shape[i])}-{start + i:06d}"
         for kind, images in (("frames", videos[i]), ("masks", masks[i])):
@@ -129,8 +140,8 @@ def renderers(num_workers: int = 2) -> ProcessPoolExecutor:
 
 
 def _write_chunk(job: tuple) -> int:
-    out_dir, seed, start, count, labelled, num_frames, size = job
-    videos, motion, shape = render_clips(seed, start, count, num_frames, size)
+    out_dir, seed, start, count, labelled, num_frames, size, camouflage = job
+    videos, motion, shape = render_clips(seed, start, count, num_frames, size, camouflage=camouflage)
     folders = [class_name(m, s) if labelled else "." for m, s in zip(motion, shape, strict=True)]
     encode(videos, [Path(out_dir) / folder / f"{start + i:06d}.mp4" for i, folder in enumerate(folders)])
     return count
@@ -170,15 +181,15 @@ def encode(videos: np.ndarray, paths: list[Path]) -> None:
 
 
 def _render(
-    motion: np.ndarray, shape: np.ndarray, draws: np.ndarray, num_frames: int, size: int
+    motion: np.ndarray, shape: np.ndarray, draws: np.ndarray, num_frames: int, size: int, camouflage: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """`paint` for motions and shapes [n], with uniform draws [n 32]."""
     time = np.linspace(-0.5, 0.5, num_frames, dtype=np.float32)  # of the clip's length
-    return paint(_trajectory(motion, draws, time), shape, draws, size)
+    return paint(_trajectory(motion, draws, time), shape, draws, size, camouflage)
 
 
 def paint(
-    path: tuple[np.ndarray, ...], shape: np.ndarray, draws: np.ndarray, size: int
+    path: tuple[np.ndarray, ...], shape: np.ndarray, draws: np.ndarray, size: int, camouflage: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Noise-free clips [n F s s 3] of shapes [n] along a path, and the share of each pixel that the shape covers
     [n F s s]; float32 in 0..1.
@@ -186,6 +197,7 @@ def paint(
     Args:
       path: centre x, y, angle and radius over time, each [n F]; lengths in sides.
       draws: uniform, [n 32], of which 10.. decide texture and colours.
+      camouflage: stripes of equal colours instead of a bright shape on a dark background.
     """
     cx, cy, angle, radius = path
     time = np.linspace(-0.5, 0.5, cx.shape[1], dtype=np.float32)
@@ -199,6 +211,9 @@ def paint(
         rows = shape == kind
         distance = _signed_distance(kind, u[rows], v[rows])
         alpha[rows] = np.clip(0.5 - distance * radius[rows][:, :, None, None] * size, 0, 1)
+    if camouflage:
+        on_shape = radius[:, :, None, None] * u, radius[:, :, None, None] * v  # in sides, moving with the shape
+        return _camouflaged(on_shape, alpha, draws, axis, time), alpha
     wave = draws[:, 10:13, None, None, None]
     texture = 1 + 0.12 * np.sin(3 * (u + (2 * wave[:, 0] - 1) * v) + 6.28 * wave[:, 1])
     bright = (0.6 + 0.4 * draws[:, None, None, None, 13:16]) * np.minimum(texture, 1)[..., None]
@@ -246,6 +261,29 @@ def _signed_distance(kind: int, u: np.ndarray, v: np.ndarray) -> np.ndarray:
         a, b = np.maximum(np.abs(u), np.abs(v)), np.minimum(np.abs(u), np.abs(v))
         return np.maximum(a - 1.2, b - 0.391)
     return np.abs(np.hypot(u, v) - 0.9315) - 0.2685  # ring
+
+
+def _camouflaged(
+    on_shape: tuple[np.ndarray, np.ndarray], alpha: np.ndarray, draws: np.ndarray, axis: np.ndarray, time: np.ndarray
+) -> np.ndarray:
+    """Stripes on the shape, and at right angles to them (within 15 degrees) stripes on the background, drifting a
+    little: [n F s s 3]. Both are one sine wave of the same length, level and contrast in every colour.
+
+    Args:
+      on_shape: coordinates of the pixels on the shape, [n F s s] each.
+    """
+    draw = draws[:, :, None, None, None]
+    angle, turn = np.pi * draw[:, 10], np.pi * (0.5 + (draw[:, 11] - 0.5) / 6)
+    cycles = 2 * np.pi * (5 + 2 * draw[:, 12])  # radians per side
+    drift = 0.1 * (2 * draw[:, 16:18] - 1) * time[:, None, None]
+    x, y = axis - drift[:, 0], axis[:, None] - drift[:, 1]
+
+    def stripes(u, v, angle, phase):
+        return np.sin(cycles * (np.cos(angle) * u + np.sin(angle) * v) + 2 * np.pi * phase)
+
+    shown = np.where(alpha > 0.5, stripes(*on_shape, angle, draw[:, 18]), stripes(x, y, angle + turn, draw[:, 19]))
+    level, contrast = 0.4 + 0.2 * draws[:, None, None, None, 13:16], 0.2 + 0.1 * draws[:, None, None, None, 20:23]
+    return (level + contrast * shown[..., None]).astype(np.float32)
 
 
 def _background(draws: np.ndarray, axis: np.ndarray, time: np.ndarray) -> np.ndarray:

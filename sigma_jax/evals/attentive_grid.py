@@ -118,7 +118,7 @@ def attentive_grid(
     for name, tokens in {"train": train, "val": val, "test": test}.items():
         if tokens is not None:
             _check(name, tokens, train, num_classes, settings)
-    model = AttentiveClassifier(num_classes, settings.num_heads, settings.depth, settings.dtype)
+    model = classifier(num_classes, settings)
     params, losses = fit_heads(model, train, settings)
     scores = [_score(probabilities, val.labels, settings) for probabilities in predict(model, params, val, settings)]
     grid = [
@@ -174,20 +174,40 @@ def batches(train: TokenSet, settings: GridSettings) -> Iterator[TokenSet]:
             yield TokenSet(train.tokens[rows, view[rows]], train.labels[rows])
 
 
+def step_of(
+    token_shape: tuple[int, int], num_classes: int, settings: GridSettings
+) -> tuple[Callable[..., tuple[Any, Any, jax.Array]], tuple[Any, Any]]:
+    """One step of all heads, and where they start.
+
+    Args:
+      token_shape: N, D.
+
+    Returns:
+      (params, optimizer state, rates [G], decays [G], tokens [b N D], labels) -> (params, state, losses [G]), which
+      takes over its first two arguments; and the first of these.
+    """
+    model = classifier(num_classes, settings)
+    num_heads = len(settings.pairs)
+    start = jax.jit(model.init)(jax.random.key(settings.seed), jnp.zeros((1, *token_shape), jnp.float32))["params"]
+    params = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], num_heads, axis=0), start)
+    update = _update(model, settings.multi_label, settings.heads_at_once or num_heads)
+    return update, (params, jax.vmap(_adam().init)(params))
+
+
+def classifier(num_classes: int, settings: GridSettings) -> AttentiveClassifier:
+    """The network of every head."""
+    return AttentiveClassifier(num_classes, settings.num_heads, settings.depth, settings.dtype)
+
+
 def fit_heads(model: AttentiveClassifier, train: TokenSet, settings: GridSettings) -> tuple[Any, np.ndarray]:
     """Trains the heads; returns (parameters with a leading axis G, last loss of each head [G])."""
     rates, decays = np.array(settings.pairs, np.float32).T
-    num_heads = len(rates)
-    example = jnp.zeros((1, *train.tokens.shape[2:]), jnp.float32)
-    start = jax.jit(model.init)(jax.random.key(settings.seed), example)["params"]
-    params = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], num_heads, axis=0), start)
-    state = jax.vmap(_adam().init)(params)
+    update, (params, state) = step_of(train.tokens.shape[2:], model.num_classes, settings)
     steps = settings.epochs * max(1, len(train.labels) // settings.batch_size)
     schedule = optax.cosine_decay_schedule(1.0, steps)
     if settings.warmup:
         schedule = optax.warmup_cosine_decay_schedule(0.0, 1.0, max(1, round(settings.warmup * steps)), steps)
-    update = _update(model, settings.multi_label, settings.heads_at_once or num_heads)
-    losses = jnp.zeros(num_heads)
+    losses = np.zeros(len(rates))
     for share, batch in zip(np.asarray(schedule(np.arange(steps))), batches(train, settings), strict=True):
         params, state, losses = update(params, state, rates * share, decays, batch.tokens, batch.labels)
     return params, np.asarray(losses)

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
+from sigma_jax.models.attentive import LinearWeights, NormWeights, standardized
 from sigma_jax.models.transformer import Block, LayerNorm, Mlp, init_stack, run_stack
-from sigma_jax.ops.attention import attend
+from sigma_jax.ops.one_query import attend_one_query
 
 EPSILON = 1e-5  # of its norms, torch's default
 STD = 0.02
@@ -53,20 +54,22 @@ class AttentiveClassifier(nn.Module):
             params = self.param("blocks", _rescaled_stack, block, self.depth - 1, width)
             x, _ = run_stack(block, params, x)
 
-        def dense(name, features):
-            return nn.Dense(features, kernel_init=kernel_init, dtype=self.dtype, name=name)
-
         query = self.param("query", kernel_init, (1, 1, width))
-        normed = LayerNorm(self.dtype, EPSILON, name="norm1")(x)
-        q = jnp.broadcast_to(dense("q", width)(query.astype(self.dtype)), (len(x), 1, width))
-        q = rearrange(q, "B N (H d) -> B N H d", H=self.num_heads)
-        k, v = rearrange(dense("kv", 2 * width)(normed), "B N (two H d) -> two B N H d", two=2, H=self.num_heads)
-        attended = rearrange(attend(q, k, v, self.backend), "B N H d -> B N (H d)")
-        pooled = query + attended.astype(jnp.float32)
+        norm = NormWeights(name="norm1")(width)
+        q = nn.Dense(width, kernel_init=kernel_init, name="q")(query[0])
+        kernel, bias = LinearWeights(2 * width, kernel_init, name="kv")(width)
+        attended = attend_one_query(
+            rearrange(q, "1 (H d) -> H d", H=self.num_heads),
+            standardized(x, self.dtype, EPSILON),
+            norm,
+            kernel[:, :width],
+            (kernel[:, width:], bias[width:]),
+        )
+        pooled = query[0] + attended.astype(jnp.float32)
         smaller = nn.initializers.normal(STD / (2 * max(self.depth - 1, 1)) ** 0.5)  # as the last block's
         mlp = Mlp(4 * width, kernel_init, self.dtype, out_init=smaller, name="mlp")
         pooled = pooled + mlp(LayerNorm(self.dtype, EPSILON, name="norm2")(pooled)).astype(jnp.float32)
-        return nn.Dense(self.num_classes, kernel_init=kernel_init, name="linear")(pooled[:, 0])
+        return nn.Dense(self.num_classes, kernel_init=kernel_init, name="linear")(pooled)
 
 
 def _rescaled_stack(key: jax.Array, block: Block, depth: int, width: int):

@@ -93,4 +93,4 @@ class VideoClassifier(nn.Module):
         if self.pooling != "attentive":
             raise InvalidValue(f"pooling {self.pooling!r} is unknown: choose mean, first or attentive")
         compute = self.compute
-        return AttentivePool(self.size.num_heads, finetune_init, compute.dtype, compute.backend, name="pool")(latents)
+        return AttentivePool(self.size.num_heads, finetune_init, compute.dtype, name="pool")(latents)

@@ -4,6 +4,7 @@
     python -m sigma_jax.tools.bench objective [--tokens=8192 --prototypes=3000 --iterations=10]
     python -m sigma_jax.tools.bench attention [--shape=2,1568,6,64]
     python -m sigma_jax.tools.bench segmentation [--clips=30 --protocol=clustering] [--vs=faiss]
+    python -m sigma_jax.tools.bench probe_grid [--probe_depth=1 --probes=20 --grid_tokens=16,1568,384]
     python -m sigma_jax.tools.bench compile --config=configs/k400.py:size=S --batch=2
     python -m sigma_jax.tools.bench agreement [--tokens=8192 --prototypes=3000]
     python -m sigma_jax.tools.bench end_to_end --data_dir=DIR --config=configs/k400.py:size=S --batch=2 [--workers=16]
@@ -35,6 +36,7 @@ MODES = {
     "objective": "sigma_jax.tools.benchmarks.objective",
     "attention": "sigma_jax.tools.benchmarks.attention",
     "segmentation": "sigma_jax.tools.benchmarks.segmentation",
+    "probe_grid": "sigma_jax.tools.benchmarks.probe_grid",
     "compile": "sigma_jax.tools.benchmarks.compile",
     "agreement": "sigma_jax.tools.benchmarks.agreement",
     "end_to_end": "sigma_jax.tools.benchmarks.end_to_end",

@@ -27,7 +27,7 @@ import numpy as np
 from tqdm import tqdm
 
 from sigma_jax.evals.segmentation import frames as input_frames
-from sigma_jax.evals.segmentation.benchmark import ScoredClip
+from sigma_jax.evals.segmentation.benchmark import DenseModel, ScoredClip, TubePixels
 from sigma_jax.evals.segmentation.clustering_run import ClusteringRun, clustering_result
 from sigma_jax.evals.segmentation.kmeans import KmeansSettings
 from sigma_jax.evals.segmentation.layouts import LAYOUTS, DataSet, open_sequences
@@ -41,10 +41,11 @@ from sigma_jax.runtime.command import Command, WrongUsage, add_weights_flags, co
 from sigma_jax.runtime.errors import InvalidValue, NotThere
 from sigma_jax.runtime.logs import start_logging
 from sigma_jax.weights.formats import WHICH
-from sigma_jax.weights.frozen import Pretrained, load
+from sigma_jax.weights.frozen import Pretrained, load, untrained
 
 FRAMES_OF = {"davis": 16, "ytvos": 4, "folder": 16}  # caption of the paper's table; of a folder as DAVIS
 MOST_ROWS = 40  # of the printed table
+BASELINES = ("random", "pixels")  # random weights, or the raw pixels of the tubes
 Settings = ClusteringSettings | PropagationSettings
 
 
@@ -96,6 +97,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--split", help="davis: val (default) or train; ytvos: train (default)")
     parser.add_argument("--names", type=Path, help="file with one sequence a line: measure only those")
     add_weights_flags(parser, WHICH)
+    parser.add_argument("--baseline", choices=BASELINES, help="measure this in place of --init, whose sizes it takes")
+    parser.add_argument("--baseline_seed", type=int, help="of the random weights (default 0)")
     parser.add_argument("--bfloat16", action="store_true", help="compute features in bfloat16")
     parser.add_argument("--overlays", type=int, default=30, help="how many clips to draw (default 30)")
     parser.add_argument("--animations", action="store_true", help="also write GIFs of the drawn clips")
@@ -131,6 +134,10 @@ def _check(args: argparse.Namespace) -> None:
         raise WrongUsage(f"--{given[0]} has no meaning with --protocol={args.protocol}")
     if bool(args.init) == (args.predictions is not None):
         raise WrongUsage("expected --init=WEIGHTS, or --predictions=FOLDER with --protocol=propagation")
+    if args.baseline and not args.init:
+        raise WrongUsage("--baseline takes its sizes from --init=WEIGHTS")
+    if args.baseline_seed is not None and args.baseline != "random":
+        raise WrongUsage("--baseline_seed belongs to --baseline=random")
 
 
 def segment(args: argparse.Namespace) -> int:
@@ -145,10 +152,8 @@ def segment(args: argparse.Namespace) -> int:
     model = load(args.init, num_heads=args.num_heads, weights=args.weights, compute=compute) if args.init else None
     made_of = description(args, data, settings, model)
     folder = ResultFolder(args.out, made_of)
-    if propagates:
-        result = propagate(args, data, model, folder, settings)
-    else:
-        result = cluster(args, data, model, folder, settings)
+    run = propagate if propagates else cluster
+    result = run(args, data, measured_model(args, model), folder, settings)
     where = {"weights_file": args.init, "data_dir": str(args.data_dir), "annotations": str(data.annotations)}
     versions = {name: metadata.version(name) for name in ("jax", "numpy", "scipy", "pillow", "opencv-python-headless")}
     decisions = {"decisions": decisions_of(model, settings)}
@@ -157,6 +162,15 @@ def segment(args: argparse.Namespace) -> int:
     print_remarks(result)
     print(f"{path}: {result['num_clips']} clips, {len(result['left_out'])} left out")
     return 0
+
+
+def measured_model(args: argparse.Namespace, model: Pretrained | None) -> DenseModel | None:
+    """The weights, or what --baseline puts in their place."""
+    if args.baseline == "random":
+        return untrained(model, args.baseline_seed or 0)
+    if args.baseline == "pixels":
+        return TubePixels(model.token_size, model.frames_per_step)
+    return model
 
 
 def clustering_settings(args: argparse.Namespace) -> ClusteringSettings:
@@ -189,7 +203,8 @@ def description(
         "protocol": list(args.protocols),
         "dataset": args.dataset,
         "split": args.split or {"davis": "val", "ytvos": "train"}.get(args.dataset),
-        "weights": None if model is None else model.report.digest,
+        "weights": None if model is None or args.baseline else model.report.digest,
+        "baseline": args.baseline and {"kind": args.baseline, "seed": args.baseline_seed or 0},
         "predictions": None if args.predictions is None else str(args.predictions),
         "dtype": "bfloat16" if args.bfloat16 else "float32",
         "settings": dataclasses.asdict(settings),
@@ -223,11 +238,11 @@ def progress(total: int, unit: str) -> tqdm:
 
 
 def cluster(
-    args: argparse.Namespace, data: DataSet, model: Pretrained, folder: ResultFolder, settings: ClusteringSettings
+    args: argparse.Namespace, data: DataSet, model: DenseModel, folder: ResultFolder, settings: ClusteringSettings
 ) -> dict[str, Any]:
     """Runs what is not finished, with a bar and pictures; the scores."""
     shown = {sequence.name for sequence in data.sequences[: args.overlays]}
-    label = args.label or Path(args.init).stem
+    label = args.label or args.baseline or Path(args.init).stem
 
     def each(seed: int, scored: list[ScoredClip]) -> None:
         if seed == settings.seeds[0] and scored[0].clip.name in shown:
@@ -279,7 +294,7 @@ def kept_map(path: Path, clip: input_frames.Clip) -> tuple[str, np.ndarray]:
 def propagate(
     args: argparse.Namespace,
     data: DataSet,
-    model: Pretrained | None,
+    model: DenseModel | None,
     folder: ResultFolder,
     settings: PropagationSettings,
 ) -> dict[str, Any]:
@@ -302,7 +317,7 @@ def draw_masks(args: argparse.Namespace, out: Path, sequence: Any, masks: np.nda
     numbers = np.arange(len(masks)) if args.animations else np.array([0, len(masks) // 2, len(masks) - 1])
     video = np.stack([input_frames.read_frame(sequence.frames[i]) for i in numbers])
     truth = np.stack([input_frames.read_mask(sequence.masks[i]) for i in numbers])
-    label = args.label or Path(args.init or args.predictions).stem
+    label = args.label or args.baseline or Path(args.init or args.predictions).stem
     rows = {
         name: np.where((labels > 0) & (labels < input_frames.VOID), labels.astype(np.int64), -1)
         for name, labels in ((label, masks[numbers]), ("ground truth", truth))

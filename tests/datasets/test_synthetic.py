@@ -4,6 +4,7 @@ import numpy as np
 
 from sigma_jax.data import decode
 from sigma_jax.datasets import synthetic
+from sigma_jax.tools import synthetic as command
 
 
 def test_clip_is_the_same_whatever_is_rendered_beside_it():
@@ -34,6 +35,35 @@ def test_shapes_move_as_their_label_says():
     assert np.median(growth[motion == synthetic.MOTIONS.index("spin")]) < 0.2
 
 
+def test_camouflage_hides_the_shape_from_its_colours_but_not_from_its_stripes():
+    plain, masks, motion, shape = synthetic.render_masked_clips(0, 0, 150)
+    video, same_masks, *labels = synthetic.render_masked_clips(0, 0, 150, camouflage=True)
+    np.testing.assert_array_equal(same_masks, masks)
+    assert (labels[0] == motion).all() and (labels[1] == shape).all()
+    on, off = (masks == 1)[..., None], (masks == 0)[..., None]
+    for clips, told in ((plain, True), (video, False)):
+        levels = [np.stack([clip[np.broadcast_to(m, clip.shape)].mean() for clip, m in zip(clips, where, strict=True)])
+                  for where in (on, off)]  # fmt: skip
+        difference = levels[0] - levels[1]
+        assert (difference > 40).all() if told else abs(difference.mean()) < 2 and np.abs(difference).max() < 20
+    shades = [
+        np.bincount(video[np.broadcast_to(where, video.shape)], minlength=256).reshape(16, 16).sum(1)
+        for where in (on, off)
+    ]
+    shares = [counts / counts.sum() for counts in shades]
+    assert np.abs(shares[0] - shares[1]).sum() < 0.05  # equally often dark and bright
+    dy, dx = np.gradient(video[:, 0].mean(-1), axis=(1, 2))
+    inner = masks[:, 0] * np.minimum(np.roll(masks[:, 0], 1, 1), np.roll(masks[:, 0], 1, 2)) > 0
+    angles = [np.angle((((dx + 1j * dy) ** 2) * where).sum((1, 2))) for where in (inner, masks[:, 0] == 0)]
+    apart = np.abs(np.angle(np.exp(1j * (angles[0] - angles[1])))) / 2
+    assert np.median(np.degrees(apart[motion != synthetic.MOTIONS.index("spin")])) > 60  # of 90
+
+
+def test_camouflaged_clips_are_reproducible_whatever_is_beside_them():
+    video = synthetic.render_clips(3, 60, 10, camouflage=True)[0]
+    np.testing.assert_array_equal(synthetic.render_clips(3, 66, 3, camouflage=True)[0], video[6:9])
+
+
 def test_colours_do_not_give_the_shape_away():
     video, _, shape = synthetic.render_clips(0, 0, 1500)
     features = np.concatenate([video.mean((1, 2, 3)), video.std((1, 2, 3))], 1)
@@ -55,3 +85,14 @@ def test_files_keep_the_pixels(tmp_path):
         assert (info.num_frames, info.height, info.width, info.warning) == (8, 32, 32, "")
         decoded = decode.decode_frames(path.read_bytes(), np.arange(8))
         assert np.abs(decoded.astype(int) - clip).mean() < 1.0
+
+
+def test_a_folder_holds_clips_of_one_kind(tmp_path, capsys):
+    few = [f"--out={tmp_path}", "--train=0", "--bank=0", "--val=0", "--masked=2"]
+    assert command.main([*few, "--camouflage"]) == 0 and command.main([*few, "--camouflage"]) == 0
+    assert command.main(few) == 1 and "holds camouflaged clips" in capsys.readouterr().err
+    ordinary = [f"--out={tmp_path / 'ordinary'}", *few[1:]]
+    assert command.main(ordinary) == 0
+    assert command.main([*ordinary, "--camouflage"]) == 1 and "holds ordinary clips" in capsys.readouterr().err
+    frames = [(path / "segmentation/frames").rglob("*.png") for path in (tmp_path, tmp_path / "ordinary")]
+    assert [a.read_bytes() == b.read_bytes() for a, b in zip(*map(sorted, frames), strict=True)] == [False] * 16

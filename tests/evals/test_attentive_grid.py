@@ -58,6 +58,16 @@ def test_fewer_heads_side_by_side_change_nothing(sets):
     np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
+def test_heads_without_blocks_share_the_tokens_and_make_no_keys_or_values():
+    clips, num_tokens, width, heads = 8, 512, 16, 8
+    settings = grid.GridSettings(tuple(1e-3 * (i + 1) for i in range(heads)), (0.01,), depth=1, num_heads=2)
+    update, state = grid.step_of((num_tokens, width), 3, settings)
+    numbers = np.ones(heads, np.float32)
+    batch = np.zeros((clips, num_tokens, width), np.float16), np.zeros(clips, np.int32)
+    temporary = update.lower(*state, numbers, numbers, *batch).compile().memory_analysis().temp_size_in_bytes
+    assert temporary < 4 * heads * clips * num_tokens * width  # what the values alone of all heads would take
+
+
 def test_several_labels_per_clip(sets):
     settings = dataclasses.replace(SETTINGS, multi_label=True)
     found = grid.attentive_grid(*(pair[1] for pair in sets[:2]), 6, settings, sets[2][1])

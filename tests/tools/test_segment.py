@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sigma_jax.evals.segmentation.benchmark import TubePixels
 from sigma_jax.tools import segment
 from sigma_jax.weights.frozen import Pretrained
 from sigma_jax.weights.weights_file import write_npz
@@ -62,6 +63,26 @@ def test_two_protocols_in_one_command(davis, weights, tmp_path, capsys):  # noqa
         assert picture.width > picture.height and Image.open(out / f"overlays/{protocol}/cat.gif").n_frames == 4
     printed = capsys.readouterr().out
     assert "clustering mIoU" in printed and f"{found['scores']['clustering']['score']:.1f}" in printed
+
+
+def test_baselines_in_the_place_of_weights(davis, weights, tmp_path, capsys):  # noqa: F811
+    found = {}
+    for flags in ((), ("--baseline=pixels",), ("--baseline=random",), ("--baseline=random", "--baseline_seed=1")):
+        out = tmp_path / ("out" + "".join(flags))
+        assert cluster(davis, out, weights, "--seeds=0", "--overlays=1", *flags) == 0
+        found[flags] = result(out)
+        assert (found[flags]["weights"] is None) == (found[flags]["baseline"] is not None) == bool(flags)
+    scores = [json.dumps(content["clips"]) for content in found.values()]
+    assert len(set(scores)) == 4
+    assert cluster(davis, tmp_path / "out--baseline=pixels", weights, "--seeds=0") == 1
+    assert "baseline" in capsys.readouterr().err
+
+
+def test_pixels_of_tubes_are_in_their_grid():
+    video = np.random.default_rng(0).integers(0, 256, (2, 4, 8, 12, 3), np.uint8)
+    found = TubePixels(4, 2).dense_features(video)
+    assert found.shape == (2, 2, 2, 3, 2 * 4 * 4 * 3)
+    np.testing.assert_allclose(found[1, 1, 0, 2].reshape(2, 4, 4, 3), video[1, 2:, :4, 8:] / 255, rtol=1e-6)
 
 
 def test_finished_clips_are_not_computed_again(davis, weights, tmp_path, monkeypatch):  # noqa: F811
@@ -170,6 +191,8 @@ def test_clips_that_cannot_be_followed(davis, weights, tmp_path):  # noqa: F811
         (("--protocol=clustering", "--init=x", "--topk=3"), "--topk has no meaning"),
         (("--protocol=propagation", "--init=x", "--dims=3"), "--dims has no meaning"),
         (("--protocol=clustering",), "expected --init=WEIGHTS"),
+        (("--protocol=clustering", "--init=x", "--baseline_seed=3"), "belongs to --baseline=random"),
+        (("--protocol=propagation", "--predictions=x", "--baseline=random"), "sizes from --init"),
     ],
 )
 def test_flags_that_do_not_go_together(davis, tmp_path, capsys, flags, said):  # noqa: F811

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
+from einops import rearrange
 
 from sigma_jax.evals.segmentation import clustering, frames, matching
 from sigma_jax.evals.segmentation.layouts import BadSequence, DataSet, Note
@@ -31,6 +32,22 @@ class DenseModel(Protocol):
     def dense_features(self, video: np.ndarray, *, final_norm: bool, resize_positions: bool) -> np.ndarray:
         """Tokens [B t h w D] of clips [B F y x 3]; see weights/frozen.py."""
         ...
+
+
+@dataclasses.dataclass(frozen=True)
+class TubePixels:
+    """What needs no network, a DenseModel: the feature of a token is the pixels of its tube, in [0, 1]."""
+
+    token_size: int
+    frames_per_step: int
+
+    def dense_features(
+        self, video: np.ndarray, *, final_norm: bool = True, resize_positions: bool = False
+    ) -> np.ndarray:
+        """As DenseModel; pixels have neither norms nor positions."""
+        size = {"p": self.frames_per_step, "Y": self.token_size, "X": self.token_size}
+        scale = 255 if video.dtype == np.uint8 else 1
+        return rearrange(np.float32(video), "B (t p) (h Y) (w X) c -> B t h w (p Y X c)", **size) / scale
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
