@@ -103,6 +103,22 @@ class GridSettings:
         return "mAP" if self.multi_label else "top1"
 
 
+def training_flops(settings: GridSettings, num_clips: int, token_shape: tuple[int, int]) -> tuple[float, float]:
+    """Operations of the training: (of all heads, of their self-attention blocks alone); a forecast.
+
+    A multiplication and an addition are two; the backward pass costs twice the forward one. Reading tokens is not
+    counted.
+
+    Args:
+      token_shape: N, D.
+    """
+    num_tokens, width = token_shape
+    blocks = (settings.depth - 1) * (24 * num_tokens * width**2 + 4 * num_tokens**2 * width)
+    pooling = 4 * num_tokens * width * settings.num_heads + 20 * width**2
+    times = 3.0 * num_clips * settings.epochs * len(settings.pairs)
+    return times * (blocks + pooling), times * blocks
+
+
 def attentive_grid(
     train: TokenSet, val: TokenSet, num_classes: int, settings: GridSettings, test: TokenSet | None = None
 ) -> dict[str, Any]:

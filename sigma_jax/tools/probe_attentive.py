@@ -28,7 +28,7 @@ from sigma_jax.data.loader import LoaderSpec, OnePass, open_loader
 from sigma_jax.data.sampling import FrameSampling
 from sigma_jax.data.source import open_source
 from sigma_jax.datasets.classes import read_classes
-from sigma_jax.evals.attentive_grid import GridSettings, TokenSet, attentive_grid, few_shot
+from sigma_jax.evals.attentive_grid import GridSettings, TokenSet, attentive_grid, few_shot, training_flops
 from sigma_jax.evals.token_cache import CachedTokens, Views, cached_tokens
 from sigma_jax.models.compute import Compute
 from sigma_jax.runtime.command import Command, WrongUsage, add_weights_flags, command_parser, leave
@@ -110,6 +110,7 @@ def probe(args: argparse.Namespace) -> int:
     sets = {name: token_set(cached, labels, num_classes, args.multi_label) for name, cached in found.items()}
     train, val = choose_val(args, sets)
     test = sets[args.test_split] if args.test_split != args.val_split else None
+    print(forecast(settings, args.few_shot * num_classes or len(train.labels), train.tokens.shape[2:]), flush=True)
     if args.few_shot:
         result = few_shot((train, val, test), num_classes, settings, args.few_shot, args.few_shot_seeds)
     else:
@@ -134,6 +135,16 @@ def probe(args: argparse.Namespace) -> int:
     print(summary(result, settings))
     print(path)
     return 0
+
+
+def forecast(settings: GridSettings, num_clips: int, token_shape: tuple[int, int]) -> str:
+    """What training will cost, before it begins."""
+    total, blocks = training_flops(settings, num_clips, token_shape)
+    text = f"{len(settings.pairs)} heads of depth {settings.depth}, {num_clips} clips of {token_shape[0]} tokens, "
+    text += f"{settings.epochs} epochs: {total / 1e12:.3g} TFLOP to train (forecast)"
+    if blocks:
+        text += f", {100 * blocks / total:.0f} % of it blocks over all tokens of each head; --depth=1 has none"
+    return text
 
 
 def grid_settings(args: argparse.Namespace, dtype: DTypeLike) -> GridSettings:

@@ -68,6 +68,14 @@ def test_heads_without_blocks_share_the_tokens_and_make_no_keys_or_values():
     assert temporary < 4 * heads * clips * num_tokens * width  # what the values alone of all heads would take
 
 
+def test_training_is_forecast_from_the_sizes():
+    settings = grid.GridSettings((1e-3, 1e-4), (0.01,), epochs=2, depth=2, num_heads=4)
+    total, blocks = grid.training_flops(settings, 10, (5, 8))
+    assert blocks == 3 * 10 * 2 * 2 * (24 * 5 * 64 + 4 * 25 * 8)
+    assert total - blocks == 3 * 10 * 2 * 2 * (4 * 5 * 8 * 4 + 20 * 64)
+    assert grid.training_flops(dataclasses.replace(settings, depth=1), 10, (5, 8)) == (total - blocks, 0)
+
+
 def test_several_labels_per_clip(sets):
     settings = dataclasses.replace(SETTINGS, multi_label=True)
     found = grid.attentive_grid(*(pair[1] for pair in sets[:2]), 6, settings, sets[2][1])
