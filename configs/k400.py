@@ -78,6 +78,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.compute = ConfigDict()
     c.compute.dtype = "auto"  # bfloat16 on accelerators, float32 on CPU
     c.compute.attention = "auto"
+    # of the teacher's products: auto is dtype; float8_e4m3fn (Hopper) is faster and changes some 2 % of the hard
+    # assignments, bfloat16 0.5 % (measured with random weights, launch/BENCHMARKS.md)
+    c.compute.teacher_dtype = "auto"
     c.compute.remat = "auto"  # what the backward pass recomputes: cheap on CPU, none on accelerators; also dots, full
     c.compute.unroll = "auto"  # blocks per scan step: all of them on GPUs, 1 elsewhere; or a number, 0 for all
 

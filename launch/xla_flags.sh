@@ -19,10 +19,9 @@ set_xla_flags() {
       export LIBTPU_INIT_ARGS="$tpu ${LIBTPU_INIT_ARGS:-}"
       ;;
     gpu)
+      # (how products are compiled is the step's own matter: step_compilation in sigma_jax/runtime/compilation.py)
       # collectives overlap with compute (JAX GPU performance tips: latency hiding scheduler)
       local gpu="--xla_gpu_enable_latency_hiding_scheduler=true"
-      # Triton for every matrix product it supports: it fuses the operations around them (same page)
-      gpu="$gpu --xla_gpu_triton_gemm_any=true"
       export XLA_FLAGS="$gpu ${XLA_FLAGS:-}"
       # more of the memory than the default 75 % (JAX docs, GPU memory allocation)
       export XLA_PYTHON_CLIENT_MEM_FRACTION="${XLA_PYTHON_CLIENT_MEM_FRACTION:-.9}"

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
+from sigma_jax.models.fp8 import Fp8Block
 from sigma_jax.models.sizes import TeacherSize
 from sigma_jax.models.transformer import Block, LayerNorm, TorchDense, init_stack, run_stack
 from sigma_jax.ops.posembed import resize_positions
@@ -27,6 +28,7 @@ class DinoVit(nn.Module):
     dtype: jnp.dtype = jnp.float32
     backend: str = "auto"
     unroll: int = 1
+    fp8: bool = False  # products of 8-bit numbers, see models/fp8.py
 
     @nn.compact
     def __call__(self, images: jax.Array, *, collect: bool = False) -> jax.Array | dict[str, jax.Array]:
@@ -70,7 +72,8 @@ class DinoVit(nn.Module):
             parent=None,
         )
         params = self.param("blocks", init_stack, block, size.depth, size.width)
-        x, blocks = run_stack(block, params, x, unroll=self.unroll, collect=collect)
+        run = Fp8Block(block) if self.fp8 else block
+        x, blocks = run_stack(run, params, x, unroll=self.unroll, collect=collect)
         out = LayerNorm(jnp.float32, name="norm")(x)
         return {"embedded": embedded, "blocks": blocks, "tokens": out} if collect else out
 

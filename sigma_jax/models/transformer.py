@@ -16,6 +16,7 @@ from sigma_jax.ops.activations import gelu
 from sigma_jax.ops.attention import SAVED_NAME, attend
 from sigma_jax.ops.normalization import layer_norm
 from sigma_jax.ops.placement import gathered, split_clips
+from sigma_jax.ops.stored import stored_kernels
 from sigma_jax.runtime.errors import InvalidValue
 
 LAYER_NORM_EPSILON = 1e-6
@@ -230,7 +231,8 @@ def run_stack(
 
     def step(x, layer, num_queries=None):
         layer_params, layer_drop = layer
-        y = block.apply({"params": gathered(layer_params)}, split_clips(x), num_queries, layer_drop)
+        kernels = stored_kernels(gathered(layer_params), block.dtype)
+        y = block.apply({"params": kernels}, split_clips(x), num_queries, layer_drop)
         return split_clips(y)
 
     if remat != "none":

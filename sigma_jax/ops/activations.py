@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from sigma_jax.ops.stored import stored
+
 # The normal distribution's upper tail at t >= 0 is exp(-t^2 / 2) * p(u) with u = 1 / (1 + SLOPE t) and this polynomial
 # (p(u) = TAIL[0] u + TAIL[1] u^2 + ...), fitted to scipy.special.erfcx: relative error below 6e-8 for every t.
 _SLOPE = 0.275
@@ -36,7 +38,7 @@ def gelu(x: jax.Array) -> jax.Array:
 
 
 def _forward(x):
-    return gelu(x), x
+    return gelu(x), stored(x)
 
 
 def _backward(x, gradient):

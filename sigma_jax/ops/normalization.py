@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from sigma_jax.ops.stored import stored
+
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
@@ -29,7 +31,7 @@ def _forward(x, scale, bias, epsilon):
     mean = jnp.mean(wide, axis=-1, keepdims=True)
     variance = jnp.mean(jnp.square(wide - mean), axis=-1, keepdims=True)
     inverse = lax.rsqrt(variance + epsilon)
-    return (wide - mean) * (inverse * scale) + bias, (x, scale, mean, inverse)
+    return (wide - mean) * (inverse * scale) + bias, (x, scale, *stored((mean, inverse)))
 
 
 def _backward(epsilon, saved, gradient):

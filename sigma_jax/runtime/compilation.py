@@ -77,6 +77,22 @@ def use_compilation_cache() -> str:
     return "" if usual else f"compiled programs are kept in {folder}, because no home folder can be written"
 
 
+def step_compilation(platform: str, fp8: bool = False) -> dict[str, bool] | None:
+    """Compiler options for a training step; XLA_FLAGS that name the same ones win.
+
+    On a GPU, products go to cuBLASLt, which adds biases and residuals itself, unless they end in operations that only a
+    kernel generated around them can do (scores that are written as 16-bit numbers). Those are never split up again: the
+    compiler would try it, time it, and where that is faster write the scores in fp32 first. With products of 8-bit
+    numbers no kernels are generated: they would multiply 16-bit numbers.
+
+    Args:
+      fp8: some of the step's products are of 8-bit numbers.
+    """
+    options = ("xla_gpu_enable_triton_gemm",) if fp8 else ("xla_gpu_triton_gemm_any", "xla_gpu_cublas_fallback")
+    given = os.environ.get("XLA_FLAGS", "")
+    return {name: False for name in options if name not in given} or None if platform == "gpu" else None
+
+
 def quick_compilation() -> dict | None:
     """Compiler options for code that runs once: on a CPU, no optimisation (a fifth of the time)."""
     return {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None

@@ -233,9 +233,16 @@ def recorded(config: ConfigDict) -> dict[str, Any]:
     return json.loads(json.dumps(config.to_dict()))
 
 
+# Settings that configs of older versions lack, and the value that tells what they did.
+ADDED = {"compute.teacher_dtype": "auto"}
+
+
 def diff_configs(old: Mapping[str, Any] | ConfigDict, new: Mapping[str, Any] | ConfigDict) -> list[str]:
-    """Readable lines `name: old -> new`, one per differing leaf, sorted by name; either side may come from JSON."""
-    olds, news = ({k: _tupled(v) for k, v in values_of(side)} for side in (old, new))
+    """Readable lines `name: old -> new`, one per differing leaf, sorted by name; either side may come from JSON.
+
+    A side that lacks a setting of ADDED has its value there.
+    """
+    olds, news = (ADDED | {k: _tupled(v) for k, v in values_of(side)} for side in (old, new))
     lines = []
     for name in sorted(olds.keys() | news.keys()):
         before, after = (repr(side[name]) if name in side else "(absent)" for side in (olds, news))

@@ -238,7 +238,8 @@ class PretrainTask(Task):
     @property
     def _teacher_model(self) -> DinoVit:
         compute = self.compute
-        return DinoVit(self.teacher, dtype=compute.dtype, backend=compute.backend, unroll=compute.unroll)
+        form = {"dtype": compute.dtype, "backend": compute.backend, "unroll": compute.unroll}
+        return DinoVit(self.teacher, fp8=compute.teacher_fp8, **form)
 
     def init(self, key: jax.Array) -> Params:
         grid = self.grid

@@ -76,8 +76,10 @@ def make_program(overrides: dict[str, str], devices: list[jax.Device], clips: in
         accumulate = min(config.max_batch_per_device, clips)
         sizes = {"batch_size": str(clips * len(devices)), "max_batch_per_device": str(accumulate)}
         config = configs.apply_overrides(config, sizes)
-    name = Path(FLAGS.config.partition(":")[0]).stem
-    records = FLAGS.num_records or (SPECS[name].num_train if name in SPECS else 0) or config.batch_size
+    spec = SPECS.get(config.data.get("name") or Path(FLAGS.config.partition(":")[0]).stem)
+    if spec and spec.num_classes and config.data.get("num_classes", 0) is None:
+        config = configs.apply_overrides(config, {"data.num_classes": str(spec.num_classes)})
+    records = FLAGS.num_records or (spec.num_train if spec else 0) or config.batch_size
     return plan_program(config, records, devices)
 
 

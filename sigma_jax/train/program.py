@@ -13,7 +13,7 @@ from collections.abc import Callable
 import jax
 import optax
 
-from sigma_jax.runtime.compilation import CompiledOnce, quick_compilation
+from sigma_jax.runtime.compilation import CompiledOnce, quick_compilation, step_compilation
 from sigma_jax.runtime.random import stream
 from sigma_jax.runtime.sharding import batch_sharding, replicated, state_shardings, traced_on, with_shardings
 from sigma_jax.runtime.trees import Params
@@ -58,6 +58,12 @@ def build_program(settings: TrainSettings, task: Task, plan: RunPlan) -> Program
     def frozen():
         return cast_frozen(task.init_frozen(stream(settings.seed, "teacher")), task.compute.dtype)
 
+    jitted = jax.jit(
+        traced_on(mesh, step),
+        donate_argnums=0,
+        out_shardings=(shardings, None),
+        compiler_options=step_compilation(mesh.devices.flat[0].platform, task.compute.teacher_fp8),
+    )
     frozen_shapes, batch = jax.eval_shape(frozen), task.abstract_batch(plan.batch_size * plan.repeats)
     return Program(
         task=task,
@@ -67,7 +73,7 @@ def build_program(settings: TrainSettings, task: Task, plan: RunPlan) -> Program
         abstract_batch=with_shardings(batch, jax.tree.map(lambda _: batch_sharding(mesh), batch)),
         init_state=jax.jit(init, out_shardings=shardings, compiler_options=quick_compilation()),
         init_frozen=jax.jit(frozen),
-        step=CompiledOnce(jax.jit(traced_on(mesh, step), donate_argnums=0, out_shardings=(shardings, None))),
+        step=CompiledOnce(jitted),
     )
 
 

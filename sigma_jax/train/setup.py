@@ -20,6 +20,7 @@ from sigma_jax.data.loader import Loader
 from sigma_jax.evals.protocol import Evaluator
 from sigma_jax.models.compute import Compute
 from sigma_jax.models.transformer import REMAT_POLICIES
+from sigma_jax.ops import fp8
 from sigma_jax.ops.attention import check_backend, cudnn_problem
 from sigma_jax.report.run import Trained
 from sigma_jax.runtime.config import read_section, recorded
@@ -180,7 +181,10 @@ def demands(config: ConfigDict) -> Demands:
 def build_task(config: ConfigDict, devices: list[jax.Device] | None = None) -> Task:
     """The task of a resolved config on a mesh of `devices` (None: all devices of all processes)."""
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, devices)
-    compute = build_compute(config.compute, mesh.devices.flat[0].platform)
+    device = mesh.devices.flat[0]
+    compute = build_compute(config.compute, device.platform)
+    if teacher_in_fp8(config.compute, compute.dtype, device):
+        compute = dataclasses.replace(compute, teacher_fp8=True)
     return task_class(config.task).from_config(config, mesh, compute)
 
 
@@ -214,6 +218,28 @@ def build_compute(section: ConfigDict, platform: str | None = None) -> Compute:
         )
     backend = usable_backend(section.attention, platform)
     return Compute(DTYPES[name], backend, remat, resolve_unroll(section.unroll, platform))
+
+
+def teacher_in_fp8(section: ConfigDict, dtype: jnp.dtype, device: jax.Device) -> bool:
+    """Whether the teacher's products are of 8-bit numbers (models/fp8.py), by compute.teacher_dtype.
+
+    Raises:
+      InvalidValue: an unknown type, or 8 bits on a device that does not multiply such numbers, or beside fp32.
+    """
+    asked, in_fp8 = section.get("teacher_dtype", "auto"), "float8_e4m3fn"
+    if asked not in ("auto", in_fp8):
+        raise InvalidValue(f"compute.teacher_dtype {asked!r} is unknown: choose auto (as compute.dtype) or {in_fp8}")
+    if asked == "auto":
+        return False
+    capability = float(getattr(device, "compute_capability", 0.0)) if device.platform == "gpu" else 0.0
+    if capability < fp8.OLDEST_GPU:
+        raise InvalidValue(
+            f"compute.teacher_dtype={in_fp8} needs an NVIDIA GPU of compute capability {fp8.OLDEST_GPU} (H100, H200, "
+            f"L40), and this is {device.device_kind}: use auto"
+        )
+    if dtype == jnp.float32:
+        raise InvalidValue(f"compute.teacher_dtype={in_fp8} goes with compute.dtype=bfloat16, not with float32")
+    return True
 
 
 def usable_backend(asked: str, platform: str) -> str:

@@ -147,4 +147,7 @@ def test_differences_survive_json(config):
     assert diff_configs(stored, config) == []
     changed = apply_overrides(config, {"optim.base_lr": "1e-3", "grid": "2,5"})
     assert diff_configs(stored, changed) == ["grid: (2, 3) -> (2, 5)", "optim.base_lr: 0.00015 -> 0.001"]
+    in_fp8 = {"compute": {"teacher_dtype": "float8_e4m3fn"}}
+    assert diff_configs({}, {"compute": {"teacher_dtype": "auto"}}) == []  # what configs without it did
+    assert diff_configs({}, in_fp8) == ["compute.teacher_dtype: 'auto' -> 'float8_e4m3fn'"]
     assert diff_configs({"a": 1}, ConfigDict({"b": "x"})) == ["a: 1 -> (absent)", "b: (absent) -> 'x'"]

@@ -2,15 +2,21 @@
 
 import importlib.util
 import json
+import re
 import time
+from functools import partial
 
 import jax
+import jax.numpy as jnp
 import pytest
 
+from sigma_jax.models.fp8 import Fp8Block
+from sigma_jax.models.transformer import Block, init_stack, run_stack
 from sigma_jax.objective.sigma import symmetric_loss
 from sigma_jax.ops.scores import platform_sweeps
 from sigma_jax.ops.tpu_attention import attend_on_tpu
 from sigma_jax.runtime import config as configs
+from sigma_jax.runtime.compilation import step_compilation
 from sigma_jax.runtime.sharding import make_mesh
 from sigma_jax.runtime.topologies import nearest_topology, topology_devices
 from sigma_jax.tools import plan
@@ -156,7 +162,7 @@ def test_what_runs_beside_others_is_seen():
     product, attention = kernels["product"], kernels["attended"]
     assert (product.flops, product.kind, product.part) == (2 * 8 * 16 * 32, "products", "teacher")
     assert (attention.flops, attention.part) == (4 * 2 * 3 * 160 * 200 * 64, "decoder forward")
-    rates = Rates(products=1e6, attention=1e9, bandwidth=1e6, launch=1.0)
+    rates = Rates(products=1e6, fp8_products=2e6, attention=1e9, bandwidth=1e6, launch=1.0)
     assert product.seconds(rates) == pytest.approx(1 + product.flops / 1e6)
     assert kernels["begun"].seconds(rates) == pytest.approx(1 + 804 / 1e6)
     rows = by_part(list(kernels.values()), rates)
@@ -342,15 +348,56 @@ def test_plan_of_a_step_for_gpus_that_are_not_here(planned):
 
 @needs_cuda_compiler
 def test_no_wide_matrix_of_the_scores_is_stored_on_a_gpu():
-    """The objective and its gradients at the size of a real batch, as compiled for an H100."""
+    """The objective and its gradients at the size of a real batch, as compiled for an H100.
+
+    On a GPU that is there, the compiler times other kernels; step_compilation forbids those that store such a matrix.
+    """
     place = jax.sharding.SingleDeviceSharding(topology_devices("h100:1")[0])
     shapes = [jax.ShapeDtypeStruct((n, 768), "float32", sharding=place) for n in (56320, 56320, 3000)]
 
     def loss(predictions, projections, prototypes):
         return symmetric_loss(predictions, projections, prototypes, epsilon=0.05, sweeps=platform_sweeps("gpu"))[0]
 
-    stored = outside_of_fusions(jax.jit(jax.grad(loss, (0, 2))).lower(*shapes).compile().as_text())
+    stored = outside_of_fusions(compiled_for_a_gpu(jax.grad(loss, (0, 2)), *shapes))
     assert "s16[56320,3000]" in stored and "f32[56320,3000]" not in stored
+
+
+def two_blocks(heads: int, tokens: tuple[int, int], dtype: str, bias: str):
+    """(block, parameters of `dtype`, tokens): shapes on a GPU that is not here."""
+    place = jax.sharding.SingleDeviceSharding(topology_devices("h100:1")[0])
+    block, width = Block(heads, qkv_bias=bias, dtype=jnp.bfloat16, backend="cudnn"), 64 * heads
+    shapes = jax.eval_shape(partial(init_stack, block=block, depth=2, width=width), jax.random.key(0))
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype, sharding=place), shapes)
+    return block, shapes, jax.ShapeDtypeStruct((*tokens, width), jnp.bfloat16, sharding=place)
+
+
+def compiled_for_a_gpu(function, *shapes, fp8=False) -> str:
+    return jax.jit(function, compiler_options=step_compilation("gpu", fp8)).lower(*shapes).compile().as_text()
+
+
+@needs_cuda_compiler
+@pytest.mark.parametrize("fp8", [False, True])
+def test_a_teachers_products_add_biases_and_residuals_themselves(fp8):
+    """Six products a block, all of them the library's; in 8 bits where asked for. The size is that of 320 frames."""
+    block, params, x = two_blocks(12, (320, 197), "bfloat16", "qkv")
+    run = Fp8Block(block) if fp8 else block
+    text = compiled_for_a_gpu(lambda p, x: run_stack(run, p, x, unroll=0)[0], params, x, fp8=fp8)
+    products = re.findall(r'custom_call_target="(__cublas[^"]*)"', text)
+    assert products == 12 * ["__cublas$lt$matmul$f8" if fp8 else "__cublas$lt$matmul"] and "gemm_fusion" not in text
+    assert text.count('"epilogue":"BIAS"') >= 6 and (fp8 or text.count('"beta":1') == 4)
+
+
+@needs_cuda_compiler
+def test_a_trained_block_keeps_nothing_in_fp32_on_a_gpu():
+    """Neither a part of GELU for the backward pass, nor a norm's input times its gradient. The encoder's size."""
+    block, params, x = two_blocks(12, (40, 160), "float32", "qv")
+
+    def gradients(params, x, gradient):
+        out, pullback = jax.vjp(lambda p, x: run_stack(block, p, x, unroll=0)[0], params, x)
+        return out, pullback(gradient)
+
+    stored = outside_of_fusions(compiled_for_a_gpu(gradients, params, x, x))
+    assert "bf16[40,160,3072]" in stored and not re.search(r"f32\[(40,160|6400),(768|3072)\]", stored)
 
 
 def outside_of_fusions(text: str) -> str:

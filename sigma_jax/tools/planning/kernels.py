@@ -34,14 +34,14 @@ class Kernel(NamedTuple):
 
     name: str
     part: str
-    kind: str  # products, attention or memory
+    kind: str  # products, fp8 products, attention or memory
     times: int  # executions per step
     num_bytes: float
     flops: float
 
     def seconds(self, rates: Rates) -> float:
         """Seconds of all executions in a step."""
-        rate = rates.attention if self.kind == "attention" else rates.products
+        rate = {"attention": rates.attention, "fp8 products": rates.fp8_products}.get(self.kind, rates.products)
         return self.times * (max(self.num_bytes / rates.bandwidth, self.flops / rate) + rates.launch)
 
 
@@ -71,13 +71,13 @@ def by_part(kernels: list[Kernel], rates: Rates) -> list[dict[str, float | str]]
 
 
 def by_kind(kernels: list[Kernel], rates: Rates) -> dict[str, float]:
-    """Seconds of products, attention and passes over memory, and of the launches of all of them."""
-    found = {"products": 0.0, "attention": 0.0, "memory": 0.0, "launches": 0.0}
+    """Seconds of products (of 8-bit numbers by themselves), attention, passes over memory, and launches of all."""
+    found = {"products": 0.0, "fp8 products": 0.0, "attention": 0.0, "memory": 0.0, "launches": 0.0}
     for kernel in kernels:
         launches = kernel.times * rates.launch
         found[kernel.kind] += kernel.seconds(rates) - launches
         found["launches"] += launches
-    return found
+    return {kind: seconds for kind, seconds in found.items() if seconds or kind != "fp8 products"}
 
 
 def _op_name(module: Module, instruction: Instruction) -> str:
@@ -110,9 +110,9 @@ def _flops(module: Module, instruction: Instruction, computation: dict[str, Inst
         return _attention_flops(instruction, computation), "attention"
     if instruction.opcode == "custom-call" and "gemm" in instruction.attributes + instruction.name:
         found = re.search(r'"lhs_contracting_dimensions":\[([^\]]*)\]', instruction.attributes)
-        return _product_flops(
-            instruction, computation, re.sub(r'[" ]', "", found.group(1)) if found else ""
-        ), "products"
+        kind = "fp8 products" if "matmul$f8" in instruction.attributes else "products"
+        contracted = re.sub(r'[" ]', "", found.group(1)) if found else ""
+        return _product_flops(instruction, computation, contracted), kind
     return 0.0, "memory"
 
 
