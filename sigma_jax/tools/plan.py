@@ -5,8 +5,8 @@
     python -m sigma_jax.tools.plan --config=configs/demo.py                     # this machine
 
 --topology needs the platform's compiler, libtpu (pip install -e ".[tpu]") or JAX's CUDA plugin (launch/PODS.md), and no
-TPU or GPU. Without it the compiled step stays in the compilation
-cache, where a run with the same flags finds it. Exit status: 0 it fits, 1 it does not, or an error.
+TPU or GPU. Without --topology the compiled step stays in the compilation cache, where a run with the same flags finds
+it. Exit status: 0 the step fits, 1 it does not, or another error.
 """
 
 import json
@@ -84,7 +84,7 @@ def make_program(overrides: dict[str, str], devices: list[jax.Device], clips: in
 
 
 def plan(overrides: dict[str, str]) -> dict[str, Any]:
-    """Compiles and forecasts; the result is what --json prints."""
+    """Compiles the step and forecasts its cost; the result is what --json prints."""
     devices = topology_devices(FLAGS.topology, FLAGS.slices) if FLAGS.topology else jax.devices()
     chip = find_chip(devices[0].device_kind)
     if devices[0].platform == "tpu" and chip is not None and len(devices) > chip.slice_size * FLAGS.slices:

@@ -38,7 +38,7 @@ from sigma_jax.runtime.logs import start_logging
 from sigma_jax.weights.formats import WHICH
 from sigma_jax.weights.frozen import Pretrained, load
 
-HELD_OUT = 10  # every so many-th training video chooses the head where there is no val split
+HELD_OUT = 10  # without a val split every tenth training video chooses the head
 DEFAULTS = GridSettings()
 
 
@@ -148,14 +148,14 @@ def forecast(settings: GridSettings, num_clips: int, token_shape: tuple[int, int
 
 
 def grid_settings(args: argparse.Namespace, dtype: DTypeLike) -> GridSettings:
-    """What the flags say."""
+    """The settings of the grid, from the flags."""
     names = ("learning_rates", "weight_decays", "epochs", "warmup", "batch_size", "depth", "seed", "heads_at_once")
     same = {name: getattr(args, name) for name in names}
     return GridSettings(**same, num_heads=args.probe_heads, multi_label=args.multi_label is not None, dtype=dtype)
 
 
 def view_of(args: argparse.Namespace, model: Pretrained) -> dict[str, Any]:
-    """What is cut out of a video."""
+    """The clips that are cut out of a video."""
     sizes = model.weights.sizes
     return {
         "sampling": args.sampling,
@@ -188,7 +188,7 @@ def read_label_lists(path: Path) -> dict[str, list[int]]:
     """key -> numbers of its classes, from lines `key label label ...`.
 
     Raises:
-      InvalidValue: a line that is none, or no label at all.
+      InvalidValue: a line of another form, or a file without labels.
     """
     lists = {}
     for number, line in enumerate(path.read_text().splitlines(), start=1):
@@ -206,7 +206,7 @@ def read_label_lists(path: Path) -> dict[str, list[int]]:
 def token_set(
     cached: CachedTokens, lists: dict[str, list[int]] | None, num_classes: int, path: Path | None
 ) -> TokenSet:
-    """Tokens with their labels, or with those of the file."""
+    """Tokens with their labels, or with those of --multi_label."""
     if lists is None:
         return TokenSet(cached.tokens, cached.labels)
     unknown = [key for key in cached.keys if key not in lists]

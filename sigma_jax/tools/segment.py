@@ -141,7 +141,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def segment(args: argparse.Namespace) -> int:
-    """Measures what the flags ask for; the exit status."""
+    """Measures what the flags ask for; returns the exit status."""
     start_logging()
     propagates = args.protocols == ("propagation",)
     data = open_sequences(args.data_dir, args.dataset, args.split, names=args.names, unsupervised=not propagates)
@@ -174,7 +174,7 @@ def measured_model(args: argparse.Namespace, model: Pretrained | None) -> DenseM
 
 
 def clustering_settings(args: argparse.Namespace) -> ClusteringSettings:
-    """What the flags say, and the rest by default."""
+    """Settings of clustering: those of the flags, and the defaults for the rest."""
     given = {name: getattr(args, name) for name in CLUSTERING_FLAGS if getattr(args, name) is not None}
     renamed = {"restarts": "restarts", "iterations": "iterations", "kmeans_seed": "seed"}
     kmeans = {own: getattr(args, flag) for flag, own in renamed.items() if getattr(args, flag) is not None}
@@ -198,7 +198,7 @@ def description(
     settings: ClusteringSettings | PropagationSettings,
     model: Pretrained | None,
 ) -> dict[str, Any]:
-    """What decides the numbers; the beginning of result.json."""
+    """Settings and weights that the scores depend on; the first entries of result.json."""
     return {
         "protocol": list(args.protocols),
         "dataset": args.dataset,
@@ -213,7 +213,7 @@ def description(
 
 
 def decisions_of(model: Pretrained | None, settings: Settings) -> dict[str, str]:
-    """Every point on which the protocol is ours."""
+    """The decisions of the protocol that are this project's, in sentences."""
     if model is None:
         return {}
     if isinstance(settings, ClusteringSettings):
@@ -233,14 +233,14 @@ def decisions_of(model: Pretrained | None, settings: Settings) -> dict[str, str]
 
 
 def progress(total: int, unit: str) -> tqdm:
-    """A bar with the time that is left; a line now and then where nobody watches."""
+    """A progress bar; where the output is no terminal, a log line now and then."""
     return tqdm(total=total, unit=unit, mininterval=0.5 if sys.stderr.isatty() else 30, dynamic_ncols=True)
 
 
 def cluster(
     args: argparse.Namespace, data: DataSet, model: DenseModel, folder: ResultFolder, settings: ClusteringSettings
 ) -> dict[str, Any]:
-    """Runs what is not finished, with a bar and pictures; the scores."""
+    """Clusters the clips that are not finished, with pictures; returns the scores."""
     shown = {sequence.name for sequence in data.sequences[: args.overlays]}
     label = args.label or args.baseline or Path(args.init).stem
 
@@ -276,10 +276,11 @@ def draw_clusters(args: argparse.Namespace, out: Path, scored: ScoredClip, label
 
 
 def kept_map(path: Path, clip: input_frames.Clip) -> tuple[str, np.ndarray]:
-    """(name of the row, cluster map) that another run has kept of the same frames.
+    """(name of the row, cluster map) of a clip from the --out folder of another method.
 
     Raises:
-      NotThere, InvalidValue: it has none, or of other frames.
+      NotThere: the folder has no map of this clip.
+      InvalidValue: its map is of other frames.
     """
     if not path.is_file():
         raise NotThere(f"--beside: {path} is not there; run that method with the same --protocol and --overlays first")
@@ -298,7 +299,7 @@ def propagate(
     folder: ResultFolder,
     settings: PropagationSettings,
 ) -> dict[str, Any]:
-    """Runs what is not finished, with a bar and pictures; J and F."""
+    """Propagates masks in the sequences that are not finished, with pictures; returns J and F."""
     by_name = {sequence.name: sequence for sequence in data.sequences}
     shown = {sequence.name for sequence in data.sequences[: args.overlays]}
     with progress(len(data.sequences), "clip") as bar:
@@ -360,7 +361,7 @@ def propagation_table(result: Mapping[str, Any]) -> str:
 
 
 def aligned(lines: list[list[str]]) -> str:
-    """Columns; the first to the left, the others to the right."""
+    """Rows as text in columns, the first aligned to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines
@@ -368,7 +369,7 @@ def aligned(lines: list[list[str]]) -> str:
 
 
 def print_remarks(result: Mapping[str, Any]) -> None:
-    """What was left out, and what was odd."""
+    """Prints which clips were left out and why, and notes about the others."""
     for entry in result["left_out"]:
         print(f"left out: {entry['clip']}: {entry['reason']}")
     for kind, count in result["counts"].items():

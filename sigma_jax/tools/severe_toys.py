@@ -1,4 +1,4 @@
-"""Counts repetitions and finds two labels at toy scale, from a pre-trained model and from random weights.
+"""Finetunes repetition counting and multi-label classification at toy scale, from a model and from random weights.
 
     ./launch/demo.sh
     python -m sigma_jax.tools.severe_toys --init=demo_run/train --workdir=runs/toys [--seeds=3] [--data_dir=DATA/toys]
@@ -6,9 +6,9 @@
 
 Renders shapes that repeat a motion 2 to 8 times, and clips with two labels (tools.synthetic_severe), unless --data_dir
 has them. Then finetunes configs/severe.py:score=ucf_rc,size=tiny and score=charades,size=tiny on each seed, once from
---init and once from random weights, everything else alike: the same clips in the same order. Every run is an ordinary
-one of sigma_jax.main in a folder of its own; what is finished is not repeated: the same command goes on after an
-interruption. About two processor minutes a run, twelve runs for three seeds.
+--init and once from random weights, with the same clips in the same order. Every run is a run of
+sigma_jax.main in its own folder. After an interruption the same command continues; finished runs are
+kept. About two processor minutes a run, twelve runs for three seeds.
 
 Prints the table and the differences, paired by seed, and writes both to severe_toys.md and .json in --workdir. All
 numbers are per cent, higher is better: counting is 100 (1 - relative error), as in the Mean of SEVERE's table; OBOA
@@ -38,7 +38,7 @@ TRAINED, RANDOM = "from the checkpoint", "random weights"
 
 
 class Toy(NamedTuple):
-    """One of the two tasks: the score of configs/severe.py, its folder of data, and result.json -> titled numbers."""
+    """One of the two tasks: `score` of configs/severe.py, folder of its data, and how to read its result.json."""
 
     score: str
     data: str
@@ -63,7 +63,7 @@ class Start(NamedTuple):
 
 
 class Experiment(NamedTuple):
-    """Where runs and data are, and for how many steps a run trains (0: the config's)."""
+    """Folders of runs and data, and the training steps of a run (0: the config's)."""
 
     workdir: Path
     data_dir: Path

@@ -25,7 +25,7 @@ from sigma_jax.runtime.errors import InvalidValue
 FIRST_CLIP = {"train": 0, "bank": 1_000_000, "val": 2_000_000, "test": 3_000_000}
 MASKED, FIRST_MASKED = "segmentation", 4_000_000
 CAMOUFLAGED = "camouflaged"  # an empty file of this name marks a folder of such clips
-CLIPS_PER_SHARD = 1000  # a process writes a shard: the smallest split, too, keeps two at work
+CLIPS_PER_SHARD = 1000  # one process writes a shard, so the smallest split keeps two processes busy
 
 
 def is_done(out: Path, split: str) -> bool:
