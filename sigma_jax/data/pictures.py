@@ -4,8 +4,8 @@ The size in a picture's header is checked before it is decoded, and whatever a d
 """
 
 import io
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from types import TracebackType
 from typing import BinaryIO
 
 import cv2
@@ -26,15 +26,22 @@ class BadVideo(UserError, ValueError):
     """A video or picture cannot be decoded or used; the message is the reason."""
 
 
-@contextmanager
-def decoder_errors(what: str) -> Iterator[None]:
+class decoder_errors:  # noqa: N801 - used like contextlib.suppress; a generator would cost 5 us for every frame
     """Turns whatever a decoder raises inside the block into BadVideo with the message "`what`: the reason"."""
-    try:
-        yield
-    except (BadVideo, TimeoutError):  # time_limit.py raises TimeoutError
-        raise
-    except Exception as error:  # libraries raise errors of many kinds for damaged data, MemoryError among them
-        raise BadVideo(f"{what}: {getattr(error, 'strerror', None) or str(error) or type(error).__name__}") from error
+
+    __slots__ = ("what",)
+
+    def __init__(self, what: str):
+        self.what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        # Libraries raise errors of many kinds for damaged data, MemoryError among them; time_limit.py a TimeoutError.
+        if isinstance(error, Exception) and not isinstance(error, (BadVideo, TimeoutError)):
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise BadVideo(f"{self.what}: {reason}") from error
 
 
 def decode_images(images: Sequence[bytes], choose_box: ChooseBox | None = None) -> np.ndarray:
