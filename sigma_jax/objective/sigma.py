@@ -29,7 +29,7 @@ from sigma_jax.models.prototypes import unit_rows
 from sigma_jax.objective.cross_entropy import cross_entropy
 from sigma_jax.objective.feature_queue import Queue, is_active, push, queue_specs
 from sigma_jax.ops.scores import Sweeps, keep_scores
-from sigma_jax.ops.sinkhorn import hard_assignments, prototype_scalings, soft_assignments
+from sigma_jax.ops.sinkhorn import hard_assignments, joint_prototype_scalings, soft_assignments
 from sigma_jax.runtime.errors import InvalidValue
 
 ASSIGNMENT_KINDS = ("hard", "soft")
@@ -64,14 +64,15 @@ def symmetric_loss(
     Returns:
       loss, fp32 scalar, and metrics: loss_proj and loss_pred, whose sum is the loss; loss_over_lnk, their mean divided
       by ln K (1 where assignments carry no information); for each side prototypes_used and assignment_entropy in [0, 1]
-      (`prototype_usage`) and Sinkhorn's marginal_error (`prototype_scalings`).
+      (`prototype_usage`) and Sinkhorn's marginal_error (`joint_prototype_scalings`).
 
     Raises:
       InvalidValue: unknown assignments.
     """
     if assignments not in ASSIGNMENT_KINDS:
         raise InvalidValue(f"assignments {assignments!r} are unknown: choose one of {ASSIGNMENT_KINDS}")
-    sinkhorn = partial(prototype_scalings, epsilon=epsilon, num_iters=num_iters, axis_names=axis_names, sweeps=sweeps)
+    settings = {"epsilon": epsilon, "num_iters": num_iters, "axis_names": axis_names, "sweeps": sweeps}
+    sinkhorn = partial(joint_prototype_scalings, **settings)
 
     # 1) Score.
     predictions, projections = unit_rows(predictions), unit_rows(projections)
@@ -81,18 +82,18 @@ def symmetric_loss(
     pred_scores = keep_scores(predictions, prototypes, sweeps)
 
     # 2) Assign: balanced over the global batch, no gradient.
-    def balanced(side, scores):
-        if queue is None:
-            return sinkhorn(scores)
-
-        def with_queue(scores):
+    def with_queue(sides):
+        def joined(side, scores):
             past = unit_rows(queue[side].reshape(-1, queue[side].shape[-1]))
-            return sinkhorn(jnp.concatenate([scores, keep_scores(past, prototypes, sweeps)]))
+            return jnp.concatenate([scores, keep_scores(past, prototypes, sweeps)])
 
-        return lax.cond(is_active(queue, queue_start), with_queue, sinkhorn, scores)
+        return sinkhorn((joined("proj", sides[0]), joined("pred", sides[1])))
 
-    proj_scalings, proj_error = balanced("proj", proj_scores)
-    pred_scalings, pred_error = balanced("pred", pred_scores)
+    sides = proj_scores, pred_scores
+    scalings = (
+        sinkhorn(sides) if queue is None else lax.cond(is_active(queue, queue_start), with_queue, sinkhorn, sides)
+    )
+    (proj_scalings, proj_error), (pred_scalings, pred_error) = scalings
     proj_assigned = proj_hard = hard_assignments(proj_scores, proj_scalings, epsilon, sweeps.block_rows)
     pred_assigned = pred_hard = hard_assignments(pred_scores, pred_scalings, epsilon, sweeps.block_rows)
     if assignments == "soft":

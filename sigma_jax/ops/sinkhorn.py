@@ -36,24 +36,33 @@ from sigma_jax.runtime.errors import InvalidValue
 PLAIN_EPSILON = 0.025
 
 
-def prototype_scalings(
-    scores: jax.Array,
+def prototype_scalings(scores: jax.Array, **settings) -> tuple[jax.Array, jax.Array]:
+    """`joint_prototype_scalings` of one matrix of scores [n K]: (log_scalings [K], marginal_error)."""
+    return joint_prototype_scalings((scores,), **settings)[0]
+
+
+def joint_prototype_scalings(
+    sides: tuple[jax.Array, ...],
     *,
     epsilon: float,
     num_iters: int,
     axis_names: tuple[str, ...] = (),
     sweeps: Sweeps = Sweeps(),  # noqa: B008
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[tuple[jax.Array, jax.Array], ...]:
     """Runs Sinkhorn on this device's scores, balanced over all devices of `axis_names`.
 
+    Matrices are balanced independently of each other, but sweep by sweep side by side, so that the masses of all of
+    them can cross the devices in one exchange.
+
     Args:
-      scores: [n K] as `ops.scores.keep_scores` made them.
+      sides: matrices [n K] as `ops.scores.keep_scores` made them.
       epsilon: entropy regularisation; below 0.025 the sweeps run in the log domain (slower, finite for any epsilon).
       num_iters: sweeps, at least 1 (published: 10).
       axis_names: mesh axes to sum over inside shard_map; () on one device.
       sweeps: its `block_rows` say how fp32 scores are read; 16-bit scores are read as a whole.
 
     Returns:
+      For each matrix
       log_scalings: log a, [K] fp32, equal on all devices.
       marginal_error: scalar, largest relative deviation of a prototype's share from 1/K before the last sweep; 0 where
         there is one sweep only.
@@ -63,21 +72,27 @@ def prototype_scalings(
     """
     if epsilon <= 0 or num_iters < 1:
         raise InvalidValue(f"Sinkhorn needs epsilon > 0 and num_iters >= 1, got epsilon={epsilon}, {num_iters=}")
-    scores = lax.stop_gradient(scores)
-    total = scores.shape[0] * _device_count(axis_names)
 
-    if epsilon < PLAIN_EPSILON:
-        next_scalings = _log_sweep(scores, epsilon, total, axis_names)
-    elif scores.dtype == jnp.float32:
-        next_scalings = _plain_sweep(scores, epsilon, total, axis_names, sweeps.block_rows)
-    else:
-        next_scalings = _fused_sweep(scores, epsilon, total, axis_names)
+    def sweep_of(scores):
+        scores = lax.stop_gradient(scores)
+        total = scores.shape[0] * _device_count(axis_names)
+        if epsilon < PLAIN_EPSILON:
+            return _log_sweep(scores, epsilon, total, axis_names)
+        if scores.dtype == jnp.float32:
+            return _plain_sweep(scores, epsilon, total, axis_names, sweeps.block_rows)
+        return _fused_sweep(scores, epsilon, total, axis_names)
+
+    next_scalings = [sweep_of(scores) for scores in sides]
+    first = tuple(sweep(None) for sweep in next_scalings)
     if num_iters == 1:
-        return next_scalings(None), jnp.zeros(())
-    before = lax.fori_loop(1, num_iters - 1, lambda _, log_a: next_scalings(log_a), next_scalings(None))
-    last = next_scalings(before)
-    marginal_error = jnp.max(jnp.abs(jnp.expm1(before - last)))
-    return last, marginal_error
+        return tuple((log_a, jnp.zeros(())) for log_a in first)
+
+    def sweep_all(_, log_as):
+        return tuple(sweep(log_a) for sweep, log_a in zip(next_scalings, log_as, strict=True))
+
+    before = lax.fori_loop(1, num_iters - 1, sweep_all, first)
+    last = sweep_all(None, before)
+    return tuple((b, jnp.max(jnp.abs(jnp.expm1(a - b)))) for a, b in zip(before, last, strict=True))
 
 
 def _device_count(axis_names: tuple[str, ...]) -> int:

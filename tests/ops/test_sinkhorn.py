@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from sigma_jax.ops.sinkhorn import hard_assignments, prototype_scalings, soft_assignments
+from sigma_jax.ops.sinkhorn import hard_assignments, joint_prototype_scalings, prototype_scalings, soft_assignments
 from sigma_jax.runtime.sharding import make_mesh
 
 
@@ -101,3 +101,13 @@ def test_blocks_find_the_same_prototypes(num_tokens):
     find = jax.jit(partial(hard_assignments, epsilon=0.05), static_argnames="block_rows")
     blocks = find(scores, log_scalings, block_rows=64)
     np.testing.assert_array_equal(blocks, find(scores, log_scalings, block_rows=0))
+
+
+def test_matrices_are_balanced_side_by_side_as_alone():
+    keys = jax.random.split(jax.random.key(8), 2)
+    sides = tuple(jax.random.normal(k, (n, 12)) / 4 for k, n in zip(keys, (40, 56), strict=True))
+    settings = {"epsilon": 0.05, "num_iters": 4}
+    together = joint_prototype_scalings(sides, **settings)
+    for found, scores in zip(together, sides, strict=True):
+        for a, b in zip(found, prototype_scalings(scores, **settings), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6)
