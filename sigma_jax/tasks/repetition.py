@@ -34,6 +34,7 @@ from sigma_jax.objective.repetition import (
     replace_group,
     window_targets,
 )
+from sigma_jax.ops.attention import LEAN_KEYS
 from sigma_jax.ops.repetition_windows import window_frames
 from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.runtime.random import Moment, stream
@@ -139,7 +140,7 @@ class RepetitionTask(VideoTask):
     def evaluators(self, place: Place) -> tuple[Evaluator, ...]:
         """Counting on validation clips unless never, by which the best weights are chosen, and on the test clips."""
         tests = self.tests
-        look = look_fn(self.outputs, self.mesh, tests.batch_size)
+        look = look_fn(self.outputs, self.mesh, self._windows_at_once())
         problems = read_problems(place.data_dir, {self.data.split, tests.test_split})
         half = self.grid.num_frames // 2
         seen = f"windows of {half} + {half} frames, whole clips at {self.data.clips.image_size} pixels"
@@ -156,6 +157,14 @@ class RepetitionTask(VideoTask):
             best_by = None if every is None else f"{name}/points"
             found.append(CountingTest(name, look, open_clips, clips, self.grid.num_frames, every, best_by, kept))
         return tuple(found)
+
+    def _windows_at_once(self) -> int:
+        """Windows in one call of the test, over all devices.
+
+        On CPUs one for each where the attention weights of a window fill the cache: more only wait for the memory.
+        """
+        on_cpu = self.mesh.devices.flat[0].platform == "cpu"
+        return self.mesh.size if on_cpu and self.grid.num_tubes >= LEAN_KEYS else self.tests.batch_size
 
     def open_clips(self, data_dir: str, split: str, clips: CyclesSpec) -> Loader:
         """Opens one pass with one clip a batch; all processes read the same clips and count them together."""

@@ -44,7 +44,7 @@ class Count:
 
 
 def count_cycles(network: Network, length: int, num_frames: int = 32) -> Count:
-    """Counts the cycles in a clip of `length` frames; at most 75 windows in 13 calls of the network.
+    """Counts the cycles in a clip of `length` frames; at most 75 windows in 13 calls of the network, each window once.
 
     Args:
       network: returns outputs for windows, given as frame numbers; those below 0 and from `length` on lie outside.
@@ -54,13 +54,34 @@ def count_cycles(network: Network, length: int, num_frames: int = 32) -> Count:
     if length < 1:
         raise InvalidValue(f"a clip of {length} frames: expected at least one")
 
+    known = remembering(network, length)
+
     def look(state: np.ndarray) -> Heads:
-        return network(window_frames(state, num_frames))
+        return known(window_frames(state, num_frames))
 
     period = _search_period(look, length)
     middles = ((np.arange(NUM_POSITIONS) + 0.5) * (length / (NUM_POSITIONS + 1))).astype(np.int64)
     left, right = _refine_edges(look, middles, period, length)
     return Count(_count(length, middles, left, right, period), period, left, right)
+
+
+def remembering(network: Network, length: int) -> Network:
+    """The same network, called once for each window: refinements that have converged ask for the same one again.
+
+    Windows that differ only in which frames outside the clip they have are the same.
+    """
+    seen: dict[bytes, tuple[np.ndarray, ...]] = {}
+
+    def look(frames: np.ndarray) -> Heads:
+        names = [window.tobytes() for window in np.clip(frames, -1, length)]
+        fresh = {name: place for place, name in reversed([*enumerate(names)]) if name not in seen}
+        if fresh:
+            rows = sorted(fresh.values())
+            heads = network(frames[rows])
+            seen.update((names[row], tuple(part[place] for part in heads)) for place, row in enumerate(rows))
+        return Heads(*(np.stack(parts) for parts in zip(*(seen[name] for name in names), strict=True)))
+
+    return look
 
 
 def scales(length: float) -> np.ndarray:

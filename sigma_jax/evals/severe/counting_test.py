@@ -40,16 +40,20 @@ def look_fn(outputs: Callable[[Params, jax.Array], jax.Array], mesh: Mesh, windo
         return outputs(params, window_pixels(video, frames, length))
 
     compiled = jax.jit(traced_on(mesh, forward), out_shardings=replicated(mesh))
-    most = max(windows_at_once // mesh.size, 1) * mesh.size
+    most = max(windows_at_once // mesh.size, 1)
+
+    def rows_of(windows: int) -> int:
+        """Rows of a call: a power of two on every device, so that few programs are compiled, or the most."""
+        on_each = -(-windows // mesh.size)
+        return mesh.size * min(most, 1 << (on_each - 1).bit_length())
 
     def look(params: Params, video: np.ndarray, length: int) -> Network:
         on_devices = jax.make_array_from_process_local_data(replicated(mesh), video)
 
         def network(frames: np.ndarray) -> Heads:
-            padded = np.pad(frames, ((0, -len(frames) % mesh.size), (0, 0)), mode="edge").astype(np.int32)
+            padded = np.pad(frames, ((0, -len(frames) % rows_of(len(frames))), (0, 0)), mode="edge").astype(np.int32)
             parts = []
-            for first in range(0, len(padded), most):
-                rows = padded[first : first + most]
+            for rows in np.split(padded, len(padded) // rows_of(len(frames))):
                 spread = jax.make_array_from_callback(rows.shape, batch_sharding(mesh), lambda at, rows=rows: rows[at])
                 parts.append(jax.device_get(compiled(params, on_devices, spread, np.int32(length))))
             return split_heads(np.concatenate(parts)[: len(frames)].astype(np.float64))
