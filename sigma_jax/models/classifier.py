@@ -38,12 +38,12 @@ class VideoClassifier(nn.Module):
     grid: TubeGrid
     size: VideoSize
     num_classes: int
-    head_init_scale: float = 0.001
-    drop_path: float = 0.0
-    dropout: float = 0.0
-    pooling: str = "mean"
     positions: str = "sincos_1d"
     compute: Compute = Compute()
+    pooling: str = "mean"
+    drop_path: float = 0.0
+    dropout: float = 0.0
+    head_init_scale: float = 0.001
 
     @nn.compact
     def __call__(
