@@ -3,6 +3,7 @@
 Letters: n tokens, K prototypes.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -54,14 +55,12 @@ def measure(overrides: dict[str, str]) -> dict[str, Any]:
         loss = cross_entropy(features, prototypes, scores, labels, OPTIONS.temperature, sweeps)
         return loss, assign(scores)
 
-    rows = {}
     programs = {
         "sinkhorn": jax.jit(lambda _, scores: assign(scores)),
         "forward": jax.jit(forward),
         "backward": jax.jit(jax.grad(forward, has_aux=True)),
     }
-    for name, program in programs.items():
-        rows[name] = timing.time_calls(lambda program=program: program(features, scores))
+    rows = {name: timing.time_calls(partial(program, features, scores)) for name, program in programs.items()}
     rate = timing.copy_rate(shape, jnp.float32)
     seconds = rows["forward"]["median_s"]
     bound = (OPTIONS.iterations + 1) * 4 * scores.size / rate  # one fp32 read per iteration and one for the assignment
