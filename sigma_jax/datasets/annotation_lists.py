@@ -13,7 +13,7 @@ from sigma_jax.data.annotations import Annotation, Cycles, Labels, encode, spans
 from sigma_jax.data.cycles import check_boundaries
 from sigma_jax.datasets.listing import Found
 from sigma_jax.datasets.tables import read_lines
-from sigma_jax.runtime.errors import refusal
+from sigma_jax.runtime.errors import InvalidValue, refusal
 
 _HEADER = ["original_vido_id", "video_id", "frame_id", "path", "labels"]
 _VIDEO_NAME = re.compile(r"v_(?P<label>.+)_g\d+_c\d+")
@@ -29,7 +29,7 @@ def read_ucfrep(path: Path, folder: Path, split: str) -> Found:
       split: name of the split.
 
     Raises:
-      ValueError: there are no such files.
+      InvalidValue: there are no such files.
     """
     found = Found(path.name)
     for place in (path / split, path):
@@ -41,7 +41,7 @@ def read_ucfrep(path: Path, folder: Path, split: str) -> Found:
                 _add_cycles(found, number, name, boundaries, folder, split)
         if files:
             return found
-    raise ValueError(f"{path}: expected .mat files, in a folder {split!r} or not, or raw lists Class.txt")
+    raise InvalidValue(f"{path}: expected .mat files, in a folder {split!r} or not, or raw lists Class.txt")
 
 
 def _add_cycles(
@@ -124,7 +124,7 @@ def raw_cycles(path: Path) -> Iterator[tuple[int, str, np.ndarray | ValueError]]
             name, at, numbers, wrong = re.sub(r"\.(avi|mp4)$", "", words[0]), number, [], ""
             words = words[1:]
         if not name:
-            raise ValueError(f"line {number} of {path.name}: boundaries before any video name: {line!r}")
+            raise InvalidValue(f"line {number} of {path.name}: boundaries before any video name: {line!r}")
         for word in words:
             if re.fullmatch(r"\d{1,7}", word):
                 numbers.append(int(word))
@@ -143,11 +143,11 @@ def read_frame_list(path: Path, folder: Path, names: list[str], num_classes: int
       num_classes: number of classes.
 
     Raises:
-      ValueError: another header.
+      InvalidValue: another header.
     """
     lines = read_lines(path)
     if not lines or lines[0][1].split() != _HEADER:
-        raise ValueError(f"{path}: expected the header {' '.join(_HEADER)!r}, got {lines[0][1] if lines else ''!r}")
+        raise InvalidValue(f"{path}: expected the header {' '.join(_HEADER)!r}, got {lines[0][1] if lines else ''!r}")
     found, videos = Found(path.name), {}
     for number, line in lines[1:]:
         fields = line.split()

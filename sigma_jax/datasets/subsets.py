@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from sigma_jax.datasets.specs import expected_videos
+from sigma_jax.runtime.errors import InvalidValue
 
 SEED = 99_999
 
@@ -56,9 +57,9 @@ SUBSETS = {
 def lookup_subset(name: str, list_format: str) -> Subset:
     """The subset of a name; raises ValueError if it is unknown, or drawn from another data set's list."""
     if name not in SUBSETS:
-        raise ValueError(f"subset {name!r} is unknown, expected one of {', '.join(SUBSETS)}")
+        raise InvalidValue(f"subset {name!r} is unknown, expected one of {', '.join(SUBSETS)}")
     if SUBSETS[name].of != list_format:
-        raise ValueError(f"subset {name} is drawn from lists in the format {SUBSETS[name].of!r}, not {list_format!r}")
+        raise InvalidValue(f"subset {name} is drawn from lists in the format {SUBSETS[name].of!r}, not {list_format!r}")
     return SUBSETS[name]
 
 
@@ -112,15 +113,15 @@ def choose(subset: Subset, labels: np.ndarray, split: str) -> tuple[np.ndarray, 
     """(lines int, their labels in the subset) of a list with labels int [n].
 
     Raises:
-      ValueError: no line belongs to the subset.
+      InvalidValue: no line belongs to the subset.
     """
     labels = np.asarray(labels)
     rows = np.arange(len(labels))
     if subset.classes is not None:
         rows = rows[np.isin(labels, subset.classes)]
-    if subset.samples and split == subset.draws_from:
+    if len(rows) and subset.samples and split == subset.draws_from:
         rows = rows[draw_samples(labels[rows], subset.samples)]
     if not len(rows):
         span = f"{labels.min()}..{labels.max()}" if len(labels) else "none"
-        raise ValueError(f"no line has a class of the subset ({subset.classes}); labels are {span}")
+        raise InvalidValue(f"no line has a class of the subset ({subset.classes}); labels are {span}")
     return rows, labels[rows] - (subset.classes.start if subset.classes else 0)

@@ -6,6 +6,7 @@ import pytest
 from sigma_jax.datasets.classes import shipped_names
 from sigma_jax.datasets.list_formats import ListSpec, read_list
 from sigma_jax.datasets.subsets import SUBSETS, choose, draw_samples
+from sigma_jax.runtime.errors import InvalidValue
 
 
 def _gym(tmp_path, labels, missing=()):
@@ -50,13 +51,16 @@ def test_relabelling_keeps_the_order_of_the_list(tmp_path):
 
 def test_lists_of_other_data_sets_are_refused(tmp_path):
     path, videos = _gym(tmp_path, [1, 99])
-    with pytest.raises(ValueError, match="line 2 of .*label '99' is none of the 99 classes of gym99"):
+    with pytest.raises(InvalidValue, match="line 2 of .*label '99' is none of the 99 classes of gym99"):
         read_list("gym99", ListSpec(path, videos, "train", subset="gym_1000"))
-    with pytest.raises(ValueError, match="drawn from lists in the format 'ucf101', not 'gym99'"):
+    with pytest.raises(InvalidValue, match="drawn from lists in the format 'ucf101', not 'gym99'"):
         read_list("gym99", ListSpec(path, videos, "train", subset="ucf_1000"))
     path.write_text("clip000.avi 1\n")
-    with pytest.raises(ValueError, match="no line has a class of the subset"):
+    with pytest.raises(InvalidValue, match="no line has a class of the subset"):
         read_list("gym99", ListSpec(path, videos, "train", subset="fx_s1"))
+    path.write_text("id,actions\n000001\n")  # no line that the format knows
+    with pytest.raises(InvalidValue, match="no line has a class of the subset.*labels are none"):
+        read_list("gym99", ListSpec(path, videos, "train", subset="gym_1000"))
 
 
 def test_classes_of_ucf101_are_in_its_own_order(tmp_path):
