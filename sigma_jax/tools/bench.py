@@ -7,7 +7,7 @@
     python -m sigma_jax.tools.bench probe_grid [--probe_depth=1 --probes=20 --grid_tokens=16,1568,384]
     python -m sigma_jax.tools.bench compile --config=configs/k400.py:size=S --batch=2
     python -m sigma_jax.tools.bench agreement [--tokens=8192 --prototypes=3000]
-    python -m sigma_jax.tools.bench fp8_teacher [--teacher=dino.pth --clips=4]
+    python -m sigma_jax.tools.bench fp8_teacher [--teacher=dino.pth --teacher_clips=4]
     python -m sigma_jax.tools.bench end_to_end --data_dir=DIR --config=configs/k400.py:size=S --batch=2 [--workers=16]
     python -m sigma_jax.tools.bench profile --trace=DIR [--hlo=step.hlo.gz]    (reads what `step --trace --hlo` wrote)
     python -m sigma_jax.tools.bench data --data_dir=DIR [--workers=0,1,2]     (its own flags: data --help)

@@ -30,7 +30,7 @@ from sigma_jax.weights.frozen import teacher_size
 
 flags.DEFINE_string("teacher", None, "The teacher's weights; default: random ones.", flag_values=OPTIONS)
 flags.DEFINE_string("teacher_size", "dino_b16", "Size of a random teacher.", flag_values=OPTIONS)
-flags.DEFINE_integer("clips", 4, "Clips of 8 frames.", lower_bound=1, flag_values=OPTIONS)
+flags.DEFINE_integer("teacher_clips", 4, "Clips of 8 frames.", lower_bound=1, flag_values=OPTIONS)
 
 FRAMES, GRID = 8, 14  # frames that a teacher sees of a clip, tubes along each side
 
@@ -40,7 +40,7 @@ def measure(overrides: dict[str, str]) -> dict[str, Any]:
     if overrides:
         raise InvalidValue(f"fp8_teacher takes no --config values, got {overrides}")
     size, params = _teacher()
-    images = smooth_images(jax.random.key(1), OPTIONS.clips * FRAMES, GRID * size.patch_size)
+    images = smooth_images(jax.random.key(1), OPTIONS.teacher_clips * FRAMES, GRID * size.patch_size)
     forms = {
         "float32": DinoVit(size, backend="lean"),
         "bfloat16": DinoVit(size, dtype=jnp.bfloat16, backend="lean"),
