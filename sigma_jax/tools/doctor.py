@@ -55,7 +55,7 @@ OVERRIDES: dict[str, str] = {}  # --config.x=y
 
 PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "ml-collections", "einops", "absl-py"),
-    *("tensorflow-datasets", "scipy", "google-crc32c", "pebble", "safetensors", "ml-dtypes"),
+    *("tensorflow-datasets", "scipy", "google-crc32c", "pebble", "threadpoolctl", "safetensors", "ml-dtypes"),
     *("tensorboardX", "tqdm", "matplotlib", "pillow"),
 )
 DECODERS = {"av": "H.264 and other videos", "simplejpeg": "JPEG frames", "cv2": "resizing"}

@@ -105,7 +105,7 @@ def test_a_teacher_is_no_start_and_names_need_a_path(tmp_path):
     task = task_of("size=tiny,target=mlp")
     with pytest.raises(WeightsMismatch, match="give it as --teacher"):
         initialised(state_of(task), task, InitFrom(teacher_file(tmp_path / "t.pth")), task.facts(""))()
-    with pytest.raises(ValueError, match="give --init=PATH"):
+    with pytest.raises(ValueError, match="need --init=PATH"):
         init_from(None, "head")
 
 
