@@ -46,7 +46,7 @@ class Watched(NamedTuple):
 
 
 _COLLAPSE = "features collect on few prototypes: lower the learning rate, or raise the batch"
-_FLAT = "assignments are spread more evenly than features allow: epsilon may be too high"
+_FLAT = "assignments are spread more evenly than features allow: epsilon may be too high, or masks too alike"
 WATCHED = {
     "loss_over_lnk": Watched(
         "loss / ln K",
