@@ -66,3 +66,10 @@ def test_links_lead_somewhere(document):
     for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
         if not target.startswith(("http:", "https:")):
             assert (document.parent / target).exists(), f"{document.name} links to {target}, which does not exist"
+
+
+def test_no_message_installs_this_package_from_an_index():
+    """It is on none: whoever took its name there would be installed."""
+    wrong = [str(path) for path in (ROOT / "sigma_jax").rglob("*.py") if "sigma-jax[" in path.read_text()]
+    wrong += [document.name for document in DOCUMENTS if "sigma-jax[" in document.read_text()]
+    assert not wrong

@@ -59,7 +59,7 @@ def write_shards(
         from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError as error:
         raise PipelineError(
-            f"--runner={runner} needs apache-beam ({error}): pip install 'sigma-jax[beam]', or leave --runner out"
+            f"--runner={runner} needs apache-beam ({error}): pip install -e '.[beam]', or leave --runner out"
         ) from error
     left = [job for job in jobs if read_note(job) is None]
     for job in [job for job in left if not job.entries]:

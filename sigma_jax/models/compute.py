@@ -1,4 +1,4 @@
-"""The settings of a model's arithmetic that do not change its results, up to rounding."""
+"""The settings of a model's arithmetic."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 @dataclasses.dataclass(frozen=True)
 class Compute:
-    """How a model is computed; results differ by rounding only.
+    """How a model is computed; all but teacher_fp8 change results by rounding only.
 
     Attributes:
       dtype: type of the computation; parameters are fp32.

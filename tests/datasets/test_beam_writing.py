@@ -15,7 +15,7 @@ from sigma_jax.tools import prepare
 
 CLIPS = Path(__file__).parents[1] / "data" / "clips"
 NO_BEAM = importlib.util.find_spec("apache_beam") is None
-needs_beam = pytest.mark.skipif(NO_BEAM, reason="apache-beam is not installed: pip install 'sigma-jax[beam]'")
+needs_beam = pytest.mark.skipif(NO_BEAM, reason="apache-beam is not installed: pip install -e '.[beam]'")
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def test_finished_shards_are_kept_and_failures_named(monkeypatch, videos, local,
 @pytest.mark.skipif(not NO_BEAM, reason="apache-beam is installed")
 def test_without_beam_the_message_says_what_to_install(videos, tmp_path, capsys):
     assert _prepare(videos, tmp_path, "--runner=DirectRunner") == 2
-    assert "pip install 'sigma-jax[beam]'" in capsys.readouterr().err
+    assert "pip install -e '.[beam]'" in capsys.readouterr().err
 
 
 def test_options_without_a_runner_are_an_error(videos, tmp_path, capsys):

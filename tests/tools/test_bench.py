@@ -133,7 +133,7 @@ def test_a_peer_that_is_not_installed_is_said_before_anything_is_measured(capsys
     monkeypatch.setattr(peers, "_run", lambda command, who: pytest.fail("measured"))
     status, out, err = run_bench(capsys, "segmentation", "--clips=2", "--vs=faiss", "--peer_python=/bin/false")
     assert status == 1 and not out
-    assert "/bin/false cannot run the peer" in err and 'pip install "sigma-jax[peer]"' in err and "--peer_python" in err
+    assert "/bin/false cannot run the peer" in err and "pip install torch faiss-cpu" in err and "--peer_python" in err
 
 
 def test_the_peer_is_asked_for_the_sizes_of_ours(capsys, monkeypatch):

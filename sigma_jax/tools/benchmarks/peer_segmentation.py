@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
         import faiss
         import torch
     except ImportError as error:
-        print(f'{error}: the peer needs PyTorch and faiss, pip install "sigma-jax[peer]"', file=sys.stderr)
+        print(f"{error}: the peer needs PyTorch and faiss, pip install torch faiss-cpu", file=sys.stderr)
         return 1
 
     def score(tokens: list[np.ndarray], labels: list[np.ndarray]) -> list[float]:

@@ -57,7 +57,7 @@ def peer_command(name: str) -> list[str] | None:
     if done.returncode:
         why = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise NotThere(
-            f'--vs=faiss: {OPTIONS.peer_python} cannot run the peer ({why}): pip install "sigma-jax[peer]" there, or '
+            f"--vs=faiss: {OPTIONS.peer_python} cannot run the peer ({why}): pip install torch faiss-cpu there, or "
             "name another interpreter with --peer_python"
         )
     sizes = [f"--{field}={value}" for field, value in dataclasses.asdict(spec()).items()]
