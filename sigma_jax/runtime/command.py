@@ -79,7 +79,8 @@ class Command:
             except (UserError, flags.Error) as error:
                 return self._refuse(error)
             except Exception as error:  # noqa: BLE001 - whatever it is, its traceback is shown and kept
-                return self._fail(error, getattr(args, "workdir", None))
+                missing = missing_platform(error)
+                return self._refuse(missing) if missing else self._fail(error, getattr(args, "workdir", None))
 
     def tell(self, sentence: str) -> None:
         """Tells the user."""
@@ -126,6 +127,20 @@ def leave(status: int) -> NoReturn:
     if status in (128 + number for number in signals.SIGNALS):
         signals.end_within(status)
     sys.exit(status)
+
+
+def missing_platform(error: Exception) -> UserError | None:
+    """What to tell the user where JAX could not start the platform that was asked for; None for any other error."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames or Path(frames[-1].filename).name != "xla_bridge.py":
+        return None
+    asked = os.environ.get("JAX_PLATFORMS")
+    named = f"the platform that JAX_PLATFORMS={asked} names" if asked else "this machine's accelerator"
+    reason = str(error).partition(" (set JAX_PLATFORMS")[0] or "no such device, or no package for it"
+    return UserError(
+        f"JAX cannot start {named}: {reason}. Install its package (GPUs: pip install -e '.[cuda]', TPUs: '.[tpu]') and "
+        "its driver, end other programs that hold it, or start with JAX_PLATFORMS=cpu"
+    )
 
 
 def keep_traceback(error: BaseException, workdir: str | Path | None) -> Path | None:

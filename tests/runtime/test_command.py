@@ -57,6 +57,18 @@ def test_a_fault_keeps_its_traceback_on_the_console_and_in_the_workdir(tmp_path,
     assert said.splitlines()[-1] == f"tool: KeyError: 'second' (traceback: {tmp_path / 'error-0.txt'})"
 
 
+@pytest.mark.parametrize("platform", ["cuda", "tpu", "abacus"])
+def test_a_platform_that_is_not_there_is_one_sentence(platform):
+    code = (
+        "import jax; from sigma_jax.runtime.command import Command;"
+        "raise SystemExit(Command('tool', lambda argv: None, lambda args: jax.device_count())([]))"
+    )
+    asked = os.environ | {"JAX_PLATFORMS": platform, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([sys.executable, "-c", code], env=asked, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert f"tool: JAX cannot start the platform that JAX_PLATFORMS={platform} names: " in done.stderr
+
+
 def test_a_fault_without_a_folder_is_no_second_fault(tmp_path, capsys):
     assert run(tmp_path / "nowhere", ValueError("bug")) == 1
     assert capsys.readouterr().err.splitlines()[-1] == "tool: ValueError: bug"
