@@ -56,7 +56,7 @@ HEALTH = ("prototypes_used_pred", "prototypes_used_proj", "assignment_entropy_pr
 
 
 class Arm(NamedTuple):
-    """One row of the table: which arm of configs/evidence.py, and for how much of the budget."""
+    """One row of the table: its arm of configs/evidence.py, and what share of the budget it gets."""
 
     title: str
     config: str
@@ -68,6 +68,7 @@ ARMS = {
     "pixel": Arm("pixel control (VideoMAE)", "pixel"),
     "learned": Arm("L2 on learned targets", "learned"),
     "soft": Arm("SIGMA-MLP, soft assignments", "soft"),
+    "sigma_warmup": Arm("SIGMA-MLP, warm-up in 20 instead of 6 per cent of the steps", "sigma,warmup=20"),
     "pixel_third": Arm("pixel control, a third of the steps", "pixel", 1 / 3),
 }
 MAIN_ARMS = ("sigma", "pixel")  # get all seeds, the others at most OTHER_SEEDS
