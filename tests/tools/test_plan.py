@@ -1,5 +1,6 @@
 """Plans: reading compiled programs, the search for the largest batch, forecasts here and for pods that are not here."""
 
+import dataclasses
 import importlib.util
 import json
 import re
@@ -320,6 +321,12 @@ def test_a_step_that_does_not_fit_a_gpu_is_refused(devices):
     result["versus"] = numbers | {"overrides": {"batch_size": "8"}}
     lines = planning_text.report(result)
     assert "forecast by kernels" in lines and "decoder backward" in lines and "+0.00" in lines and "(x1.000)" in lines
+    twice = dataclasses.replace(program, plan=dataclasses.replace(program.plan, repeats=2))  # two clips of each video
+    result |= forecast(twice, fitting, card)
+    assert result["clips_per_s"] == 2 * result["videos_per_s"]
+    assert f"{result['clips_per_s']:,.0f} clips/s of {result['videos_per_s']:,.0f} videos/s" in planning_text.report(
+        result
+    )
     with pytest.raises(DoesNotFit) as shortage:
         compile_program(program, card._replace(memory=fitting.total))
     assert shortage.value.needed == fitting.total

@@ -112,11 +112,14 @@ def _time(result: dict[str, Any]) -> list[str]:
     if "seconds" not in result:
         return ["no data sheet for this kind of device: no forecast of time"]
     seconds = {name: 1e3 * value for name, value in result["seconds"].items()}
+    speed, videos = (f"{result[f'{what}_per_s']:,.0f} {what}/s" for what in ("clips", "videos"))
+    if result["clips_per_s"] > result["videos_per_s"]:
+        speed += f" of {videos}"
     at_many = next(name for name in result if name.startswith("efficiency_at"))
     lines = [
         *_kernels(result),
         f"  at the data sheet's peak: compute {seconds['compute']:.1f} ms, memory {seconds['memory']:.1f} ms; "
-        f"network {seconds['network']:.2f} ms -> step {seconds['step']:.1f} ms = {result['clips_per_s']:,.0f} clips/s "
+        f"network {seconds['network']:.2f} ms -> step {seconds['step']:.1f} ms = {speed} "
         f"({result['clips_per_s_per_chip']:.0f} per chip, MFU {result['mfu']:.0%})",
         f"  network efficiency {result['efficiency']:.1%}; at 4096 chips {result[at_many]:.1%}",
         f"  whole run: {result['hours']:.1f} hours = {result['chip_hours']:,.0f} chip-hours"
