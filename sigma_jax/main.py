@@ -31,7 +31,7 @@ from sigma_jax.runtime.command import Command, keep_traceback, leave, parse_flag
 from sigma_jax.runtime.compilation import use_compilation_cache
 from sigma_jax.runtime.errors import Failed, InvalidValue
 from sigma_jax.runtime.logs import start_logging, telling
-from sigma_jax.tasks.base import Place
+from sigma_jax.tasks.base import Place, run_config
 from sigma_jax.train import loop, setup
 from sigma_jax.train.evaluate import evaluate
 from sigma_jax.train.initial_weights import StartFrom, init_from
@@ -161,7 +161,7 @@ def start(given: Start) -> int:
     note = use_compilation_cache()
     if note:
         logging.warning("%s", note)
-    config = configs.apply_overrides(configs.load_config(FLAGS.config), given.overrides)
+    config = run_config(FLAGS.config, given.overrides)
     meeting = distributed.meeting_from_flags()
     logging.info("%s", distributed.connect(meeting, FLAGS.connect_seconds, FLAGS.peer_seconds))
     check_places(config)

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from sigma_jax.runtime.config import load_config
+from sigma_jax.runtime.config import apply_overrides, load_config, split_command_line
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "launch").glob("*.md")])
 FENCE = re.compile(r"^```[^\n]*\n(.*?)^```", re.S | re.M)
+DEFAULT_CONFIGS = {"sigma_jax.tools.probe_attentive": "configs/attentive_grid.py"}
 FLAG = re.compile(r"--([a-z][a-z0-9_]*)")
 
 
@@ -51,10 +52,12 @@ def test_commands_can_be_typed(name, command):
     if words[:2] != ["python", "-m"] or not words[2].startswith(("sigma_jax", "tests")):
         return
     assert importlib.util.find_spec(words[2]), f"{name}: no module {words[2]}"
+    words, values = split_command_line(words)
+    specs = [word.removeprefix("--config=") for word in words if word.startswith("--config=")]
+    if specs or values:
+        apply_overrides(load_config(specs[0] if specs else DEFAULT_CONFIGS[words[2]]), values)
     for word in words[3:]:
-        if word.startswith("--config="):
-            load_config(word.removeprefix("--config="))
-        elif word.startswith("--") and not word.startswith("--config."):
+        if word.startswith("--"):
             flag = FLAG.match(word)[1]
             mode = words[3] if words[2].endswith(".bench") else ""
             flags = flags_of(words[2], mode)

@@ -119,6 +119,21 @@ def training_flops(settings: GridSettings, num_clips: int, token_shape: tuple[in
     return times * (blocks + pooling), times * blocks
 
 
+def step_ratio(settings: GridSettings, token_shape: tuple[int, int], encoder: float = 0.0) -> float:
+    """Operations of a training step of all heads over those of a step of one head.
+
+    Heads share nothing that depends on their parameters, which differ after the first step, so this is their number
+    unless a step also computes its tokens, once for all heads.
+
+    Args:
+      token_shape: N, D.
+      encoder: operations that compute the tokens of one clip in every step; 0: tokens are stored.
+    """
+    count = len(settings.pairs)
+    one = training_flops(dataclasses.replace(settings, epochs=1), 1, token_shape)[0] / count
+    return (encoder + count * one) / (encoder + one)
+
+
 def attentive_grid(
     train: TokenSet, val: TokenSet, num_classes: int, settings: GridSettings, test: TokenSet | None = None
 ) -> dict[str, Any]:

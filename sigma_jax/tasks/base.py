@@ -25,6 +25,8 @@ from sigma_jax.evals.protocol import Evaluator
 from sigma_jax.models.compute import Compute
 from sigma_jax.models.sizes import TeacherSize, VideoSize, lookup
 from sigma_jax.ops.tubes import TubeGrid
+from sigma_jax.runtime.config import apply_overrides, load_config
+from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.runtime.random import Moment
 from sigma_jax.runtime.trees import Params
 
@@ -45,6 +47,19 @@ MODULES = {  # the `task` of a config -> the file in this folder
 def task_class(name: str) -> type["Task"]:
     """The class for the `task` of a config; raises InvalidValue that lists the known names."""
     return importlib.import_module(f"sigma_jax.tasks.{lookup(MODULES, name, 'task')}").TASK
+
+
+def run_config(spec: str, overrides: Mapping[str, str]) -> ConfigDict:
+    """The config `path[:arg]` of a run, with the values of `overrides`.
+
+    Raises:
+      InvalidValue: it describes no run: its `task` is none of MODULES.
+    """
+    config = apply_overrides(load_config(spec), overrides)
+    if config.get("task") == "attentive_grid":
+        raise InvalidValue(f"{spec} trains heads on stored tokens: give it to sigma_jax.tools.probe_attentive")
+    task_class(config.get("task"))
+    return config
 
 
 class TaskCost(NamedTuple):

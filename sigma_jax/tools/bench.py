@@ -4,7 +4,7 @@
     python -m sigma_jax.tools.bench objective [--tokens=8192 --prototypes=3000 --iterations=10]
     python -m sigma_jax.tools.bench attention [--shape=2,1568,6,64]
     python -m sigma_jax.tools.bench segmentation [--clips=30 --protocol=clustering] [--vs=faiss]
-    python -m sigma_jax.tools.bench probe_grid [--probe_depth=1 --probes=20 --grid_tokens=16,1568,384]
+    python -m sigma_jax.tools.bench probe_grid [--probe_depth=1 --grid_tokens=16,1568,384 --encoder_depth=12]
     python -m sigma_jax.tools.bench compile --config=configs/k400.py:size=S --batch=2
     python -m sigma_jax.tools.bench agreement [--tokens=8192 --prototypes=3000]
     python -m sigma_jax.tools.bench fp8_teacher [--teacher=dino.pth --teacher_clips=4]

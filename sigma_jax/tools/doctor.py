@@ -36,6 +36,7 @@ from sigma_jax.runtime.compilation import cache_folder
 from sigma_jax.runtime.errors import UserError
 from sigma_jax.runtime.folder_lock import owner_of
 from sigma_jax.runtime.sharding import make_mesh
+from sigma_jax.tasks.base import run_config
 from sigma_jax.train.plan import split_batch
 from sigma_jax.train.setup import Demands, NoAccelerator, demands, require_platform
 
@@ -72,7 +73,7 @@ class Finding(NamedTuple):
 
 def chosen_config() -> configs.ConfigDict:
     """--config with the --config.x=y of the command line."""
-    return configs.apply_overrides(configs.load_config(FLAGS.config), OVERRIDES)
+    return run_config(FLAGS.config, OVERRIDES)
 
 
 def chosen() -> Demands | None:

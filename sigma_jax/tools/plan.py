@@ -28,6 +28,7 @@ from sigma_jax.runtime.command import Command, leave, parse_flags
 from sigma_jax.runtime.compilation import use_compilation_cache
 from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.runtime.topologies import nearest_topology, topology_devices
+from sigma_jax.tasks.base import run_config
 from sigma_jax.tools.planning import text
 from sigma_jax.tools.planning.chips import Chip, find_chip
 from sigma_jax.tools.planning.forecast import Compiled, DoesNotFit, compile_program, forecast, usable_memory
@@ -71,7 +72,7 @@ flags.DEFINE_bool("json", False, "One JSON object instead of text.", flag_values
 
 def make_program(overrides: dict[str, str], devices: list[jax.Device], clips: int | None) -> Program:
     """The program of --config at `clips` per chip (None: as the config says)."""
-    config = configs.apply_overrides(configs.load_config(FLAGS.config), overrides)
+    config = run_config(FLAGS.config, overrides)
     if clips is not None:
         accumulate = min(config.max_batch_per_device, clips)
         sizes = {"batch_size": str(clips * len(devices)), "max_batch_per_device": str(accumulate)}

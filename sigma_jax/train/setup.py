@@ -208,16 +208,22 @@ def train_settings(config: ConfigDict) -> TrainSettings:
 def build_compute(section: ConfigDict, platform: str | None = None) -> Compute:
     """Number types and implementations for a platform (None: JAX's default). Raises InvalidValue for unknown names."""
     platform = platform or jax.default_backend()
-    name = section.dtype if section.dtype != "auto" else ("float32" if platform == "cpu" else "bfloat16")
-    if name not in DTYPES:
-        raise InvalidValue(f"compute.dtype {section.dtype!r} is unknown: choose one of auto, {', '.join(DTYPES)}")
+    dtype = number_type(section.dtype, platform)
     remat = section.remat if section.remat != "auto" else ("cheap" if platform == "cpu" else "none")
     if remat not in REMAT_POLICIES:
         raise InvalidValue(
             f"compute.remat {section.remat!r} is unknown: choose one of auto, {', '.join(REMAT_POLICIES)}"
         )
     backend = usable_backend(section.attention, platform)
-    return Compute(DTYPES[name], backend, remat, resolve_unroll(section.unroll, platform))
+    return Compute(dtype, backend, remat, resolve_unroll(section.unroll, platform))
+
+
+def number_type(name: str, platform: str | None = None) -> jnp.dtype:
+    """The type of a config's compute.dtype; auto is float32 on CPU, else bfloat16. Raises InvalidValue if unknown."""
+    chosen = name if name != "auto" else ("float32" if (platform or jax.default_backend()) == "cpu" else "bfloat16")
+    if chosen not in DTYPES:
+        raise InvalidValue(f"compute.dtype {name!r} is unknown: choose one of auto, {', '.join(DTYPES)}")
+    return DTYPES[chosen]
 
 
 def teacher_in_fp8(section: ConfigDict, dtype: jnp.dtype, device: jax.Device) -> bool:

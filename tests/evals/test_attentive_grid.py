@@ -74,6 +74,9 @@ def test_training_is_forecast_from_the_sizes():
     assert blocks == 3 * 10 * 2 * 2 * (24 * 5 * 64 + 4 * 25 * 8)
     assert total - blocks == 3 * 10 * 2 * 2 * (4 * 5 * 8 * 4 + 20 * 64)
     assert grid.training_flops(dataclasses.replace(settings, depth=1), 10, (5, 8)) == (total - blocks, 0)
+    one_head = total / (10 * 2 * 2)  # of one clip
+    assert grid.step_ratio(settings, (5, 8)) == 2
+    assert grid.step_ratio(settings, (5, 8), one_head) == pytest.approx((1 + 2) / (1 + 1))
 
 
 def test_several_labels_per_clip(sets):

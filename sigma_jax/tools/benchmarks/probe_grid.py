@@ -1,6 +1,7 @@
 """Mode `probe_grid`: one training step of a grid of attentive probes beside one step of a single probe, in turn.
 
-Tokens are random float16 on the host, as tools.probe_attentive reads them; median_s is of the whole grid.
+Tokens are random float16 on the host, as tools.probe_attentive reads them, or (--encoder_depth) the output of a frozen
+encoder that both steps compute anew; median_s is of the whole grid.
 """
 
 import time
@@ -8,11 +9,14 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from sigma_jax.evals.attentive_grid import GridSettings, TokenSet, step_of
+from sigma_jax.evals.attentive_grid import GridSettings, TokenSet, step_of, step_ratio
+from sigma_jax.models.transformer import Block, init_stack, run_stack
 from sigma_jax.runtime.errors import InvalidValue
+from sigma_jax.tasks.cost import block_macs
 from sigma_jax.tools.benchmarks import timing
 from sigma_jax.tools.benchmarks.options import OPTIONS
 
@@ -20,10 +24,20 @@ CLASSES = 100
 flags.DEFINE_list("grid_tokens", ["16", "1568", "384"], "B,N,D: clips, tokens, width.", flag_values=OPTIONS)
 flags.DEFINE_integer("probe_depth", 4, "Blocks of a probe (1: no self-attention).", lower_bound=1, flag_values=OPTIONS)
 flags.DEFINE_integer("probes", 20, "Of the grid.", lower_bound=2, flag_values=OPTIONS)
+flags.DEFINE_integer(
+    "encoder_depth",
+    0,
+    "Blocks of a frozen encoder that computes the tokens in every step (0: they are stored).",
+    lower_bound=0,
+    flag_values=OPTIONS,
+)
 
 
 def measure(overrides: dict[str, str]) -> dict[str, Any]:
-    """The row: seconds per step of all probes (median_s, cpu_s), of one (one_s, one_cpu_s), and their ratios."""
+    """The row: seconds per step of all probes (median_s, cpu_s), of one (one_s, one_cpu_s), and their ratios.
+
+    flops_ratio is that of their operations.
+    """
     if overrides:
         raise InvalidValue(f"probe_grid takes no --config values, got {overrides}")
     try:
@@ -51,6 +65,7 @@ def measure(overrides: dict[str, str]) -> dict[str, Any]:
         "shape": [clips, num_tokens, width],
         "probes": OPTIONS.probes,
         "depth": OPTIONS.probe_depth,
+        "encoder_depth": OPTIONS.encoder_depth,
         "batch": clips,
         "median_s": wall,
         "p10_s": low,
@@ -60,6 +75,7 @@ def measure(overrides: dict[str, str]) -> dict[str, Any]:
         "one_cpu_s": one_cpu,
         "ratio": wall / one,
         "cpu_ratio": cpu / one_cpu,
+        "flops_ratio": step_ratio(_settings(batch, OPTIONS.probes), (num_tokens, width), _encoder_flops(batch)),
         "clips_per_s": clips / wall,
         "repeats": OPTIONS.repeats,
         "mfu": None,
@@ -68,18 +84,38 @@ def measure(overrides: dict[str, str]) -> dict[str, Any]:
     }
 
 
+def _settings(batch: TokenSet, count: int) -> GridSettings:
+    rates = tuple(1e-3 / (1 + i) for i in range(count))
+    return GridSettings(rates, (0.01,), depth=OPTIONS.probe_depth, num_heads=_attention_heads(batch))
+
+
+def _encoder_flops(batch: TokenSet) -> float:
+    """Operations per clip of --encoder_depth blocks."""
+    return 2.0 * OPTIONS.encoder_depth * block_macs(*batch.tokens.shape[1:])
+
+
 def _step(batch: TokenSet, count: int) -> Callable[[], jax.Array]:
     """A function that makes one step of `count` probes and returns their losses."""
-    rates = tuple(1e-3 / (1 + i) for i in range(count))
-    settings = GridSettings(rates, (0.01,), depth=OPTIONS.probe_depth, num_heads=_attention_heads(batch))
+    settings, encode = _settings(batch, count), _encoder(batch)
+    rates = np.float32(settings.learning_rates)
     update, state = step_of(batch.tokens.shape[1:], CLASSES, settings)
 
     def step() -> jax.Array:
         nonlocal state
-        *state, losses = update(*state, np.float32(rates), np.full(count, 0.01, np.float32), *batch)
+        *state, losses = update(*state, rates, np.full(count, 0.01, np.float32), encode(batch.tokens), batch.labels)
         return losses
 
     return step
+
+
+def _encoder(batch: TokenSet) -> Callable[[np.ndarray], jax.Array | np.ndarray]:
+    """The frozen encoder, whose input here are tokens, too."""
+    if not OPTIONS.encoder_depth:
+        return lambda tokens: tokens
+    block = Block(_attention_heads(batch))
+    params = init_stack(jax.random.key(0), block, OPTIONS.encoder_depth, batch.tokens.shape[-1])
+    run = jax.jit(lambda params, tokens: run_stack(block, params, tokens.astype(jnp.float32))[0])
+    return lambda tokens: run(params, tokens)
 
 
 def _attention_heads(batch: TokenSet) -> int:

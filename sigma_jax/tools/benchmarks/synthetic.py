@@ -7,6 +7,7 @@ import numpy as np
 from absl import flags
 
 from sigma_jax.runtime import config as configs
+from sigma_jax.tasks.base import run_config
 from sigma_jax.tools.benchmarks.options import OPTIONS
 from sigma_jax.train.program import Program
 from sigma_jax.train.setup import plan_program
@@ -21,7 +22,7 @@ NUM_RECORDS = 240_436  # Kinetics-400's training set: only the schedule depends 
 
 def prepare(overrides: dict[str, str]) -> Program:
     """The step that --config, --batch and overrides describe, planned but neither compiled nor allocated."""
-    config = configs.apply_overrides(configs.load_config(OPTIONS.config), overrides)
+    config = run_config(OPTIONS.config, overrides)
     if OPTIONS.batch:
         config = configs.apply_overrides(config, {"batch_size": str(OPTIONS.batch)})
     return plan_program(config, NUM_RECORDS)
