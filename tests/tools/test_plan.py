@@ -124,6 +124,41 @@ def test_only_the_part_that_moves_is_counted():
     assert Module(STACKING).memory_bytes() == read + stacked + beside + fetched
 
 
+NESTED = """
+%stacking (s0: f32[12,100], s1: f32[1,100], s2: s32[]) -> f32[12,100] {
+  %s0 = f32[12,100]{1,0} parameter(0)
+  %s1 = f32[1,100]{1,0} parameter(1)
+  %s2 = s32[] parameter(2)
+  ROOT %stacked = f32[12,100]{1,0} dynamic-update-slice(%s0, %s1, %s2, %s2)
+}
+
+%product (w: f32[12,100], i: s32[], out: f32[12,100], m: f32[100,100]) -> f32[12,100] {
+  %w = f32[12,100]{1,0} parameter(0)
+  %same = f32[12,100]{1,0} bitcast(%w)
+  %i = s32[] parameter(1)
+  %row = f32[1,100]{1,0} fusion(%same, %i), kind=kLoop, calls=%fused
+  %m = f32[100,100]{1,0} parameter(3)
+  %times = f32[1,100]{1,0} dot(%row, %m), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  %out = f32[12,100]{1,0} parameter(2)
+  ROOT %placed = f32[12,100]{1,0} fusion(%out, %times, %i), kind=kLoop, calls=%stacking
+}
+
+ENTRY %main (w: f32[12,100], i: s32[], out: f32[12,100], m: f32[100,100]) -> f32[12,100] {
+  %w = f32[12,100]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %out = f32[12,100]{1,0} parameter(2)
+  %m = f32[100,100]{1,0} parameter(3)
+  ROOT %z = f32[12,100]{1,0} fusion(%w, %i, %out, %m), kind=kOutput, calls=%product
+}
+"""
+
+
+def test_a_fusion_inside_a_fusion_moves_what_it_slices():
+    """As where a TPU's product takes its operand out of the stack of all blocks, and puts its result into another."""
+    index, row, matrix, placed = 4, 400, 40_000, 400
+    assert Module(SUM_AND_SLICE + NESTED).memory_bytes() == index + row + matrix + placed
+
+
 ASYNCHRONOUS = """
 %multiplied (q0: bf16[8,16], q1: bf16[16,32]) -> bf16[8,32] {
   %q0 = bf16[8,16]{1,0} parameter(0)

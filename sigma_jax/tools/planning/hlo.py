@@ -131,33 +131,48 @@ class Module:
 
     def _fusion_traffic(self, fusion: Instruction, shapes: list[str]) -> float:
         """Operands and results of a fusion; of arrays that it only slices or updates in place, that part only."""
-        inner = self.computations[_attribute(fusion, "calls")]
-        same = {}  # bitcasts are the array itself
+        name = _attribute(fusion, "calls")
+        total = self._written(name)
+        for parameter in (i for i in self.computations[name].values() if i.opcode == "parameter"):
+            number = int(parameter.arguments)
+            shape = shapes[number] if number < len(shapes) else parameter.shape
+            if "S(1)" not in shape:
+                total += self._read(name, number, shape_bytes(shape, on_chip=False))
+        return total
 
-        def origin(name: str) -> str:
-            while name in inner and inner[name].opcode == "bitcast":
-                name = same.setdefault(name, inner[name].operands[0])
-            return name
+    def _read(self, name: str, number: int, whole: float) -> float:
+        """Bytes that a fused computation, and the fusions inside it, read of parameter `number` of `whole` bytes."""
+        same, total = set(), 0.0  # names of the parameter; bitcasts are the array itself
+        for use in self.computations[name].values():
+            itself = use.opcode == "parameter" and int(use.arguments) == number
+            if itself or (use.opcode == "bitcast" and use.operands[0] in same):
+                same.add(use.name)
+            else:
+                for place in (place for place, operand in enumerate(use.operands) if operand in same):
+                    if use.opcode == "fusion":
+                        total += self._read(_attribute(use, "calls"), place, whole)
+                    elif use.opcode in SLICES and place == 0:
+                        total += shape_bytes(use.shape)
+                    elif use.opcode != "dynamic-update-slice" or place > 0:
+                        return whole
+        return min(total, whole)
 
-        total = 0.0
-        for parameter in (i for i in inner.values() if i.opcode == "parameter"):
-            shape = shapes[int(parameter.arguments)] if int(parameter.arguments) < len(shapes) else parameter.shape
-            uses = [
-                (use, [origin(o) for o in use.operands].index(parameter.name))
-                for use in inner.values()
-                if use.opcode != "bitcast" and parameter.name in [origin(o) for o in use.operands]
-            ]
-            if "S(1)" in shape:
-                continue
-            if uses and all(use.opcode in SLICES and place == 0 for use, place in uses):
-                total += sum(shape_bytes(use.shape) for use, _ in uses)
-            elif not (uses and all(use.opcode == "dynamic-update-slice" and place == 0 for use, place in uses)):
-                total += shape_bytes(shape, on_chip=False)
+    def _written(self, name: str) -> float:
+        """Bytes that a fused computation writes to main memory; of an array updated in place, the update."""
+        inner = self.computations[name]
         root = next(i for i in inner.values() if i.is_root)
+        total = 0.0
         for operand in root.operands if root.opcode == "tuple" else [root.name]:
-            result = inner[origin(operand)]
-            written = inner[result.operands[1]] if result.opcode == "dynamic-update-slice" else result
-            total += 0 if "S(1)" in result.shape else shape_bytes(written.shape)
+            result = inner[operand]
+            while result.opcode == "bitcast" and result.operands[0] in inner:
+                result = inner[result.operands[0]]
+            if "S(1)" in result.shape:
+                continue
+            if result.opcode == "fusion":
+                total += self._written(_attribute(result, "calls"))
+            else:
+                updates = result.opcode == "dynamic-update-slice"
+                total += shape_bytes(inner[result.operands[1]].shape if updates else result.shape)
         return total
 
 
