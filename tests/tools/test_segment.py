@@ -12,7 +12,7 @@ from sigma_jax.evals.segmentation.benchmark import TubePixels
 from sigma_jax.tools import segment
 from sigma_jax.weights.frozen import Pretrained
 from sigma_jax.weights.weights_file import write_npz
-from tests.evals.segmentation.conftest import davis, write_mask, ytvos  # noqa: F401 - fixtures
+from tests.evals.segmentation.conftest import davis, moving_square, write_frame, write_mask, ytvos  # noqa: F401 - fixtures
 from tests.weights.weights_samples import sample
 
 load = functools.lru_cache(segment.load)  # compiled once, as one model lives as long as the program
@@ -182,6 +182,26 @@ def test_clips_that_cannot_be_followed(davis, weights, tmp_path):  # noqa: F811
     found = result(tmp_path / "out")
     assert found["counts"] == {"left out: no object in the first frame": 1}
     assert "cat/00000.png" in found["left_out"][0]["reason"]
+
+
+def test_objects_that_cannot_be_followed_are_noted(davis, weights, tmp_path):  # noqa: F811
+    for i in range(6):
+        mask = moving_square(i, number=3)
+        mask[0, 0] = 1  # smaller than a token
+        mask[30:, :20] = 2 if i else 0  # from the second frame on
+        write_mask(davis / f"Annotations/480p/cat/{i:05d}.png", mask)
+        write_mask(davis / f"Annotations/480p/dog/{i:05d}.png", moving_square(i, number=38))
+    flags = ("--protocol=propagation", f"--init={weights / 'dino_vit'}.npz", "--baseline=pixels", "--short_side=48")
+    assert run(davis, tmp_path / "out", *flags) == 0
+    found = result(tmp_path / "out")
+    kinds = {"object not in the first frame": 1, "object vanished": 1, "object numbers with gaps": 1}
+    assert found["counts"] == kinds and set(found["objects"]) == {"cat_1", "cat_2", "cat_3", "dog_38"}
+    assert any("shows" not in note and "object 1 vanishes" in note for note in found["notes"])
+    masks = {np.asarray(path).max() for path in map(Image.open, (tmp_path / "out/predictions/dog").iterdir())}
+    assert masks == {38}
+    write_frame(davis / "JPEGImages/480p/cat/00004.jpg", 0, size=(20, 60))
+    assert run(davis, tmp_path / "again", *flags) == 0
+    assert "cat/00004.jpg is (20, 60)" in result(tmp_path / "again")["left_out"][0]["reason"]
 
 
 @pytest.mark.parametrize(

@@ -173,7 +173,7 @@ def read_clip(
         labels.append(_labels(sequence, number, small, void, categories))
     notes += _notes(sequence, frame_numbers, in_full - in_small, with_void, void)
     clip = Clip(sequence.name, np.stack(video), np.stack(labels), np.asarray(frame_numbers))
-    if not (clip.labels >= 0).any():
+    if not in_small:
         raise BadSequence("void only", f"{with_void[0]} and the other chosen masks of {clip.name} are void throughout")
     if in_small == {0}:
         notes.append(Note(clip.name, "background only", f"{clip.name}: the chosen frames show no object"))

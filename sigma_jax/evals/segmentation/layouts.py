@@ -140,6 +140,8 @@ def _ytvos(root: Path, split: str, wanted: list[str] | None) -> DataSet:
         for number, instance in videos[name].get("objects", {}).items():
             if "category" not in instance:
                 raise BadSequence("not in meta.json", f"{meta}: object {number} of video {name!r} has no category")
+            if not number.isdecimal():
+                raise BadSequence("not in meta.json", f"{meta}: object {number!r} of video {name!r} is no number")
             table[int(number)] = categories[instance["category"]]
         return dataclasses.replace(_annotated(name, frames, masks), categories=table)
 

@@ -69,6 +69,9 @@ def frame_size(height: int, width: int, patch: int, settings: PropagationSetting
 
     'dino' rounds the long side down to a multiple of 64, or of the patch if this does not divide 64; 'dinov3' rounds
     both sides up to multiples of the patch.
+
+    Raises:
+      InvalidValue: nothing would be left of the frame.
     """
     short = settings.short_side
     long = max(height, width) * short / min(height, width)
@@ -77,7 +80,13 @@ def frame_size(height: int, width: int, patch: int, settings: PropagationSetting
         sides = short // patch * patch, int(long // step * step)
     else:
         sides = tuple(int(-(-side // patch) * patch) for side in (short, -(-short // patch) * patch * long / short))
-    return sides if height <= width else sides[::-1]
+    sides = sides if height <= width else sides[::-1]
+    if not all(sides):
+        raise InvalidValue(
+            f"short_side={short}: frames of {height} x {width} would become {sides[0]} x {sides[1]}, since the preset "
+            "dino rounds down, the long side to a multiple of 64, the short one to one of the patch: choose more"
+        )
+    return sides
 
 
 def resize_frame(frame: np.ndarray, size: tuple[int, int], settings: PropagationSettings) -> np.ndarray:

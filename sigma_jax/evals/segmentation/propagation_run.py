@@ -50,7 +50,10 @@ def run_propagation(
             each(sequence.name, None)
             continue
         arrays = {str(n): {"J": list(s.region), "F": list(s.boundary)} for n, s in scores.items()}
-        notes = [[note.kind, note.sentence] for note in (*sequence.notes, *_void_notes(sequence, truth))]
+        unusual = [*sequence.notes, *_void_notes(sequence, truth), *_object_notes(sequence, truth)]
+        if predictions is None:
+            unusual += _vanished(sequence, truth[0], token_grid(truth[0].shape, model, settings))
+        notes = [[note.kind, note.sentence] for note in unusual]
         folder.finish(sequence.name, {"objects": arrays, "notes": notes})
         each(sequence.name, masks)
 
@@ -69,14 +72,28 @@ def propagated_masks(
     seen = propagation.frame_size(*size, patch, settings)
 
     def features(path: Path) -> np.ndarray:
-        image = propagation.resize_frame(frames.read_frame(path), seen, settings)
+        frame = frames.read_frame(path)
+        if frame.shape[:2] != size:
+            raise BadSequence("mask of another size", f"{path} is {frame.shape[:2]}, the masks {size}")
+        image = propagation.resize_frame(frame, seen, settings)
         clip = np.repeat(image[None, None], model.frames_per_step, axis=1)
         return np.asarray(model.dense_features(clip, final_norm=True, resize_positions=True), np.float32)[0, 0]
 
-    first = propagation.first_labels(first_mask, (seen[0] // patch, seen[1] // patch))
-    yield np.where(first_mask == frames.VOID, 0, first_mask)
+    start = np.where(first_mask == frames.VOID, 0, first_mask)
+    yield start
+    numbers = np.union1d(start, 0).astype(np.uint8)  # a label per number that is there, whatever the largest one is
+    labels = np.searchsorted(numbers, start)
+    first = propagation.first_labels(labels, token_grid(size, model, settings))
     for soft in propagation.soft_labels(map(features, sequence.frames), first, settings):
-        yield propagation.hard_labels(soft, patch, size, settings)
+        yield numbers[propagation.hard_labels(soft, patch, size, settings)]
+
+
+def token_grid(
+    size: tuple[int, int], model: benchmark.DenseModel, settings: propagation.PropagationSettings
+) -> tuple[int, int]:
+    """(rows, columns) of the tokens of a frame of `size`."""
+    rows, columns = propagation.frame_size(*size, model.token_size, settings)
+    return rows // model.token_size, columns // model.token_size
 
 
 def propagation_result(data: DataSet, folder: ResultFolder) -> dict[str, Any]:
@@ -148,6 +165,37 @@ def _void_notes(sequence: AnnotatedSequence, truth: np.ndarray) -> list[Note]:
     path = sequence.masks[int(is_void.argmax())]
     sentence = f"{path} and {is_void.sum() - 1} other masks have void pixels (255), counted as background"
     return [Note(sequence.name, "void", sentence)]
+
+
+def _object_notes(sequence: AnnotatedSequence, truth: np.ndarray) -> list[Note]:
+    """Notes on objects that are not in the first frame, and on numbers that no frame shows."""
+    first, anywhere = (set(np.unique(part).tolist()) - {0, frames.VOID} for part in (truth[0], truth))
+    notes, path = [], sequence.masks[0]
+    late = sorted(anywhere - first)
+    if late:
+        shown = ", ".join(map(str, late))
+        sentence = f"{path} does not show objects {shown} of later frames, which cannot be followed"
+        notes.append(Note(sequence.name, "object not in the first frame", sentence))
+    if len(anywhere) < max(first, default=0):
+        shown = ", ".join(map(str, sorted(anywhere)))
+        sentence = f"{path} and the other masks show objects {shown}; the numbers between them are not counted"
+        notes.append(Note(sequence.name, "object numbers with gaps", sentence))
+    return notes
+
+
+def _vanished(sequence: AnnotatedSequence, first: np.ndarray, grid: tuple[int, int]) -> list[Note]:
+    """A note for every object of the first mask that covers no token, so that nothing can be propagated."""
+    lost = sorted(set(np.unique(first).tolist()) - set(np.unique(frames.resize_mask(first, grid)).tolist()))
+    sentence = "{name}: object {number} vanishes when {path} is resized to {grid} tokens"
+    return [
+        Note(
+            sequence.name,
+            "object vanished",
+            sentence.format(name=sequence.name, number=number, path=sequence.masks[0], grid=f"{grid[0]} x {grid[1]}"),
+        )
+        for number in lost
+        if number not in (0, frames.VOID)
+    ]
 
 
 def _write_masks(folder: Path, sequence: AnnotatedSequence, masks: np.ndarray) -> None:

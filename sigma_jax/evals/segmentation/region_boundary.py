@@ -59,7 +59,8 @@ def score_sequence(truth: np.ndarray, prediction: np.ndarray) -> dict[int, Objec
     """Scores of every object of a sequence; the first and the last frame do not count.
 
     Args:
-      truth: uint8 [F y x], object numbers; 255 is background. The objects are 1 to the largest number in frame 0.
+      truth: uint8 [F y x], object numbers; 255 is background. The objects are the numbers from 1 to the largest one in
+        frame 0 that any frame shows; one that no frame shows would agree with an empty prediction in all of them.
       prediction: of the same shape.
 
     Raises:
@@ -77,7 +78,7 @@ def score_sequence(truth: np.ndarray, prediction: np.ndarray) -> dict[int, Objec
     if prediction[1:-1].max() > num_objects:
         raise ValueError(f"the prediction has object {prediction[1:-1].max()}, frame 0 shows {num_objects}")
     scores = {}
-    for number in range(1, num_objects + 1):
+    for number in sorted(set(np.unique(truth).tolist()) & set(range(1, num_objects + 1))):
         pairs = [(truth[i] == number, prediction[i] == number) for i in range(1, len(truth) - 1)]
         scores[number] = ObjectScores(
             np.array([region_similarity(*pair) for pair in pairs]),

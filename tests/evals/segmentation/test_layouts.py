@@ -131,6 +131,9 @@ def test_meta_json_without_an_object_or_a_video(ytvos):
     assert kinds(found.left_out) == ["not in meta.json"] and "'v2'" in found.left_out[0].sentence
     with pytest.raises(BadSequence, match=r"object 1, which meta.json does not list"):
         read(found.sequences[0])
+    meta["videos"] = {"v1": {"objects": {"one": {"category": "ape"}}}}
+    path.write_text(json.dumps(meta))
+    assert "object 'one' of video 'v1' is no number" in open_sequences(ytvos, "ytvos").left_out[0].sentence
     path.write_text("{}")
     with pytest.raises(ValueError, match="meta.json is no YouTube-VOS description"):
         open_sequences(ytvos, "ytvos")

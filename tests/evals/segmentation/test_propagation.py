@@ -64,6 +64,8 @@ def test_sizes_of_frames():
     assert propagation.frame_size(854, 480, 16, PRESETS["dino"]) == (832, 480)
     assert propagation.frame_size(480, 854, 14, PRESETS["dino"]) == (476, 854)
     assert propagation.frame_size(480, 854, 16, PRESETS["dinov3"]) == (960, 1712)
+    with pytest.raises(ValueError, match="48 x 60 would become 32 x 0"):
+        propagation.frame_size(48, 60, 16, PropagationSettings(short_side=32))
 
 
 def test_void_is_background_in_the_first_frame():

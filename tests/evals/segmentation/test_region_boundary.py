@@ -34,6 +34,12 @@ def test_the_first_and_last_frame_do_not_count_and_void_is_background():
     assert scores[1].region.tolist() == [1, 1, 1]
 
 
+def test_numbers_that_no_mask_shows_are_no_objects():
+    """Grey levels of a palette, or 1 and 3: empty masks that agree would count as perfect."""
+    truth = np.stack([square(10, 10) * 38 + square(35, 50) * 75] * 4)
+    assert sorted(region_boundary.score_sequence(truth, np.zeros_like(truth))) == [38, 75]
+
+
 def test_region_and_boundary_of_a_shifted_square():
     truth, shifted = square(10, 10).astype(bool), square(10, 15).astype(bool)
     assert region_boundary.region_similarity(truth, shifted) == pytest.approx(15 / 25)
