@@ -92,7 +92,8 @@ def fit(
 def lloyd(points: np.ndarray, centroids: np.ndarray, iterations: int) -> tuple[np.ndarray, list[float]]:
     """Lloyd's algorithm from initial `centroids` [K d]: alternates assignment and averaging.
 
-    It stops early when an assignment repeats, since then nothing changes any more.
+    It stops early when an assignment repeats, since then nothing changes any more. Numbers are rounded in the order of
+    faiss's own code: one point that goes to another cluster can lead a whole restart elsewhere.
 
     Returns:
       centroids float32 [K d], and the sum of squared distances of each assignment (before its averaging).
@@ -103,8 +104,8 @@ def lloyd(points: np.ndarray, centroids: np.ndarray, iterations: int) -> tuple[n
     squares = np.einsum("nd,nd->n", points, points)
     objectives, previous = [], None
     for _ in range(iterations):
-        labels, partial = _nearest(points, centroids)
-        objectives.append(float(np.maximum(partial + squares, 0).sum(dtype=np.float64)))
+        labels, distances = _nearest(points, squares, centroids)
+        objectives.append(float(distances.sum(dtype=np.float64)))
         if previous is not None and np.array_equal(labels, previous):
             break
         centroids = _averages(points, labels, centroids)
@@ -114,18 +115,18 @@ def lloyd(points: np.ndarray, centroids: np.ndarray, iterations: int) -> tuple[n
 
 def assign(points: np.ndarray, centroids: np.ndarray) -> np.ndarray:
     """The nearest centroid of each point [n d], int32 [n]; of equally near ones that with the lower number."""
-    return _nearest(points, centroids)[0]
+    return _nearest(points, np.einsum("nd,nd->n", points, points), centroids)[0]
 
 
-def _nearest(points: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(labels int32 [n], squared distances minus the squared lengths of the points [n])."""
+def _nearest(points: np.ndarray, squares: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(labels int32 [n], squared distances [n]) of points [n d] with the squared lengths `squares` [n]."""
     labels, distances = np.empty(len(points), np.int32), np.empty(len(points), np.float32)
-    squares = np.einsum("kd,kd->k", centroids, centroids)
+    lengths = np.einsum("kd,kd->k", centroids, centroids)
     for low in range(0, len(points), _BLOCK):
         rows = slice(low, low + _BLOCK)
-        partial = squares - 2 * (points[rows] @ centroids.T)
-        labels[rows] = partial.argmin(axis=1)
-        distances[rows] = np.take_along_axis(partial, labels[rows, None], axis=1)[:, 0]
+        found = np.maximum(squares[rows, None] + lengths - 2 * (points[rows] @ centroids.T), 0)
+        labels[rows] = found.argmin(axis=1)
+        distances[rows] = np.take_along_axis(found, labels[rows, None], axis=1)[:, 0]
     return labels, distances
 
 
@@ -139,7 +140,7 @@ def _averages(points: np.ndarray, labels: np.ndarray, old: np.ndarray) -> np.nda
     sums = np.add.reduceat(
         points[np.argsort(labels.astype(np.min_scalar_type(num_clusters)), kind="stable")], starts, axis=0
     )
-    centroids[present] = sums / sizes[present, None]
+    centroids[present] = sums * (1 / sizes[present, None])
     if (sizes == 0).any():
         _refill(centroids, sizes, len(points))
     return centroids

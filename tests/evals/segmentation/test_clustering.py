@@ -128,6 +128,12 @@ def test_identical_points_and_as_many_clusters_as_points():
     assert sorted(kmeans.assign(points, centroids)) == [0, 1, 2, 3]
 
 
+def test_distances_are_rounded_as_in_faiss():
+    """It adds the squared lengths of points: two centroids whose distances differ by less than a rounding are equal."""
+    points, centroids = np.float32([[1000, 0]]), np.float32([[5e-6, 0], [1e-5, 0]])
+    assert kmeans.assign(points, centroids).tolist() == [0] and kmeans.assign(points / 1000, centroids).tolist() == [1]
+
+
 def test_only_a_sample_of_the_points_is_looked_at():
     seen = []
 
