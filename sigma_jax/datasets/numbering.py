@@ -68,12 +68,8 @@ def number_labels(
     if are_numbers(entries) if numbers is None else numbers:
         limit = len(known) or num_classes or 10**9
         return {text: int(text) for text in texts if _is_number(text) and -1 <= int(text) < limit} | {"": -1}, known
-    if all(map(_is_number, texts)):
-        texts.sort(key=int)
-    spellings: dict[str, str] = {}
-    for text in texts:
-        spellings.setdefault(comparable(text), text)
-    names = known or list(spellings.values())
+    spelled = sorted(set(map(comparable, texts)))
+    names = known or (sorted(spelled, key=int) if all(map(_is_number, texts)) else spelled)
     indices = {comparable(name): index for index, name in enumerate(names)}
     found = {text: indices[comparable(text)] for text in texts if comparable(text) in indices}
     return found | {"": -1}, names

@@ -15,7 +15,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from sigma_jax.data import metadata, records
-from sigma_jax.data.class_names import spelling
+from sigma_jax.data.class_names import comparable, spelling
 from sigma_jax.datasets import beam_writing
 from sigma_jax.datasets.frame_folders import folder_stamp
 from sigma_jax.datasets.list_formats import ListSpec, read_list, read_names
@@ -170,11 +170,18 @@ def _split(spec: PrepareSpec, entries: list[Entry]) -> dict[str, list[Entry]]:
         source = spec.split or "train"
         if source not in splits:
             raise InvalidValue(f"--val_fraction takes videos of {source!r}, and there are only {sorted(splits)}")
-        ranked = sorted(splits[source], key=lambda e: hashlib.sha256(e.key.encode("utf-8", "surrogateescape")).digest())
+        ranked = sorted(splits[source], key=_rank)
         val = {entry.key for entry in ranked[: max(round(spec.val_fraction * len(ranked)), 1)]}
+        if len(val) == len(ranked):
+            raise InvalidValue(f"--val_fraction={spec.val_fraction:g} of {len(ranked)} leaves no video for {source!r}")
         splits["val"] = [entry for entry in splits[source] if entry.key in val]
         splits[source] = [entry for entry in splits[source] if entry.key not in val]
     return splits
+
+
+def _rank(entry: Entry) -> bytes:
+    """A hash of the key, the same for composed and decomposed accents."""
+    return hashlib.sha256(comparable(entry.key).encode("utf-8", "surrogateescape")).digest()
 
 
 class _SplitWriter:

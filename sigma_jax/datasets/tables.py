@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from sigma_jax.datasets.listing import split_of
 from sigma_jax.runtime.errors import InvalidValue
 
 _SEPARATORS = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "bars"}
@@ -93,7 +94,7 @@ class _Reading:
     path: int = 0
     label: int | None = None
     split: int | None = None
-    header: bool = False
+    columns: tuple[str, ...] = ()  # their names in the header; (): there is no header
     decided: bool = True  # False: the column of the label is not clear
     rest: bool = False  # the label is all that follows the longest path that exists
 
@@ -198,7 +199,8 @@ def read_table(path: Path, exists: Exists) -> Table:
         row = best.row(line, exists)
         if row is None:
             expected = "`path label`" if best.count < 3 else f"{best.count} columns"
-            table.misfits.append((line.number, line.text, f"expected {expected}, got {len(line.cells)} columns"))
+            found = f"{len(line.cells)} columns" + " with an empty one" * (not all(line.cells))
+            table.misfits.append((line.number, line.text, f"expected {expected}, got {found}"))
         else:
             table.rows.append(row)
     return table
@@ -208,7 +210,9 @@ def _describe(name: str, reading: _Reading, comments: int) -> list[str]:
     places = {"path": reading.path, "label": reading.label, "split": reading.split}
     told = [f"{what} in column {place + 1}" for what, place in places.items() if place is not None]
     parted = {**_SEPARATORS, " ": "blanks"}.get(reading.separator)
-    told = [f"columns parted by {parted}" if parted else "one path a line", *told, *(["a header"] * reading.header)]
+    told = [f"columns parted by {parted}" if parted else "one path a line", *told, *(["a header"] * bool(reading.columns))]
+    unused = [name for place, name in enumerate(reading.columns) if name and place not in places.values()]
+    told += [f"not used: {', '.join(unused)}"] * bool(unused)
     return [f"{name}: {', '.join(told)}", *([f"{name}: {comments} comment lines (#) skipped"] if comments else [])]
 
 
@@ -235,29 +239,41 @@ def _by_columns(separator: str, lines: list[_Line], exists: Exists) -> Iterator[
     """The ways to parse a table: by the names of its columns, else with every column that can be the path."""
     header = bool(lines) and _is_header(lines[0], exists)
     body = lines[1:] if header else lines
-    count = len(lines[0].cells) if header else _width(lines)
+    columns = lines[0].cells if header else ()
+    count = len(columns) or _width(lines)
     filled = [place for place in range(count) if any(len(line.cells) > place and line.cells[place] for line in body)]
     path, label, split = (_named(lines[0], names) if header else None for names in (_PATHS, _LABELS, _SPLITS))
     no_labels = [place for place in range(count) if header and _column_name(lines[0].cells[place]) in _OTHERS]
+    if split is None and (header or count > 2):
+        unknown = (place for place in filled if place not in (path, label))
+        split = next((place for place in unknown if _names_splits(body, place)), None)
     others = [place for place in filled if place not in (path, label, split, *no_labels)]
     for place in ([] if path is None else [path]) + others or [0]:  # a column called `path` may hold something else
         rest = [other for other in filled if other not in (place, split, *no_labels)]
         own = rest[0] if label is None and rest else label
         decided = label is not None or len(rest) < 2
-        yield _Reading(separator, body, max(count, 1), place, own, split, header, decided)
+        yield _Reading(separator, body, max(count, 1), place, own, split, columns, decided)
     if count > 2 and not header:  # paths that hold the separator
         yield _Reading(separator, body, count=2, path=0, label=1)
         yield _Reading(separator, body, count=2, path=1, label=0)
 
 
+def _names_splits(lines: list[_Line], place: int) -> bool:
+    """Whether every cell of a column names a split, whatever the column is called."""
+    cells = {line.cells[place] for line in lines if len(line.cells) > place}
+    return all(map(split_of, cells))
+
+
 def _from_json(path: Path, text: str) -> str:
-    """JSON objects, in an array or one a line, as the text of a table with their keys as the header.
+    """JSON objects as the text of a table with their keys as the header.
+
+    They stand in an array, one a line, or each under its path in one object (`{"a.mp4": {"label": "run"}}`).
 
     Raises InvalidValue if it is no JSON, or no list of objects.
     """
     try:
         lines = [text] if text.lstrip().startswith("[") else [f"[{line}]" for line in _split_lines(text)]
-        found = [item for line in lines for item in json.loads(line)]
+        found = _by_path(text) or [item for line in lines for item in json.loads(line)]
         keys = list(dict.fromkeys(key for item in found for key in item))
         rows = [[_cell(item.get(key)) for key in keys] for item in found]
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
@@ -265,6 +281,17 @@ def _from_json(path: Path, text: str) -> str:
     file = io.StringIO()
     csv.writer(file, lineterminator="\n").writerows([keys, *rows])
     return file.getvalue()
+
+
+def _by_path(text: str) -> list[dict]:
+    """The objects of a text that is one object with an object under each path; [] for any other text."""
+    try:
+        whole = json.loads(text)
+    except ValueError:  # one object a line
+        return []
+    if not isinstance(whole, dict) or not whole or not all(isinstance(item, dict) for item in whole.values()):
+        return []
+    return [{"path": name} | item for name, item in whole.items()]
 
 
 def _cell(value: object) -> str:

@@ -59,6 +59,7 @@ def test_the_same_list_in_every_form(tmp_path, content, encoding):
         ("video,duration\na.mp4,3.2\n", {"a.mp4": ""}),  # no label
         ("Unnamed: 0,video,fps,emotion\n0,a.mp4,25,joy\n", {"a.mp4": "joy"}),
         ("id,file_2,label\n7,a.mp4,joy\n8,b c.mp4,fear\n", {"a.mp4": "joy", "b c.mp4": "fear"}),  # `id` is no path here
+        ('{"a.mp4": {"class": 3, "fps": 25},\n "b c.mp4": {"class": 0}}', {"a.mp4": "3", "b c.mp4": "0"}),
         ("", {}),
         ("\n \n", {}),
     ],
@@ -85,6 +86,17 @@ def test_lines_that_do_not_fit_are_named(tmp_path):
     assert table.notes == [
         "list.csv: columns parted by commas, path in column 1, label in column 2, split in column 3, a header"
     ]
+
+
+@pytest.mark.parametrize("header", ["", "clip,mood,part\n"])
+def test_a_column_of_splits_is_one_whatever_it_is_called(tmp_path, header):
+    _, table = _read(tmp_path, f"{header}a.mp4,joy,train\nb c.mp4,fear,test\nsub/h.mp4,joy,train\n")
+    assert [(row.label, row.split) for row in table.rows] == [("joy", "train"), ("fear", "test"), ("joy", "train")]
+
+
+def test_columns_that_are_not_used_are_named(tmp_path):
+    _, table = _read(tmp_path, "path,label,fold\na.mp4,joy,1\nsub/h.mp4,fear,2\n")
+    assert table.notes[0].endswith("a header, not used: fold")
 
 
 @pytest.mark.parametrize(

@@ -431,6 +431,8 @@ def test_splits_of_folders_and_lists_are_kept_apart(tmp_path, capsys):
     assert {path.name for path in (tmp_path / "val").glob("*.tfrecord")} == {"videos-val-00000-of-00001.tfrecord"}
     assert _prepare(tmp_path / "no", videos=folder, val_fraction=0.2) == 2
     assert "has the splits ['test', 'train', 'val'] already: leave out --val_fraction" in capsys.readouterr().err
+    assert _prepare(tmp_path / "no", videos=folder, layout="classes", val_fraction=0.99) == 2
+    assert "leaves no video for 'train'" in capsys.readouterr().err
     assert _prepare(tmp_path / "no", videos=folder, split="other") == 2
     listed = tmp_path / "list.csv"
     listed.write_text("path,label,split\ntrain/run/v.webm,run,Train\nval/run/v.webm,run,validation\n")
