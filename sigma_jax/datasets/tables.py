@@ -210,7 +210,8 @@ def _describe(name: str, reading: _Reading, comments: int) -> list[str]:
     places = {"path": reading.path, "label": reading.label, "split": reading.split}
     told = [f"{what} in column {place + 1}" for what, place in places.items() if place is not None]
     parted = {**_SEPARATORS, " ": "blanks"}.get(reading.separator)
-    told = [f"columns parted by {parted}" if parted else "one path a line", *told, *(["a header"] * bool(reading.columns))]
+    told.insert(0, f"columns parted by {parted}" if parted else "one path a line")
+    told += ["a header"] * bool(reading.columns)
     unused = [name for place, name in enumerate(reading.columns) if name and place not in places.values()]
     told += [f"not used: {', '.join(unused)}"] * bool(unused)
     return [f"{name}: {', '.join(told)}", *([f"{name}: {comments} comment lines (#) skipped"] if comments else [])]

@@ -184,6 +184,16 @@ def require_heads(weights: Weights) -> None:
             )
 
 
+def check_names_of_head(weights: Weights) -> None:
+    """Raises WeightsMismatch where a classifier has more or fewer class names than its head has outputs."""
+    names, rows = weights.sizes.get("class_names"), weights.sizes.get("num_classes")
+    if names and rows is not None and len(names) != rows:
+        raise WeightsMismatch(
+            f"{weights.source} names {len(names)} classes ({_short(names)}), and its head has {rows} outputs: which "
+            "output is which class is not known. Correct the names, or leave them out"
+        )
+
+
 def matched(
     weights: Weights, model: Mapping[str, Any], *, fresh: Iterable[str] = (), same: Iterable[str] = (), advice: str = ""
 ) -> Weights:
@@ -226,8 +236,15 @@ def matched(
     if wrong:
         raise WeightsMismatch(f"{weights.source} belongs to another model than this config's:\n  " + "\n  ".join(wrong))
     weights = dataclasses.replace(weights, notes=(*weights.notes, *notes))
-    knows_classes = weights.kind == "classifier" and "class_names" in model
-    return _with_classes(weights, model, fresh, advice) if knows_classes else weights
+    if weights.kind != "classifier":
+        return weights
+    names = weights.sizes.get("class_names")
+    if names and "class_names" not in model and "pooling" in model and "head" not in fresh:
+        raise WeightsMismatch(
+            f"the head of {weights.source} tells classes apart ({_short(names)}), and this task predicts something else"
+            f"{advice and f': {advice}'}"
+        )
+    return _with_classes(weights, model, fresh, advice) if "class_names" in model else weights
 
 
 NOTED = {
@@ -259,6 +276,8 @@ def _check_size(weights: Weights, model: Mapping[str, Any], fresh: set[str]) -> 
 def _with_classes(weights: Weights, model: Mapping[str, Any], fresh: set[str], advice: str) -> Weights:
     """The classifier's head in the order of the model's classes."""
     theirs, ours = tuple(weights.sizes.get("class_names") or ()), tuple(model.get("class_names") or ())
+    if not ours and theirs and all(map(str.isdecimal, theirs)):  # both are numbers
+        ours = tuple(map(str, range(model.get("num_classes", len(theirs)))))
     place = {spelling(name): i for i, name in enumerate(theirs)}
     order = [place.get(spelling(name), -1) for name in ours]
     if theirs and ours and not (len(place) == len(theirs) == len(ours) and sorted(order) == list(range(len(ours)))):

@@ -10,7 +10,7 @@ from etils import epath
 from sigma_jax.checkpoints.manager import CheckpointError, find_checkpoint
 from sigma_jax.runtime.errors import InvalidValue, NotThere
 from sigma_jax.weights import huggingface, orbax_weights, published
-from sigma_jax.weights.facts import agreed, with_facts_of_arrays
+from sigma_jax.weights.facts import agreed, check_names_of_head, with_facts_of_arrays
 from sigma_jax.weights.pth import read_pth, write_pth
 from sigma_jax.weights.weights_file import UnreadableWeights, Weights, read_npz, write_npz
 
@@ -88,7 +88,12 @@ def read_weights(
     Raises:
       NotThere, UnreadableWeights, WeightsMismatch, CheckpointError: each names the path.
     """
-    form = form or detect_format(path)
+    weights = _read(path, form or detect_format(path), which, num_heads, decoder_num_heads)
+    check_names_of_head(weights)
+    return weights
+
+
+def _read(path: str | Path, form: str, which: str, num_heads: int | None, decoder_num_heads: int | None) -> Weights:
     given = {"num_heads": num_heads, "decoder_num_heads": decoder_num_heads}
     if which not in WHICH:
         raise InvalidValue(f"weights {which!r} are unknown: choose one of {', '.join(WHICH)}")

@@ -84,26 +84,50 @@ def weights_from(
         arrays = to_authors(arrays, names)
     except WeightsMismatch as error:
         raise WeightsMismatch(f"{source}: {error}") from error
-    return weights_of(arrays, source, given, _facts(config) if config else {}, notes)
+    return weights_of(arrays, source, given, _facts(config, source) if config else {}, notes)
 
 
-def _facts(config: dict[str, Any]) -> dict[str, Any]:
+def _facts(config: dict[str, Any], source: str) -> dict[str, Any]:
     """The facts in a config.json that do not follow from arrays."""
     facts = {"num_heads": config.get("num_attention_heads")}
     if config["model_type"] != "videomae":
         return facts
-    labels = config.get("id2label")
-    labels = labels if isinstance(labels, dict) else {}
-    names = tuple(str(labels.get(str(i), "")) for i in range(len(labels)))
-    is_named = all(names) and names != tuple(f"LABEL_{i}" for i in range(len(names)))  # the library's default names
     side = config.get("image_size")
     return facts | {
         "decoder_num_heads": config.get("decoder_num_attention_heads"),
         "num_frames": config.get("num_frames"),
         "image_size": tuple(side) if isinstance(side, list) else side,
         "normalize_targets": config.get("norm_pix_loss"),
-        "class_names": names if is_named else None,
+        "class_names": _class_names(config, source),
     }
+
+
+def _class_names(config: dict[str, Any], source: str) -> tuple[str, ...] | None:
+    """The class of each output by `id2label` and `label2id`; None where neither has names that somebody gave.
+
+    Raises:
+      WeightsMismatch: the two contradict each other, or the numbers of the outputs are not 0, 1, 2, ....
+    """
+    forward, backward = config.get("id2label"), config.get("label2id")
+    forward = dict(enumerate(forward)) if isinstance(forward, list) else forward if isinstance(forward, dict) else {}
+    backward = backward if isinstance(backward, dict) else {}
+    pairs = ({str(number): name for number, name in forward.items()}, {str(n): name for name, n in backward.items()})
+    given = [names for names in pairs if any(name != f"LABEL_{i}" for i, name in names.items())]  # the default names
+    if not given:
+        return None
+    if {str(i) for i in range(len(given[0]))} != given[0].keys():
+        numbers = ", ".join(list(given[0])[:4])
+        raise WeightsMismatch(
+            f"{source}: {CONFIG} names the outputs {numbers}, ..., expected 0 to {len(given[0]) - 1}, each once: "
+            "correct id2label"
+        )
+    for i, name in given[-1].items():
+        if given[0].get(i) != name:
+            raise WeightsMismatch(
+                f"{source}: {CONFIG} contradicts itself: output {i} is {given[0].get(i)!r} by id2label, {name!r} by "
+                "label2id: correct one of them"
+            )
+    return tuple(str(given[0][str(i)]) for i in range(len(given[0])))
 
 
 def check_config(folder: Path, config: dict[str, Any]) -> list[str]:

@@ -133,6 +133,23 @@ def test_a_head_without_names_says_that_the_order_is_assumed():
     assert matched(classifier(class_names=NAMES), asked()).sizes["class_order"] == "same"
 
 
+def test_heads_of_numbers_are_matched_with_data_of_numbers():
+    turned = classifier(class_names=tuple(str(10 - i) for i in range(11)))
+    assert matched(turned, asked(class_names=(), num_classes=11)).sizes["class_order"] == "moved"
+    from_one = classifier(class_names=tuple(str(i + 1) for i in range(11)))
+    with pytest.raises(WeightsMismatch, match="only in the data: 0; only in the head: 11"):
+        matched(from_one, asked(class_names=(), num_classes=11))
+
+
+def test_a_head_of_classes_is_none_for_a_task_without_classes():
+    counting = asked()
+    del counting["class_names"]
+    with pytest.raises(WeightsMismatch, match=r"tells classes apart \(éclair.*predicts something else: advice"):
+        matched(classifier(class_names=NAMES), counting, advice="advice")
+    assert matched(classifier(class_names=NAMES), counting, fresh=("head",)) is not None
+    assert matched(classifier(), counting).params["head"] is not None
+
+
 def test_label_maps_of_runs_that_kept_no_names_are_compared_by_hash():
     hashed = classifier(label_hash="a" * 16)
     assert matched(hashed, asked(label_hash="a" * 16)).sizes["class_order"] == "same"
@@ -157,6 +174,32 @@ def test_class_names_of_hugging_face_that_nobody_gave_are_none(tmp_path):
     write_weights(tmp_path, classifier(), "hf")
     assert json.loads((tmp_path / "config.json").read_text())["id2label"]["10"] == "LABEL_10"
     assert "class_names" not in read_weights(tmp_path).sizes
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"id2label": None}, "same"),  # label2id says it too
+        ({"id2label": list(NAMES), "label2id": None}, "same"),
+        ({"id2label": {str(10 - i): name for i, name in enumerate(NAMES)}, "label2id": {}}, "moved"),
+        ({"id2label": {str(i + 1): name for i, name in enumerate(NAMES)}}, "names the outputs 1, 2, 3, 4, .* correct"),
+        ({"label2id": {name: 10 - i for i, name in enumerate(NAMES)}}, "output 10 is 'x' by id2label, 'éclair' by"),
+        (
+            {"id2label": dict(enumerate(NAMES[:-1])), "label2id": {}},
+            "names 10 classes .*, and its head has 11 outp",
+        ),
+        ({"id2label": dict(enumerate((*NAMES, "y"))), "label2id": {}}, "names 12 classes .*, and its head has 11 outp"),
+    ],
+)
+def test_names_of_hugging_face_belong_to_outputs(tmp_path, change, expected):
+    write_weights(tmp_path, classifier(class_names=NAMES), "hf")
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | change))
+    if expected in ("same", "moved"):
+        assert matched(read_weights(tmp_path), asked()).sizes["class_order"] == expected
+    else:
+        with pytest.raises(WeightsMismatch, match=f"{tmp_path.name}.*{expected}"):
+            read_weights(tmp_path)
 
 
 def test_messages_name_only_flags_that_the_running_command_has():
