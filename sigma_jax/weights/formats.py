@@ -44,6 +44,8 @@ def detect_format(path: str | Path) -> str:
     if start.lstrip()[:1] == b"<":
         text = " ".join(start[:60].decode("utf-8", "replace").split())
         raise UnreadableWeights(f"{path} is a web page ({text}...), not weights: the download needs another address")
+    if start.startswith(b"version https://git-lfs"):
+        raise UnreadableWeights(f"{path} is a pointer of Git LFS, not the weights: run git lfs pull, or download them")
     if start[8:9] == b"{" and b"\x00" in start[:8]:
         return "hf"
     if start[:1] == b"\x80":

@@ -210,7 +210,7 @@ def _tensor_of(name: str, arguments: tuple) -> Any:
         return None
     storage, offset, shape, strides = arguments[:4]
     if not isinstance(storage, _Storage):
-        return None
+        return storage if isinstance(storage, Unknown) else None  # the name of its type is told
     if not all(type(n) is int and abs(n) < 2**62 for n in (offset, *shape, *strides)) or len(shape) != len(strides):
         raise pickle.UnpicklingError("a tensor whose shape and strides are no lists of numbers")
     return Tensor(storage, offset, tuple(shape), tuple(strides))

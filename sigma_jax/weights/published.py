@@ -65,10 +65,11 @@ def state_dict_of(loaded: Any, path: str, which: str = "model") -> tuple[dict[st
     recorded = _recorded(loaded)
     loaded, notes = _unwrapped(loaded, path, which)
     arrays = {str(name): value for name, value in loaded.items() if isinstance(value, (Tensor, np.ndarray))}
-    others = [f"{name} ({value})" for name, value in loaded.items() if isinstance(value, Unknown)]
-    others += [str(name) for name, value in loaded.items() if not isinstance(value, (Tensor, np.ndarray, Unknown))]
-    if others:
-        raise WeightsMismatch(f"{path}: among its weights are entries that are no arrays: {', '.join(others[:8])}")
+    tensors = [f"{name} ({value})" for name, value in loaded.items() if str(value).startswith("torch.")]
+    if tensors:
+        raise WeightsMismatch(f"{path}: among its weights are entries that are no arrays: {', '.join(tensors[:8])}")
+    others = [str(name) for name in loaded if str(name) not in arrays]
+    notes += [f"left out, since they are no arrays: {', '.join(others[:8])}"] * bool(others)
     for prefix in PREFIXES:
         if all(name.startswith(prefix) for name in arrays):
             arrays = {name.removeprefix(prefix): array for name, array in arrays.items()}
@@ -84,12 +85,14 @@ def _unwrapped(loaded: Any, path: str, which: str) -> tuple[dict, list[str]]:
     notes: list[str] = []
     wanted = which
     for _ in range(MAX_WRAPPERS):
-        if not isinstance(loaded, dict) or _holds_arrays(loaded):
+        if not isinstance(loaded, dict):
             break
         keys = [str(key) for key in loaded]
         if {"encoder", "target_encoder"} <= set(keys):
             raise foreign(path, V_JEPA)
         plain, averaged = _first(loaded, "model"), _first(loaded, "ema")
+        if _holds_arrays(loaded) and not isinstance(loaded.get(plain or averaged), dict):
+            break  # arrays beside a dict, such as the state of a random generator, are no weights
         if wanted == "ema" and averaged:
             inner, wanted = averaged, "model"
         elif plain:
@@ -116,9 +119,9 @@ def _unwrapped(loaded: Any, path: str, which: str) -> tuple[dict, list[str]]:
             "save torch.save(model.state_dict(), ...) and convert that"
         )
     expected = f"expected a state dict, or one under {CONTAINERS['model'][:3]}"
-    raise WeightsMismatch(
-        f"{path} holds no weights ({f'keys: {shown}' if keys else type(loaded).__name__}): {expected}"
-    )
+    kinds = sorted({str(value) for value in loaded.values() if isinstance(value, Unknown)}) if keys else []
+    found = f"keys: {shown}" + f"; of types that are not read: {', '.join(kinds[:4])}" * bool(kinds)
+    raise WeightsMismatch(f"{path} holds no weights ({found if keys else type(loaded).__name__}): {expected}")
 
 
 def _first(loaded: dict, which: str) -> str | None:
@@ -216,6 +219,12 @@ def weights_of(
         arrays, unused = _plain_teacher(arrays)
         notes += unused
         recorded = {name: value for name, value in recorded.items() if name in ("num_heads", "position_grid")}
+    for name, array in arrays.items():
+        if len(array.shape) > 1 and np.dtype(array.dtype).kind in "iub":
+            raise WeightsMismatch(
+                f"{source}: {name} is of {np.dtype(array.dtype)}: quantised weights are not read. Save the model in "
+                "float16 or float32"
+            )
     if any(array.dtype != np.float32 for array in arrays.values()):
         types = ", ".join(sorted({np.dtype(array.dtype).name for array in arrays.values()}))
         notes.append(f"stored as {types}, read as float32")

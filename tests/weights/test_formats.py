@@ -10,6 +10,7 @@ from sigma_jax.weights import huggingface
 from sigma_jax.weights.formats import detect_format, read_weights, write_weights
 from sigma_jax.weights.frozen import check
 from sigma_jax.weights.pth import write_pth
+from sigma_jax.weights.published import weights_of
 from sigma_jax.weights.weights_file import METADATA, UnreadableWeights, Weights, WeightsMismatch, write_npz
 from tests.weights.test_pth import text, with_company
 from tests.weights.weights_samples import NAMES, golden, heads_of, sample
@@ -133,6 +134,10 @@ def with_flat_matrix(arrays):
     arrays["head.weight"] = arrays["head.weight"].ravel()
 
 
+def with_integers(arrays):
+    arrays["blocks.1.mlp.fc1.weight"] = np.ones((192, 48), np.int8)
+
+
 BAD_ARRAYS = {
     with_renamed: r"does not have: blocks\.1\.attn\.proj\.weights\s+blocks\.1\.attn\.proj\.weight is missing",
     without_head: r"head/kernel is missing",
@@ -140,6 +145,7 @@ BAD_ARRAYS = {
     with_transposed: r"encoder/blocks/mlp/fc1/kernel .*file \(2, 192, 48\), model \(2, 48, 192\)",
     with_wide_head: r"head/kernel \(head\.weight\): file \(64, 11\), model \(48, 11\)",
     without_embedding: r"patch_embed\.proj\.weight is missing",
+    with_integers: r"blocks\.1\.mlp\.fc1\.weight is of int8: quantised weights are not read",
     with_flat_matrix: r"head\.weight has shape \(528,\)",
 }
 
@@ -148,9 +154,8 @@ BAD_ARRAYS = {
 def test_wrong_arrays_are_named(tmp_path, change):
     arrays = dict(golden("finetune_cls")[0])
     change(arrays)
-    write_pth(tmp_path / "bad.pth", arrays)
     with pytest.raises(WeightsMismatch, match=BAD_ARRAYS[change]) as caught:
-        check(read_weights(tmp_path / "bad.pth", num_heads=3))
+        check(weights_of(arrays, "bad.pth", {"num_heads": 3}))
     assert "bad.pth" in str(caught.value)
 
 
@@ -164,6 +169,7 @@ def test_files_that_are_no_weights(tmp_path):
     refused(b"<!DOCTYPE html><html>quota exceeded</html>", r"file\.pth is a web page.*quota exceeded")
     refused(b"", r"file\.pth is empty")
     refused(b"hello world", r"file\.pth is unknown \(it begins with b'hello wo'\)")
+    refused(b"version https://git-lfs.github.com/spec/v1\noid", r"file\.pth is a pointer of Git LFS")
     refused(b"PK\x03\x04 and no end", r"file\.pth is truncated")
     (tmp_path / "nothing").mkdir()
     refused(None, r"nothing is an empty folder", name="nothing")

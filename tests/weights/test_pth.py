@@ -17,7 +17,9 @@ import pytest
 
 from sigma_jax.weights import pickles, pth
 from sigma_jax.weights.formats import read_weights
-from sigma_jax.weights.pth import LEGACY_MAGIC, read_pth, write_pth
+from sigma_jax.weights.pickles import Unknown
+from sigma_jax.weights.pth import LEGACY_MAGIC, _tensor, read_pth, write_pth
+from sigma_jax.weights.published import state_dict_of
 from sigma_jax.weights.weights_file import UnreadableWeights, WeightsMismatch
 
 ARRAYS = {
@@ -196,6 +198,24 @@ def test_harmless_company_does_not_matter(tmp_path, name, protocol):
     np.testing.assert_array_equal(read["model"]["a.weight"], np.arange(4))
     if name == "paths" and protocol >= 2:
         assert read["company"]["lr"] == 0.1 and "PurePosixPath" in repr(read["company"]["out"])
+
+
+def test_a_tensor_beside_the_state_dict_is_company_too(tmp_path):
+    """As the state of torch's random generator is."""
+    loaded = read_pth(with_company(tmp_path / "w.pth", _tensor("0", (4,))))
+    assert set(loaded) == {"model", "company"}
+    arrays, notes, _ = state_dict_of(loaded, "w.pth")
+    assert list(arrays) == ["a.weight"] and notes == []
+
+
+def test_what_is_no_array_in_a_state_dict_is_left_out_with_a_note():
+    arrays, notes, _ = state_dict_of({"a": np.ones(2), "epoch": 3, "hook": Unknown("posix.system")}, "w.pth")
+    assert list(arrays) == ["a"] and notes == ["left out, since they are no arrays: epoch, hook"]
+    for name in ("torch._utils._rebuild_sparse_tensor", "torch.ComplexFloatStorage"):
+        with pytest.raises(WeightsMismatch, match=f"entries that are no arrays: b .{name}"):
+            state_dict_of({"a": np.ones(2), "b": Unknown(name)}, "w.pth")
+    with pytest.raises(WeightsMismatch, match=r"keys: b; of types that are not read: torch\.Float8_e4m3fnStorage"):
+        state_dict_of({"b": Unknown("torch.Float8_e4m3fnStorage")}, "w.pth")
 
 
 def deep(levels: int, wrap: bytes) -> bytes:
