@@ -176,7 +176,7 @@ def check_label(names: Sequence[str], label: int, name: str) -> str:
       label: number of the class in the record.
       name: name of the class in the record, "" if it states none.
     """
-    if not names or not name or name.isdecimal() or not 0 <= label < len(names):
+    if not names or not name or not 0 <= label < len(names) or (name.isdecimal() and int(name) == label):
         return ""
     if spelling(names[label]) == spelling(name):
         return ""

@@ -10,6 +10,7 @@ share is above --max_missing.
 """
 
 import argparse
+import contextlib
 import hashlib
 import os
 import re
@@ -58,6 +59,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def verify(args: argparse.Namespace) -> int:
     """Checks and prints every split."""
     splits = [args.split] if args.split else _splits(args.data_dir)
+    if not args.split:
+        with contextlib.suppress(records.DataSetError):  # a damaged report is told with every split
+            promised = [split for split, report in metadata.read_reports(args.data_dir).items() if report.get("videos")]
+            splits += [split for split in promised if split not in splits]
     reports = [_verify_or_say(args, split) for split in splits]
     verdicts = {good for good, _ in reports}
     if verdicts != {True}:

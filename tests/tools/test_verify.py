@@ -81,6 +81,16 @@ def test_every_split_is_checked(data_dir, capsys):
     os.truncate(sorted(data_dir.glob("*train*.tfrecord"))[1], 5)
     code, printed = _verify(data_dir, capsys)
     assert code == 1 and "val: 5 good of 5 records" in printed and "verify: train: " in printed
+    for path in data_dir.glob("*train*"):
+        path.unlink()
+    code, printed = _verify(data_dir, capsys)  # prepare_report.json still promises it
+    assert code == 1 and "val: 5 good of 5 records" in printed and "has no split 'train'" in printed
+
+
+def test_class_names_that_are_numbers_are_compared_too():
+    years = ["2019", "2020", "2021"]
+    assert metadata.check_label(years, 1, "2020") == "" == metadata.check_label(["a", "b"], 1, "1")
+    assert metadata.check_label(years, 0, "2021") == "its class 0 is '2021', and '2019' in label_map.txt"
 
 
 def test_another_label_map_than_the_classes_were_numbered_by(data_dir, capsys):
