@@ -32,7 +32,8 @@ class AttentiveClassifier(nn.Module):
     @nn.compact
     def __call__(self, tokens: jax.Array) -> jax.Array:
         pooled = AttentivePool(self.num_heads, nn.initializers.truncated_normal(0.02), name="pool")(tokens)
-        return nn.Dense(self.num_classes, name="head")(nn.LayerNorm(name="norm")(pooled))
+        head = nn.Dense(self.num_classes, precision=jax.lax.Precision.HIGHEST, name="head")
+        return head(nn.LayerNorm(name="norm")(pooled))
 
 
 def attentive_probe(

@@ -17,6 +17,8 @@ import optax
 from sigma_jax.evals.features import check_finite, check_labels
 from sigma_jax.evals.knn import accuracy
 
+FP32 = jax.lax.Precision.HIGHEST  # of the products that feed the loss, on every platform
+
 
 def linear_probe(
     train, test, *, num_classes: int, l2: float = 1e-3, max_iterations: int = 200, padded_classes: int = 0
@@ -89,7 +91,7 @@ def _minimize(x, labels, l2, is_class, max_iterations):
     num_classes = len(is_class)
 
     def loss(params):
-        scores = jnp.einsum("nd,cd->nc", x, params["weights"]) + params["bias"]
+        scores = jnp.einsum("nd,cd->nc", x, params["weights"], precision=FP32) + params["bias"]
         scores = jnp.where(is_class, scores, -jnp.inf)
         cross_entropy = optax.softmax_cross_entropy_with_integer_labels(scores, labels).mean()
         return cross_entropy + l2 / 2 * (params["weights"] ** 2).sum()

@@ -69,7 +69,8 @@ class AttentiveClassifier(nn.Module):
         smaller = nn.initializers.normal(STD / (2 * max(self.depth - 1, 1)) ** 0.5)  # as the last block's
         mlp = Mlp(4 * width, kernel_init, self.dtype, out_init=smaller, name="mlp")
         pooled = pooled + mlp(LayerNorm(self.dtype, EPSILON, name="norm2")(pooled)).astype(jnp.float32)
-        return nn.Dense(self.num_classes, kernel_init=kernel_init, name="linear")(pooled)
+        precision = jax.lax.Precision.HIGHEST  # products that feed the loss are fp32 on every platform
+        return nn.Dense(self.num_classes, kernel_init=kernel_init, precision=precision, name="linear")(pooled)
 
 
 def _rescaled_stack(key: jax.Array, block: Block, depth: int, width: int):

@@ -1,10 +1,17 @@
 """Linear probe: what a linear classifier can and cannot separate, the optimum it must reach, determinism."""
 
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from sigma_jax.evals import linear
+from sigma_jax.evals.attentive import AttentiveClassifier
 from sigma_jax.evals.linear import linear_probe
+from sigma_jax.models.attentive_classifier import AttentiveClassifier as GridClassifier
 
 
 def _blobs(num=300, width=6, num_classes=3, spread=0.3, seed=0):
@@ -12,6 +19,23 @@ def _blobs(num=300, width=6, num_classes=3, spread=0.3, seed=0):
     labels = rng.integers(0, num_classes, num)
     centres = np.random.default_rng(99).normal(size=(num_classes, width))
     return (centres[labels] + spread * rng.normal(size=(num, width))).astype(np.float32), labels
+
+
+@pytest.mark.parametrize("probe", ["linear", "attentive", "grid"])
+def test_scores_are_products_in_fp32_on_every_platform(probe):
+    """In the program lowered for TPUs, whose default would multiply fp32 numbers as bfloat16: 13 is the classes."""
+    tokens, labels = jax.ShapeDtypeStruct((5, 7, 16), jnp.float32), jax.ShapeDtypeStruct((5,), jnp.int32)
+    if probe == "linear":
+        function, arguments = partial(linear._minimize, max_iterations=3), (tokens.update(shape=(5, 16)), labels)
+        arguments += (1e-3, jax.ShapeDtypeStruct((13,), jnp.bool_))
+    else:
+        module = AttentiveClassifier(13, 2) if probe == "attentive" else GridClassifier(13, 2, depth=1)
+        params = jax.eval_shape(module.init, jax.random.key(0), tokens)
+        function, arguments = jax.grad(lambda p, x: module.apply(p, x).sum()), (params, tokens)
+    with jax.default_matmul_precision("default"):
+        text = jax.jit(function).trace(*arguments).lower(lowering_platforms=("tpu",)).as_text()
+    products = [line for line in text.splitlines() if "stablehlo.dot_general" in line and re.search(r"[<x]13x", line)]
+    assert len(products) >= 2 and all("precision = [HIGHEST, HIGHEST]" in line for line in products), products
 
 
 def test_separable_classes_are_separated():
