@@ -1,9 +1,9 @@
 """Writes shards in processes that may hang or crash: the video that causes it is refused, everything else is kept.
 
 A process of the pool appends one video to one shard. If it dies or takes too long, that video is refused with the
-reason, and the next one overwrites what it may have written after the last good record. A finished shard has a note
-beside it (`.done.json`) with its result and a fingerprint of its videos and settings; a shard with the same fingerprint
-is not written again.
+reason, and the next one overwrites what it may have written after the last good record. A video whose process somebody
+else ended is read once more. A finished shard has a note beside it (`.done.json`) with its result and a fingerprint of
+its videos and settings; a shard with the same fingerprint is not written again.
 """
 
 import hashlib
@@ -30,6 +30,8 @@ from sigma_jax.runtime.errors import Failed, UserError
 
 _NOTE = ".done.json"
 _RESERVE = 64 * 2**20  # bytes that stay free on the disk
+# By these a process is ended from outside (the last also by a system without memory); a decoder's crash has others.
+OTHERS_SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGKILL)
 
 
 class OutOfSpace(UserError, OSError):
@@ -167,6 +169,7 @@ class _OpenShard:
 
     def __init__(self, job: ShardJob):
         self.job, self.result, self.done, self.size = job, ShardResult(), 0, 0
+        self.retried = -1  # the last video that was read again
 
     @property
     def is_complete(self) -> bool:
@@ -250,10 +253,13 @@ def _write_in_processes(
                 with signals.shielded():  # the first one starts pebble's threads, and these the processes
                     running[pool.schedule(_append_in_worker, args=shard.next_step(), timeout=timeout)] = shard
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                shard = running[future]
-                shard.book(*_outcome(future, timeout))
-                progress(1)
-                del running[future]
+                shard = running.pop(future)
+                outcome = _outcome(future, timeout, last=shard.retried == shard.done)
+                if outcome is None:
+                    shard.retried = shard.done
+                else:
+                    shard.book(*outcome)
+                    progress(1)
                 if shard.is_complete:
                     yield shard.job, shard.finish()
                 else:
@@ -265,13 +271,18 @@ def _write_in_processes(
             records.partial_path(shard.job.path).unlink(missing_ok=True)
 
 
-def _outcome(future: Future, timeout: float) -> tuple:
-    """The result of append_video, or the reason why its process did not return one."""
+def _outcome(future: Future, timeout: float, last: bool) -> tuple | None:
+    """The result of append_video, or the reason why its process did not return one.
+
+    None: somebody ended the process, which says nothing about the video, and this was not the `last` attempt.
+    """
     try:
         found = future.result()
     except TimeoutError:
         return (f"took more than {timeout:g} s",)
     except ProcessExpired as error:
+        if not last and -error.exitcode in OTHERS_SIGNALS:
+            return None
         return (f"crashed the decoder ({_exit_name(error.exitcode)})",)
     except BrokenProcessPool as error:
         raise Failed(f"the processes that read videos do not start ({error}): --workers=0 reads in this one") from error

@@ -40,11 +40,13 @@ def _keys(out):
     return sorted(source.read_whole(i).key for i in range(len(source)))
 
 
-def _kill_its_reader(fifo: Path) -> None:
-    """SIGSEGV to the process that waits for the content of `fifo`."""
+def _kill_its_reader(fifo: Path, number: signal.Signals, then: Path | None = None) -> None:
+    """A signal to the process that waits for the content of `fifo`, in whose place the file `then` is put before."""
     writer = _wait_for_its_reader(fifo)
+    if then is not None:
+        os.replace(then, fifo)
     for child in multiprocessing.active_children():
-        os.kill(child.pid, signal.SIGSEGV)
+        os.kill(child.pid, number)
         child.join()
     os.close(writer)
 
@@ -72,16 +74,22 @@ def _limit_only(monkeypatch, name: str) -> None:
 
 def test_a_crashing_and_a_hanging_video_are_refused_and_the_rest_is_kept(videos, tmp_path, capsys, monkeypatch):
     _limit_only(monkeypatch, "000004x.mp4")
-    os.mkfifo(videos / "000002x.mp4")
-    os.mkfifo(videos / "000004x.mp4")
-    killer = threading.Thread(target=_kill_its_reader, args=(videos / "000002x.mp4",))
+    for name in ("000002x.mp4", "000003x.mp4", "000004x.mp4"):
+        os.mkfifo(videos / name)
+    shutil.copy(videos / "000000.mp4", tmp_path / "whole.mp4")
+
+    def kill():
+        _kill_its_reader(videos / "000002x.mp4", signal.SIGSEGV)
+        _kill_its_reader(videos / "000003x.mp4", signal.SIGTERM, then=tmp_path / "whole.mp4")  # not the video's fault
+
+    killer = threading.Thread(target=kill)
     killer.start()
     assert _prepare(tmp_path / "out", videos, "--workers=1", "--timeout=1", "--shards=1") == 0
     killer.join()
     printed = capsys.readouterr().out
     assert "000002x.mp4: crashed the decoder (SIGSEGV)" in printed
     assert "000004x.mp4: took more than 1 s" in printed
-    assert _keys(tmp_path / "out") == [f"{i:06d}.mp4" for i in range(6)]
+    assert _keys(tmp_path / "out") == sorted([*(f"{i:06d}.mp4" for i in range(6)), "000003x.mp4"])
     os.remove(videos / "000002x.mp4")
     os.remove(videos / "000004x.mp4")
     assert _prepare(tmp_path / "straight", videos, "--workers=0", "--shards=1") == 0
