@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from sigma_jax.evals.segmentation import matching
 from sigma_jax.report import style
@@ -33,6 +32,7 @@ COLORS = np.array(  # told apart on photographs; number 0 is mostly background
 ALPHA = 0.5
 CELL = 224  # px of a frame
 NAMES = 150  # px of the names of the rows
+HEADER = 50  # px of the names above an animation, two lines
 
 
 def object_numbers(labels: np.ndarray) -> np.ndarray:
@@ -95,14 +95,16 @@ def write_overlays(path: Path, video: np.ndarray, rows: Mapping[str, np.ndarray]
 def write_overlay_animation(path: Path, video: np.ndarray, rows: Mapping[str, np.ndarray]) -> Path:
     """Writes an endless GIF: the frames, and beside them the same frames tinted with each entry of `rows`.
 
-    Arguments as in `write_overlays`; names are not written.
+    Arguments as in `write_overlays`.
     """
     width, height = style.fit(video[0], CELL).size
-    pictures = []
+    pictures, names = [], ["frames", *rows]
     for i, frame in enumerate(video):
         panels = [frame, *(tint(frame, numbers[i]) for numbers in rows.values())]
-        picture = Image.new("RGB", (len(panels) * (width + style.GAP) - style.GAP, height), style.PAPER)
-        for column, panel in enumerate(panels):
-            picture.paste(style.fit(panel, CELL), (column * (width + style.GAP), 0))
+        picture, pen = style.canvas(len(panels) * (width + style.GAP) - style.GAP, height + HEADER)
+        for column, (name, panel) in enumerate(zip(names, panels, strict=True)):
+            left = column * (width + style.GAP)
+            style.write_wrapped(pen, (left, style.TEXT), name, width - 2 * style.GAP)
+            picture.paste(style.fit(panel, CELL), (left, HEADER))
         pictures.append(picture)
     return style.save_animation(path, pictures)

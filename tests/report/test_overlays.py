@@ -43,3 +43,5 @@ def test_picture_and_animation(tmp_path):
         assert (picture == np.round(color / 2)).all(axis=-1).sum() == 3 * 224 * 217  # 31 of 32 rows, sevenfold
     animation = Image.open(overlays.write_overlay_animation(tmp_path / "a.gif", video, rows))
     assert animation.n_frames == 5 and animation.width > 3 * 224
+    above = np.asarray(animation.convert("L"))[: overlays.HEADER]  # each panel has its name
+    assert all(part.min() < 128 for part in np.array_split(above, 3, axis=1))
