@@ -19,7 +19,7 @@ from sigma_jax.runtime.errors import InvalidValue
 
 _ROWS = 1024  # tokens that are converted to double precision at a time
 # These are a thousand small products and one eigendecomposition: with several threads, waiting takes longer than work.
-_one_thread = threadpool_limits.wrap(limits=1, user_api="blas")
+one_thread = threadpool_limits.wrap(limits=1, user_api="blas")
 
 
 def standardize(tokens: np.ndarray) -> np.ndarray:
@@ -47,7 +47,7 @@ def reduce_tokens(tokens: np.ndarray, dims: int = 50) -> np.ndarray:
     return reduce_clips([tokens], dims)[0]
 
 
-@_one_thread
+@one_thread
 def reduce_clips(clips: Sequence[np.ndarray], dims: int = 50) -> list[np.ndarray]:
     """`reduce_tokens` of several clips [n D] together, each [n d]; nothing of the size of their tokens is made."""
     shapes = sorted({tokens.shape[1:] for tokens in clips})
@@ -121,7 +121,7 @@ def upsample(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.einsum("yh,...hwd,xw->...yxd", rows, maps.astype(np.float32), columns, optimize=True)
 
 
-@_one_thread
+@one_thread
 def cluster_clip(
     features: np.ndarray,
     num_clusters: int,

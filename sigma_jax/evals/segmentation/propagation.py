@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from sigma_jax.evals.segmentation.clustering import upsample
+from sigma_jax.evals.segmentation.clustering import one_thread, upsample
 from sigma_jax.runtime.errors import InvalidValue
 
 
@@ -109,6 +109,7 @@ def normalized(features: np.ndarray) -> np.ndarray:
     return (features / np.maximum(lengths, 1e-12)).astype(np.float32)
 
 
+@one_thread
 def propagate(
     features: np.ndarray, context: np.ndarray, labels: np.ndarray, settings: PropagationSettings
 ) -> np.ndarray:

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from sigma_jax.evals.segmentation import propagation
 from sigma_jax.evals.segmentation.propagation import PRESETS, PropagationSettings
@@ -41,6 +42,19 @@ def test_a_neighbourhood_hides_what_is_far():
     assert found["circle"][2, 2, 1] == 0 and found["circle"][2, 0, 1] == 1
     everywhere = propagation.propagate(target, context, first[None], PropagationSettings(radius=0, topk=1))
     assert (everywhere[..., 1] == 1).all()
+
+
+def test_small_products_use_one_thread(monkeypatch):
+    seen, real = [], propagation._weights
+
+    def weights(*args):
+        seen.extend(library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas")
+        return real(*args)
+
+    monkeypatch.setattr(propagation, "_weights", weights)
+    with threadpool_limits(2, "blas"):
+        propagation.propagate(unique_features(), unique_features()[None], np.ones((1, 6, 8, 2)), PRESETS["dino"])
+    assert seen and set(seen) == {1}
 
 
 def test_equals_the_plain_formula():
