@@ -320,7 +320,7 @@ def draw_masks(args: argparse.Namespace, out: Path, sequence: Any, masks: np.nda
     truth = np.stack([input_frames.read_mask(sequence.masks[i]) for i in numbers])
     label = args.label or args.baseline or Path(args.init or args.predictions).stem
     rows = {
-        name: np.where((labels > 0) & (labels < input_frames.VOID), labels.astype(np.int64), -1)
+        name: np.where((labels > 0) & (labels < input_frames.VOID), labels.astype(np.int16), np.int16(-1))
         for name, labels in ((label, masks[numbers]), ("ground truth", truth))
     }
     (out / "overlays").mkdir(exist_ok=True)
