@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import errno
 import os
+import re
 import signal
 import sys
 import textwrap
@@ -169,12 +170,28 @@ def command_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
     )
 
 
+def natural(text: str) -> int:
+    """The value of a flag that is a whole number from 0 up."""
+    return _number(text, 0)
+
+
+def positive(text: str) -> int:
+    """The value of a flag that is a whole number from 1 up."""
+    return _number(text, 1)
+
+
+def _number(text: str, least: int) -> int:
+    if not re.fullmatch("[0-9]{1,18}", text) or int(text) < least:
+        raise argparse.ArgumentTypeError(f"expected a whole number from {least} up, got {text!r}")
+    return int(text)
+
+
 def add_weights_flags(parser: argparse.ArgumentParser, which: Sequence[str], *, decoder: bool = False) -> None:
     """The flags of commands that read weights; `which`: the sets of weights that a checkpoint may hold."""
     parser.add_argument("--weights", choices=which, default=which[0], help="ema: averaged weights")
-    parser.add_argument("--num_heads", type=int, help="where the weights do not say and width / 64 is wrong")
+    parser.add_argument("--num_heads", type=positive, help="where the weights do not say and width / 64 is wrong")
     if decoder:
-        parser.add_argument("--decoder_num_heads", type=int, help="likewise of the decoder")
+        parser.add_argument("--decoder_num_heads", type=positive, help="likewise of the decoder")
 
 
 def parse_flags(values: flags.FlagValues, argv: list[str], doc: str | None) -> list[str]:

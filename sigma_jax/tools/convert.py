@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sigma_jax.runtime.command import Command, add_weights_flags, command_parser, leave
+from sigma_jax.runtime.command import Command, add_weights_flags, command_parser, leave, positive
 from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.weights.facts import RECORDED
 from sigma_jax.weights.formats import FORMATS, WHICH, describe, read_weights, write_weights
@@ -31,8 +31,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("out", metavar="OUT")
     parser.add_argument("--from", dest="form", choices=FORMATS, help="format of IN (default: detected)")
     parser.add_argument("--to", choices=FORMATS, help="format of OUT (default: by its suffix)")
-    parser.add_argument("--num_frames", type=int, help="frames of training, where IN does not say (default 16)")
-    parser.add_argument("--image_size", type=int, help="pixels of training, where IN does not say (default 224)")
+    parser.add_argument("--num_frames", type=positive, help="frames of training, where IN does not say (default 16)")
+    parser.add_argument("--image_size", type=positive, help="pixels of training, where IN does not say (default 224)")
     add_weights_flags(parser, WHICH, decoder=True)
     args = parser.parse_args(argv)
     args.to = args.to or SUFFIXES.get(Path(args.out).suffix)

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from sigma_jax.data.metadata import damaged, read_json, write_json
 from sigma_jax.data.windows import End, Window, WindowSpec, read_windows
 from sigma_jax.datasets.listing import Entry, list_folder
-from sigma_jax.runtime.command import Command, add_weights_flags, command_parser, leave
+from sigma_jax.runtime.command import Command, add_weights_flags, command_parser, leave, positive
 from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.runtime.files import replacing
 from sigma_jax.runtime.logs import start_logging
@@ -90,19 +90,15 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--videos", required=True, type=Path, help="folder of videos; sub-folders are kept")
     parser.add_argument("--init", required=True, help="weights in any format")
     parser.add_argument("--out", required=True, type=Path, help="folder for the features")
-    parser.add_argument("--num_frames", type=int, help="frames in a window (default: as in training)")
-    parser.add_argument("--stride", type=int, help="distance of frames (default: as in training, or 4)")
-    parser.add_argument("--window_step", type=int, help="frames from window to window (default: no overlap)")
-    parser.add_argument("--size", type=int, help="short side and centre crop in pixels (default: as in training)")
+    parser.add_argument("--num_frames", type=positive, help="frames in a window (default: as in training)")
+    parser.add_argument("--stride", type=positive, help="distance of frames (default: as in training, or 4)")
+    parser.add_argument("--window_step", type=positive, help="frames from window to window (default: no overlap)")
+    parser.add_argument("--size", type=positive, help="short side and centre crop in pixels (default: as in training)")
     parser.add_argument("--pool", choices=POOLS, default="mean")
-    parser.add_argument("--batch_size", type=int, default=8, help="windows at once (default 8)")
-    parser.add_argument("--num_workers", type=int, default=4, help="decoding threads (default 4)")
+    parser.add_argument("--batch_size", type=positive, default=8, help="windows at once (default 8)")
+    parser.add_argument("--num_workers", type=positive, default=4, help="decoding threads (default 4)")
     add_weights_flags(parser, WHICH)
-    args = parser.parse_args(argv)
-    for name in ("num_frames", "stride", "window_step", "size", "batch_size", "num_workers"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            parser.error(f"--{name}={getattr(args, name)}: expected at least 1")
-    return args
+    return parser.parse_args(argv)
 
 
 def features(args: argparse.Namespace) -> int:

@@ -21,7 +21,7 @@ from sigma_jax.data.decode import BadVideo, decode_frames, probe
 from sigma_jax.data.sampling import center_indices
 from sigma_jax.report.prototype_tubes import tube_scores, write_prototype_tubes
 from sigma_jax.report.reconstruction import reconstruct, write_reconstruction
-from sigma_jax.runtime.command import Command, add_weights_flags, command_parser, leave
+from sigma_jax.runtime.command import Command, add_weights_flags, command_parser, leave, natural, positive
 from sigma_jax.runtime.errors import InvalidValue, NotThere
 from sigma_jax.runtime.logs import start_logging
 from sigma_jax.weights.formats import WHICH
@@ -42,12 +42,12 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--teacher", help="weights of the frozen teacher, for SIGMA-DINO")
     parser.add_argument("--out", required=True, type=Path, help="folder for the pictures")
     parser.add_argument("--prototypes", type=int, default=7, help="prototypes to draw (default 7, as in the paper)")
-    parser.add_argument("--num_frames", type=int, help="frames of the clip (default: as in training)")
-    parser.add_argument("--stride", type=int, help="distance of frames (default: as in training, or 4)")
+    parser.add_argument("--num_frames", type=positive, help="frames of the clip (default: as in training)")
+    parser.add_argument("--stride", type=positive, help="distance of frames (default: as in training, or 4)")
     parser.add_argument(
         "--mask_ratio", type=float, default=0.9, help="share of hidden tubes of a reconstruction (default .9)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the mask (default 0)")
+    parser.add_argument("--seed", type=natural, default=0, help="seed of the mask (default 0)")
     parser.add_argument(
         "--raw_pixels", action="store_true", help="the model was trained on pixels without normalisation per tube"
     )

@@ -31,7 +31,7 @@ from sigma_jax.evals.frozen_features import frozen_scores
 from sigma_jax.evals.knn import TEMPERATURE
 from sigma_jax.evals.labellings import labellings
 from sigma_jax.models.compute import Compute
-from sigma_jax.runtime.command import Command, add_weights_flags, command_parser, leave
+from sigma_jax.runtime.command import Command, add_weights_flags, command_parser, leave, positive
 from sigma_jax.runtime.logs import start_logging, telling
 from sigma_jax.weights.formats import WHICH
 from sigma_jax.weights.frozen import Pretrained, load, untrained
@@ -52,9 +52,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--sampling", choices=("dense", "uniform"), help="how frames are chosen (default: as in training)"
     )
-    parser.add_argument("--frame_stride", type=int, help="frames between two, dense sampling (default: as in training)")
-    parser.add_argument("--batch_size", type=int, default=64, help="clips per forward pass")
-    parser.add_argument("--k", type=int, default=20, help="neighbours of k-NN (default 20)")
+    parser.add_argument(
+        "--frame_stride", type=positive, help="frames between two, dense sampling (default: as in training)"
+    )
+    parser.add_argument("--batch_size", type=positive, default=64, help="clips per forward pass")
+    parser.add_argument("--k", type=positive, default=20, help="neighbours of k-NN (default 20)")
     parser.add_argument("--cache", type=Path, help="folder that keeps computed features")
     parser.add_argument("--out", type=Path, help="JSON file for the table, with --init")
     parser.add_argument("--bfloat16", action="store_true", help="compute in bfloat16")

@@ -37,7 +37,7 @@ from sigma_jax.evals.segmentation.result_folder import ResultFolder
 from sigma_jax.evals.segmentation.settings import PROTOCOLS, ClusteringSettings
 from sigma_jax.models.compute import Compute
 from sigma_jax.report.overlays import cluster_numbers, object_numbers, write_overlay_animation, write_overlays
-from sigma_jax.runtime.command import Command, WrongUsage, add_weights_flags, command_parser, leave
+from sigma_jax.runtime.command import Command, WrongUsage, add_weights_flags, command_parser, leave, natural
 from sigma_jax.runtime.errors import InvalidValue, NotThere
 from sigma_jax.runtime.logs import start_logging
 from sigma_jax.weights.formats import WHICH
@@ -98,9 +98,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--names", type=Path, help="file with one sequence a line: measure only those")
     add_weights_flags(parser, WHICH)
     parser.add_argument("--baseline", choices=BASELINES, help="measure this in place of --init, whose sizes it takes")
-    parser.add_argument("--baseline_seed", type=int, help="of the random weights (default 0)")
+    parser.add_argument("--baseline_seed", type=natural, help="of the random weights (default 0)")
     parser.add_argument("--bfloat16", action="store_true", help="compute features in bfloat16")
-    parser.add_argument("--overlays", type=int, default=30, help="how many clips to draw (default 30)")
+    parser.add_argument("--overlays", type=natural, default=30, help="how many clips to draw (default 30)")
     parser.add_argument("--animations", action="store_true", help="also write GIFs of the drawn clips")
     parser.add_argument("--label", help="name of the row in the pictures (default: that of the weights)")
     parser.add_argument(

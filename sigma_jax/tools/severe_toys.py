@@ -27,7 +27,7 @@ from sigma_jax import __version__
 from sigma_jax.data.metadata import read_json
 from sigma_jax.report import arms
 from sigma_jax.runtime.checkout import commit
-from sigma_jax.runtime.command import Command, command_parser, leave
+from sigma_jax.runtime.command import Command, command_parser, leave, natural, positive
 from sigma_jax.tools.synthetic_severe import CLIPS, write_toys
 from sigma_jax.train.experiments import cached, train_in
 from sigma_jax.weights.frozen import load
@@ -106,12 +106,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--init", required=True, help="run of configs/demo.py, or one per seed, separated by commas")
     parser.add_argument("--workdir", type=Path, required=True, help="folder of all runs and the table")
     parser.add_argument("--data_dir", type=Path, help="data of tools.synthetic_severe (default: made in WORKDIR/data)")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=0, help="steps of each run; 0: the config's")
+    parser.add_argument("--seeds", type=positive, default=3)
+    parser.add_argument("--steps", type=natural, default=0, help="steps of each run; 0: the config's")
     args = parser.parse_args(argv)
     args.inits = args.init.split(",")
-    if args.seeds < 1 or args.steps < 0:
-        parser.error(f"got --seeds={args.seeds} --steps={args.steps}: expected 1 or more seeds, 0 or more steps")
     if len(args.inits) not in (1, args.seeds):
         parser.error(f"--init has {len(args.inits)} models for --seeds={args.seeds}: give one for all, or one per seed")
     return args

@@ -18,7 +18,7 @@ from sigma_jax.data.records import DataSetError, find_shards
 from sigma_jax.datasets.prepare_spec import PrepareSpec
 from sigma_jax.datasets.preparing import prepare
 from sigma_jax.datasets.synthetic import MOTIONS, SHAPES, renderers, write_sequences, write_videos
-from sigma_jax.runtime.command import Command, command_parser, leave
+from sigma_jax.runtime.command import Command, command_parser, leave, natural
 from sigma_jax.runtime.errors import InvalidValue
 
 # clip numbers: splits never share a clip
@@ -40,9 +40,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = command_parser("synthetic", __doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the shards")
     for split, count in (("train", 14000), ("bank", 3500), ("val", 2000), ("test", 0)):
-        parser.add_argument(f"--{split}", type=int, default=count, metavar="CLIPS")
-    parser.add_argument("--masked", type=int, default=64, metavar="CLIPS", help="clips with masks")
-    parser.add_argument("--seed", type=int, default=0)
+        parser.add_argument(f"--{split}", type=natural, default=count, metavar="CLIPS")
+    parser.add_argument("--masked", type=natural, default=64, metavar="CLIPS", help="clips with masks")
+    parser.add_argument("--seed", type=natural, default=0)
     parser.add_argument("--camouflage", action="store_true", help="stripes instead of bright shapes")
     return parser.parse_args(argv)
 

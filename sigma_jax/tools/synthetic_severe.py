@@ -14,7 +14,7 @@ from pathlib import Path
 from sigma_jax.datasets.prepare_spec import PrepareSpec
 from sigma_jax.datasets.preparing import prepare
 from sigma_jax.datasets.synthetic_severe import write_cycles, write_pairs
-from sigma_jax.runtime.command import Command, command_parser, leave
+from sigma_jax.runtime.command import Command, command_parser, leave, natural
 from sigma_jax.tools.synthetic import is_done
 
 CLIPS = {"train": 1200, "val": 120}
@@ -25,9 +25,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = command_parser("synthetic_severe", __doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the two data sets")
     for split, count in CLIPS.items():
-        parser.add_argument(f"--{split}", type=int, default=count, metavar="CLIPS")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=2, help="processes that pack videos; 0: only this one")
+        parser.add_argument(f"--{split}", type=natural, default=count, metavar="CLIPS")
+    parser.add_argument("--seed", type=natural, default=0)
+    parser.add_argument("--workers", type=natural, default=2, help="processes that pack videos; 0: only this one")
     return parser.parse_args(argv)
 
 

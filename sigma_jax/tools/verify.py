@@ -36,7 +36,7 @@ from sigma_jax.datasets.classes import check_names
 from sigma_jax.datasets.listing import printable
 from sigma_jax.datasets.specs import SPECS, expected_videos
 from sigma_jax.runtime import signals
-from sigma_jax.runtime.command import Command, command_parser, leave
+from sigma_jax.runtime.command import Command, command_parser, leave, natural
 
 _SAMPLE = 32  # videos decoded without --full
 _SHOWN = 20  # problems printed
@@ -49,7 +49,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--full", action="store_true", help="decode all videos")
     parser.add_argument("--dataset", default="", help="name in datasets/specs.py; default: the name of the shards")
     parser.add_argument("--max_missing", type=float, default=1.0, help="largest share of missing videos")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; 0: only this one")
+    parser.add_argument("--workers", type=natural, default=os.cpu_count() or 1, help="processes; 0: only this one")
     args = parser.parse_args(argv)
     if args.dataset and args.dataset not in SPECS:
         parser.error(f"--dataset={args.dataset} is unknown, expected one of {sorted(SPECS)}")

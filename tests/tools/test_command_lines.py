@@ -40,6 +40,19 @@ MISSING = {
     "tools.synthetic_severe": ["--out={file}/x"],
     "tools.verify": ["--data_dir={absent}"],
 }
+OUT_OF_RANGE = {  # a flag whose value the command cannot mean
+    "tools.bench": "--clips=0",
+    "tools.convert": "--num_heads=0",
+    "tools.features": "--stride=0",
+    "tools.pictures": "--num_frames=-8",
+    "tools.probe": "--k=0",
+    "tools.probe_attentive": "--num_heads=-1",
+    "tools.segment": "--overlays=-1",
+    "tools.severe_toys": "--seeds=0",
+    "tools.synthetic": "--train=-3",
+    "tools.synthetic_severe": "--val=-3",
+    "tools.verify": "--workers=-1",
+}
 WITH_PROGRAM_NAME = ("main", "tools.bench", "tools.doctor", "tools.plan")  # absl's convention
 
 
@@ -92,3 +105,11 @@ def test_a_missing_folder_is_a_sentence(name, call, tmp_path):
     status, text = call(name, [word.format(**places) for word in MISSING[name]])
     assert status in (1, 2) and "Traceback" not in text
     assert str(tmp_path) in text, text
+
+
+@pytest.mark.parametrize("name", OUT_OF_RANGE)
+def test_a_number_out_of_range_is_wrong_usage(name, call):
+    mode = ["data"] if name == "tools.bench" else []
+    status, text = call(name, [*mode, OUT_OF_RANGE[name]])
+    assert status == 2 and "Traceback" not in text
+    assert "expected a whole number from " in text

@@ -32,7 +32,7 @@ from sigma_jax.data.loader import LoaderSpec, Shuffled, Workers, open_loader
 from sigma_jax.data.records import RecordSource, scan_offsets
 from sigma_jax.data.schema import Record
 from sigma_jax.data.source import Source, open_source
-from sigma_jax.runtime.command import Command, command_parser, leave
+from sigma_jax.runtime.command import Command, command_parser, leave, natural, positive
 
 
 def bench(args: argparse.Namespace) -> int:
@@ -49,14 +49,14 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data_dir", type=Path, required=True)
     parser.add_argument("--split", default="train")
     parser.add_argument("--workers", type=lambda text: [int(n) for n in text.split(",")], default=[0, 1, 2])
-    parser.add_argument("--clips", type=int, default=256, help="timed, per row")
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=0, help="batches, instead of --clips; also shows the memory")
+    parser.add_argument("--clips", type=positive, default=256, help="timed, per row")
+    parser.add_argument("--batch", type=positive, default=16)
+    parser.add_argument("--steps", type=natural, default=0, help="batches, instead of --clips; also shows the memory")
     parser.add_argument("--device_rate", type=float, default=570.0, help="clips a second; 570: ViT-B on one H200, goal")
     parser.add_argument("--decoder", default="auto", choices=sorted(DECODERS), help="of videos")
-    parser.add_argument("--num_frames", type=int, default=16)
-    parser.add_argument("--frame_stride", type=int, default=4)
-    parser.add_argument("--image_size", type=int, default=224)
+    parser.add_argument("--num_frames", type=positive, default=16)
+    parser.add_argument("--frame_stride", type=positive, default=4)
+    parser.add_argument("--image_size", type=positive, default=224)
     parser.add_argument("--json", action="store_true", help="one object a row")
     args = parser.parse_args(argv)
     if min(args.clips, args.batch, args.device_rate) <= 0 or min(args.steps, *args.workers) < 0:
