@@ -86,7 +86,7 @@ class Checkpointer:
             storage.remove_unfinished(self.directory)
         self._manager = ocp.CheckpointManager(self.directory, options=options)
         self._max_failures, self._on_saved = max_save_failures, on_saved
-        self._failures = 0
+        self._failures, self._reason = 0, ""  # failed saves since the last good one, and why the last one failed
         self._stale = False  # whether Orbax may still list a step that could not be saved
         self.last_good = self._manager.latest_step()  # the newest step that is saved
         self._pending: int | None = None
@@ -148,7 +148,7 @@ class Checkpointer:
         self.wait()
         if step != self.last_good:
             raise SaveFailed(
-                f"step {step}, the last one, is not saved (see the log); last good checkpoint: {self.last_good} in "
+                f"step {step}, the last one, is not saved{self._reason}; last good checkpoint: {self.last_good} in "
                 f"{self.directory}. Check free space and permissions, then start the same command again."
             )
 
@@ -167,7 +167,7 @@ class Checkpointer:
         except storage_errors() as error:
             return self._report(step, error)
         if step is not None:
-            self._failures, self.last_good = 0, step
+            self._failures, self._reason, self.last_good = 0, "", step
             self._on_saved(step)
         return None
 
@@ -182,9 +182,10 @@ class Checkpointer:
             storage.remove_unfinished(self.directory, step)
         with contextlib.suppress(*storage_errors()):  # the next save tries again
             self._reload()
+        self._reason = f" ({type(error).__name__}: {str(error).rstrip('.')[:500]})"
         text = (
-            f"saving step {step} failed ({self._failures} in a row, the run stops at {self._max_failures}): "
-            f"{type(error).__name__}: {str(error).rstrip('.')[:500]}. Last good checkpoint: {self.last_good}"
+            f"saving step {step} failed ({self._failures} in a row, the run stops at {self._max_failures})"
+            f"{self._reason}. Last good checkpoint: {self.last_good}"
         )
         logging.error("%s", text)
         return text
@@ -192,7 +193,7 @@ class Checkpointer:
     def _stop_if_hopeless(self) -> None:
         if self._failures >= self._max_failures:
             raise SaveFailed(
-                f"{self._failures} saves in a row failed (see the log); last good checkpoint: {self.last_good} in "
+                f"{self._failures} saves in a row failed{self._reason}; last good checkpoint: {self.last_good} in "
                 f"{self.directory}. Check free space and permissions, then start the same command again."
             )
 

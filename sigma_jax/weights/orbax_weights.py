@@ -79,7 +79,9 @@ def write_run(path: str | Path, weights: Weights) -> None:
     meta["weights"]["source"] = weights.source
     state = {"params": jax.tree.map(jnp.asarray, weights.params)}
     try:
-        if not checkpoints.save(0, state, data_state={}, meta=meta, force=True):
+        if 0 in checkpoints.all_steps():
             raise UnreadableWeights(f"{path} already holds a checkpoint of step 0: choose another folder")
+        checkpoints.save(0, state, data_state={}, meta=meta, force=True)
+        checkpoints.require(0)
     finally:
         checkpoints.close()

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sigma_jax.checkpoints import storage
 from sigma_jax.models.dino import tube_features
 from sigma_jax.ops.masking import indices_of
 from sigma_jax.ops.tubes import PIXEL_MEAN, PIXEL_STD
@@ -64,9 +65,15 @@ def test_wrong_usage_and_bad_files_say_what_to_do(tmp_path, capsys):
     assert "add --to=hf or --to=orbax" in capsys.readouterr().err
 
 
-def test_into_a_run_folder_and_out_again(tmp_path):
+def test_into_a_run_folder_and_out_again(tmp_path, capsys, monkeypatch):
     write_pth(tmp_path / "w.pth", golden("finetune_cls")[0])
+    with monkeypatch.context() as full:
+        full.setattr(storage, "free_bytes", lambda folder: 1000)
+        assert main([str(tmp_path / "w.pth"), str(tmp_path / "run"), "--to=orbax", "--num_heads=3"]) == 1
+    assert "is not saved (NotWritable: no room in" in capsys.readouterr().err.splitlines()[-1]
     assert main([str(tmp_path / "w.pth"), str(tmp_path / "run"), "--to=orbax", "--num_heads=3"]) == 0
+    assert main([str(tmp_path / "w.pth"), str(tmp_path / "run"), "--to=orbax", "--num_heads=3"]) == 1
+    assert "already holds a checkpoint of step 0" in capsys.readouterr().err
     assert main([str(tmp_path / "run"), str(tmp_path / "back.pth")]) == 0
     back = read_pth(tmp_path / "back.pth")["model"]
     assert all(np.array_equal(back[key], array) for key, array in golden("finetune_cls")[0].items())
