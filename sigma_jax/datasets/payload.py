@@ -74,7 +74,10 @@ def store_frames(paths: list[Path], payload: Payload) -> Record:
     sink, total = _JpegSink(payload), 0
     for path in paths:
         image = path.read_bytes()
-        frame = decode_images([image])[0]
+        try:
+            frame = decode_images([image])[0]
+        except BadVideo as error:
+            raise BadVideo(f"{path.name}: {str(error).removeprefix('frame 0 ')}") from error
         keep = min(frame.shape[:2]) <= payload.short_side and image[:2] == b"\xff\xd8"
         sink.add(frame, image if keep else None)
         total += len(sink.frames[-1])

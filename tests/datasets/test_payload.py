@@ -76,6 +76,9 @@ def test_folders_of_pictures(tmp_path):
     (tmp_path / "img_00009.jpg").write_bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(frames[0][:100])))
     with pytest.raises(decode.BadVideo, match="frame 2 is 426x100"):
         payload.store_frames(paths, Payload("jpeg"))
+    (tmp_path / "img_00009.jpg").write_bytes(files[0][:20])
+    with pytest.raises(decode.BadVideo, match=r"^img_00009\.jpg: is no picture"):
+        payload.store_frames(paths, Payload("jpeg"))
 
 
 @pytest.fixture
