@@ -84,7 +84,28 @@ def weights_from(
         arrays = to_authors(arrays, names)
     except WeightsMismatch as error:
         raise WeightsMismatch(f"{source}: {error}") from error
-    return weights_of(arrays, source, given, _facts(config, source) if config else {}, notes)
+    weights = weights_of(arrays, source, given, _facts(config, source) if config else {}, notes)
+    _check_sizes(config or {}, weights)
+    return weights
+
+
+def _check_sizes(config: dict[str, Any], weights: Weights) -> None:
+    """Raises WeightsMismatch where a config.json gives another size than the arrays have, some of which may be lost."""
+    sizes = weights.sizes
+    found = {"hidden_size": sizes["width"], "num_hidden_layers": sizes["depth"], "num_channels": 3}
+    if weights.kind == "teacher":
+        found["patch_size"] = sizes["patch_size"]
+    else:
+        found |= {"tubelet_size": sizes["tube_size"][0], "patch_size": sizes["tube_size"][1]}
+    if weights.kind == "classifier":
+        found["use_mean_pooling"] = sizes["pooling"] == "mean"
+    for name, size in found.items():
+        said = config.get(name, size)
+        if isinstance(said, int) and said != size:
+            raise WeightsMismatch(
+                f"{weights.source}: {CONFIG} says {name}={said}, and its arrays are those of {name}={size}: they do "
+                "not belong together, or arrays are missing"
+            )
 
 
 def _facts(config: dict[str, Any], source: str) -> dict[str, Any]:

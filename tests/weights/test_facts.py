@@ -179,6 +179,9 @@ def test_class_names_of_hugging_face_that_nobody_gave_are_none(tmp_path):
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
+        ({"num_hidden_layers": 3}, "says num_hidden_layers=3, and its arrays are those of num_hidden_layers=2"),
+        ({"tubelet_size": 1}, "says tubelet_size=1, and its arrays are those of tubelet_size=2"),
+        ({"use_mean_pooling": False}, "says use_mean_pooling=False, and its arrays are those of use_mean_pooling=True"),
         ({"id2label": None}, "same"),  # label2id says it too
         ({"id2label": list(NAMES), "label2id": None}, "same"),
         ({"id2label": {str(10 - i): name for i, name in enumerate(NAMES)}, "label2id": {}}, "moved"),
@@ -191,7 +194,7 @@ def test_class_names_of_hugging_face_that_nobody_gave_are_none(tmp_path):
         ({"id2label": dict(enumerate((*NAMES, "y"))), "label2id": {}}, "names 12 classes .*, and its head has 11 outp"),
     ],
 )
-def test_names_of_hugging_face_belong_to_outputs(tmp_path, change, expected):
+def test_what_hugging_faces_config_says_belongs_to_the_arrays(tmp_path, change, expected):
     write_weights(tmp_path, classifier(class_names=NAMES), "hf")
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | change))
