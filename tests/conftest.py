@@ -25,7 +25,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # programs that several tests
     _cache = tempfile.mkdtemp(prefix="sigma_jax_programs_")
     atexit.register(shutil.rmtree, _cache, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache  # xdist's workers and commands that tests start inherit it
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
@@ -49,6 +49,17 @@ def shapes_dir(tmp_path_factory):
     out = tmp_path_factory.mktemp("shapes")
     assert synthetic.main([f"--out={out}", "--train=48", "--bank=120", "--val=80"]) == 0
     return out
+
+
+@pytest.fixture(scope="session")
+def demo_run(shapes_dir, tmp_path_factory, devices):
+    """A finished run of two steps, configs/demo.py at the size of the shapes; what changes its folder copies it."""
+    from sigma_jax.train import loop, setup
+    from tests.train.small import shrunk
+
+    run = setup.build(shrunk("configs/demo.py"), tmp_path_factory.mktemp("demo") / "run", str(shapes_dir))
+    loop.train(run, command=["the", "command line"])
+    return run
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -190,6 +190,7 @@ class Block(nn.Module):
         return x + branch(mlp(LayerNorm(self.dtype, self.epsilon, name="norm2")(x)), "scale2", keys[1])
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))  # traced once: Flax asks for its shapes at every call of a model
 def init_stack(key: jax.Array, block: Block, depth: int, width: int):
     """Parameters of `depth` blocks, each leaf with a leading L axis."""
     example = jax.ShapeDtypeStruct((1, 2, width), jnp.float32)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -27,7 +28,8 @@ class MetricWriter:
         self._active = active
         if not active:
             return
-        from tensorboardX import SummaryWriter  # imported where it is used: process 0 only
+        with _without("torch"):  # tensorboardX imports it if it can: seconds, for tensors that are never written
+            from tensorboardX import SummaryWriter  # imported where it is used: process 0 only
 
         workdir = Path(workdir)
         workdir.mkdir(parents=True, exist_ok=True)
@@ -60,6 +62,17 @@ class MetricWriter:
             self._warnings.close()
             self._board.close()
             self._active = False
+
+
+@contextlib.contextmanager
+def _without(package: str) -> Iterator[None]:
+    """Context in which a package that is not imported yet cannot be."""
+    hidden = package not in sys.modules
+    if hidden:
+        sys.modules[package] = None
+    yield
+    if hidden:
+        del sys.modules[package]
 
 
 def _scalar(name: str, value: ArrayLike) -> int | float:

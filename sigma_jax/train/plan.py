@@ -1,16 +1,19 @@
 """The plan of a run: every number that follows from config, devices and data, computed before the first step."""
 
 import dataclasses
+import functools
 import math
 import os
 
 import jax
 
 from sigma_jax.runtime.errors import InvalidValue
+from sigma_jax.runtime.sharding import traced_on
 from sigma_jax.runtime.trees import Params
 from sigma_jax.tasks.base import Task
 from sigma_jax.train.schedule import scaled_lr
 from sigma_jax.train.settings import TrainSettings
+from sigma_jax.train.state import initial_params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +156,8 @@ def resolve_plan(settings: TrainSettings, task: Task, num_records: int) -> RunPl
     steps_per_epoch = max(1, num_records // batch_size)
     total_steps = settings.total.in_steps(steps_per_epoch)
     lengths = steps_per_epoch, total_steps
-    num_params = num_numbers(jax.eval_shape(task.init, jax.random.key(0)))
+    init = traced_on(mesh, functools.partial(initial_params, task, settings.seed))  # as the run traces it
+    num_params = num_numbers(jax.eval_shape(init))
     memory = num_bytes(jax.eval_shape(lambda: task.init_memory(micro * mesh.size)))
     return RunPlan(
         mesh=dict(mesh.shape),

@@ -23,7 +23,7 @@ from sigma_jax.train.optimizer import adamw, with_average
 from sigma_jax.train.plan import RunPlan
 from sigma_jax.train.schedule import cosine_with_warmup, steps_with_warmup
 from sigma_jax.train.settings import OptimizerSettings, TrainSettings
-from sigma_jax.train.state import TrainState, new_state
+from sigma_jax.train.state import TrainState, initial_params, new_state
 from sigma_jax.train.step import train_step
 
 
@@ -103,4 +103,4 @@ def build_optimizer(
 
 def fresh_state(task: Task, optimizer: optax.GradientTransformation, seed: int, clips: int) -> TrainState:
     """First state: random parameters, zero moments, step 0, and the task's empty memory of micro-batches of `clips`."""
-    return new_state(task.init(stream(seed, "init")), optimizer, task.init_memory(clips))
+    return new_state(initial_params(task, seed), optimizer, task.init_memory(clips))

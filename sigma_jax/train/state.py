@@ -1,12 +1,15 @@
 """The training state: what a step changes and a checkpoint restores."""
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from sigma_jax.runtime.trees import Tree
+from sigma_jax.runtime.random import stream
+from sigma_jax.runtime.trees import Params, Tree
+from sigma_jax.tasks.base import Task
 
 
 class TrainState(NamedTuple):
@@ -23,6 +26,12 @@ class TrainState(NamedTuple):
     nonfinite_steps: jax.Array
     nonfinite_run: jax.Array
     memory: Tree
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def initial_params(task: Task, seed: int) -> Params:
+    """The task's first parameters. The plan, the shapes and the first state of a run share one trace of `task.init`."""
+    return task.init(stream(seed, "init"))
 
 
 def new_state(params: Tree, optimizer: optax.GradientTransformation, memory: Tree) -> TrainState:

@@ -1,7 +1,5 @@
 """The feature queue: what it changes, when it starts, and that devices do not matter."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,8 +12,7 @@ from sigma_jax.runtime.config import apply_overrides, load_config
 from sigma_jax.runtime.sharding import make_mesh
 from sigma_jax.tasks.pretrain import SigmaSettings
 from sigma_jax.train import loop, setup
-from tests.train.runs import TINY, make_data
-from tests.train.small import small_task
+from tests.train.small import shrunk, small_task, with_program
 from tests.train.test_step import run_steps
 
 K, E, N = 8, 16, 32
@@ -67,41 +64,31 @@ def test_the_queue_keeps_the_newest_batches_in_order():
     assert queue["pred"][:, 0, 0].tolist() == [3, 2] and queue["proj"][:, 0, 0].tolist() == [-3, -2]
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_eight_devices_equal_one_with_a_queue(devices, accumulation):
+def test_eight_devices_equal_one_with_a_queue(devices):
     settings = SigmaSettings(num_prototypes=16, queue_batches=2, queue_start=2)
     runs = [
-        run_steps(small_task(mesh, sigma=settings), num_steps=4, accumulation=accumulation, batch=16)[0]
+        run_steps(small_task(mesh, sigma=settings), num_steps=4, accumulation=2, batch=16)[0]
         for mesh in (make_mesh(devices=devices[:1]), make_mesh(data=4, fsdp=2))
     ]
     for step in range(4):  # the queue is empty, fills, joins; Adam magnifies rounding
         np.testing.assert_allclose(runs[1][step]["loss"], runs[0][step]["loss"], rtol=1e-6 if step == 0 else 2e-5)
-    plain = run_steps(
-        small_task(make_mesh(devices=devices[:1]), sigma=SigmaSettings(num_prototypes=16)), 4, accumulation, 16
-    )[0]
+    plain = run_steps(small_task(make_mesh(devices=devices[:1]), sigma=SigmaSettings(num_prototypes=16)), 4, 2, 16)[0]
     assert plain[0]["loss"] == runs[0][0]["loss"] and plain[3]["loss"] != runs[0][3]["loss"]
 
 
-def test_a_run_remembers_its_queue(tmp_path, request):
+def test_a_run_remembers_its_queue(tmp_path, shapes_dir):
     """Stopped and resumed, the loss goes on as if nothing had happened; the plan warns."""
-    data = str(make_data(tmp_path))
-    overrides = dict(text.split("=", 1) for text in TINY)
-    overrides |= {"objective.queue_batches": "2", "objective.queue_start_batches": "2", "log_every_steps": "1"}
+    queue = {"objective.queue_batches": "2", "objective.queue_start_batches": "2"}
 
-    def run(name, steps, **more):
-        (tmp_path / name).mkdir(exist_ok=True)
-        config = apply_overrides(load_config("configs/demo.py"), overrides | {"total_steps": steps, **more})
-        return setup.build(config, tmp_path / name, data)
+    def run(name):
+        config = shrunk("configs/demo.py", **queue, **{"total_steps": "6", "evals.knn.every_steps": "0"})
+        return setup.build(config, tmp_path / name, str(shapes_dir))
 
-    jax.config.update("jax_disable_most_optimizations", True)  # compiles in a hurry
-    request.addfinalizer(lambda: jax.config.update("jax_disable_most_optimizations", False))
-    straight = run("straight", "6")
+    straight = run("straight")
     assert any("feature queue is on" in line and "after 2 micro-batches" in line for line in straight.plan.describe())
     expected = loop.train(straight)
-    short = run("resumed", "6")
-    program = dataclasses.replace(short.program, plan=dataclasses.replace(short.plan, total_steps=3))
-    loop.train(dataclasses.replace(short, program=program))
-    state = loop.train(run("resumed", "6"))
+    loop.train(with_program(run("resumed"), straight.program, total_steps=3))
+    state = loop.train(with_program(run("resumed"), straight.program))
     for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(state), strict=True):
         np.testing.assert_array_equal(a, b)
     assert int(state.memory["seen"]) == 6

@@ -151,7 +151,7 @@ def test_a_process_that_is_done_waits_for_one_that_draws():
         "import sys, time\n"
         "from sigma_jax.runtime import distributed as d\n"
         f"d.connect(d.Meeting('localhost:{free_port()}', 2, int(sys.argv[1])), 60, peer_seconds=5)\n"
-        "time.sleep(0 if int(sys.argv[1]) else 15)\n"
+        "time.sleep(0 if int(sys.argv[1]) else 8)\n"
     )
     command = [sys.executable, "-c", code]
     processes = [subprocess.Popen([*command, str(i)], cwd=runs.ROOT, stderr=subprocess.PIPE) for i in range(2)]
@@ -223,7 +223,9 @@ def test_preflight_is_printed_and_only_the_first_process_writes(finished):
 def test_two_processes_write_the_report(finished):
     """Prototypes are split over fsdp: each process holds a part of what the first one draws."""
     one, two = (finished.folder / name for name in ("one", "two"))
-    assert (two / "report.html").stat().st_size > 10_000 and (two / "pictures" / "prototypes.png").is_file()
+    assert (two / "report.html").stat().st_size > 10_000
+    for picture in ("curves.png", "clips.png", "prototypes.png"):
+        assert (two / "pictures" / picture).stat().st_size > 1000
     assert (one / "pictures" / "clips.png").read_bytes() == (two / "pictures" / "clips.png").read_bytes()
 
 

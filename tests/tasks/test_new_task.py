@@ -17,7 +17,7 @@ from sigma_jax.report.run import write_report
 from sigma_jax.runtime.durations import Duration
 from sigma_jax.tasks import base
 from sigma_jax.train import loop, setup
-from tests.train.test_main import shrunk
+from tests.train.small import shrunk
 
 
 class WeightOfColour:

@@ -10,20 +10,22 @@ import pytest
 
 from sigma_jax.data.records import RecordSource
 from sigma_jax.tools import probe, report
-from sigma_jax.train import loop, setup
 from sigma_jax.weights.formats import read_weights, write_weights
 from sigma_jax.weights.frozen import Pretrained, load, untrained
-from tests.train.test_main import shrunk
 
 CLIPS = Path(__file__).resolve().parents[1] / "data" / "clips"
 VIDEO = CLIPS / "sign" / "milk.webm"
 
 
 @pytest.fixture(scope="module")
-def workdir(shapes_dir, tmp_path_factory, devices):
-    folder = tmp_path_factory.mktemp("run")
-    loop.train(setup.build(shrunk("configs/demo.py"), folder, str(shapes_dir)), command=["the", "command line"])
-    return folder
+def workdir(demo_run, tmp_path_factory):
+    return shutil.copytree(demo_run.workdir, tmp_path_factory.mktemp("probed") / "run")
+
+
+@pytest.fixture
+def only_trained(monkeypatch):
+    """The probe's controls, which take two thirds of its time, are left out."""
+    monkeypatch.setattr(probe, "networks_of", lambda model: {"trained": model.features})
 
 
 def test_probe_prints_three_rows_and_report_shows_them(workdir, shapes_dir, capsys):
@@ -52,7 +54,7 @@ def test_probe_prints_three_rows_and_report_shows_them(workdir, shapes_dir, caps
     assert "milk.webm: the 25 tubes nearest" in page
 
 
-def test_checkpoints_may_lie_elsewhere(workdir, shapes_dir, tmp_path):
+def test_checkpoints_may_lie_elsewhere(workdir, shapes_dir, tmp_path, only_trained):
     shutil.copytree(workdir, tmp_path / "run")
     (tmp_path / "run" / "checkpoints").rename(tmp_path / "bucket")
     words = [f"--workdir={tmp_path / 'run'}", f"--data_dir={shapes_dir}", f"--checkpoint_dir={tmp_path / 'bucket'}"]
@@ -67,7 +69,9 @@ def test_report_without_a_checkpoint_says_so(shapes_dir, tmp_path, workdir, caps
     assert "train first" in capsys.readouterr().err
 
 
-def test_any_weights_are_probed_and_their_features_kept(workdir, shapes_dir, tmp_path, monkeypatch, capsys):
+def test_any_weights_are_probed_and_their_features_kept(
+    workdir, shapes_dir, tmp_path, only_trained, monkeypatch, capsys
+):
     write_weights(tmp_path / "w.npz", read_weights(workdir), "npz")
     words = [f"--data_dir={shapes_dir}", "--batch_size=40", f"--cache={tmp_path / 'features'}"]
     assert probe.main([*words, f"--init={tmp_path / 'w.npz'}", f"--out={tmp_path / 'out.json'}"]) == 0
@@ -75,15 +79,13 @@ def test_any_weights_are_probed_and_their_features_kept(workdir, shapes_dir, tmp
     rows = [json.loads(path.read_text())["rows"] for path in (tmp_path / "out.json", workdir / "probe.json")]
     assert rows[0] == rows[1]
     monkeypatch.setattr(Pretrained, "features", None)  # nothing is computed again
-    monkeypatch.setattr(probe, "networks_of", lambda model: {"trained": model.features})
     assert probe.main([*words, f"--init={tmp_path / 'w.npz'}", "--k=500"]) == 0
     assert "k=120;" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         probe.main([f"--data_dir={shapes_dir}"])
 
 
-def test_random_weights_are_those_that_the_run_started_with(workdir, shapes_dir):
-    run = setup.build(shrunk("configs/demo.py"), workdir, str(shapes_dir))
-    first = run.program.init_state().params["encoder"]
-    random = untrained(load(workdir), run.settings.seed).params["encoder"]
+def test_random_weights_are_those_that_the_run_started_with(demo_run):
+    first = demo_run.program.init_state().params["encoder"]
+    random = untrained(load(demo_run.workdir), demo_run.settings.seed).params["encoder"]
     assert jax.tree.all(jax.tree.map(np.array_equal, random, jax.device_get(first)))

@@ -6,23 +6,18 @@ import jax
 import pytest
 from jax._src.array import ArrayImpl
 
-from sigma_jax.runtime.config import apply_overrides, load_config
 from sigma_jax.train import loop, setup
-from tests.train.runs import TINY, make_data
+from tests.train.small import shrunk, with_program
 
 STEPS, LOG_EVERY = 12, 6
 
 
 @pytest.fixture(scope="module")
-def fetches(tmp_path_factory):
+def fetches(tmp_path_factory, shapes_dir, devices):
     """Of a short real run: host fetches after each step, programs compiled in each, whether each state was donated."""
-    folder = tmp_path_factory.mktemp("dispatch")
-    overrides = dict(text.split("=", 1) for text in TINY)
-    overrides |= {"total_steps": str(STEPS), "log_every_steps": str(LOG_EVERY), "max_batch_per_device": "16"}
-    overrides |= {"checkpoint.save_every_steps": "1000"}
-    config = apply_overrides(load_config("configs/demo.py"), overrides)
-    (folder / "run").mkdir()
-    run = setup.build(config, folder / "run", str(make_data(folder)))
+    lengths = {"log_every_steps": str(LOG_EVERY), "checkpoint.save_every_steps": "1000", "evals.knn.every_steps": "0"}
+    run = setup.build(shrunk("configs/demo.py", **lengths), tmp_path_factory.mktemp("dispatch"), str(shapes_dir))
+    run = with_program(run, run.program, total_steps=STEPS)
     counts, programs, donated, original, step = [0], [0], [], ArrayImpl._value, run.program.step
 
     def counting_step(state, *arguments):
@@ -41,12 +36,10 @@ def fetches(tmp_path_factory):
 
     run = dataclasses.replace(run, program=dataclasses.replace(run.program, step=counting_step))
     jax.monitoring.register_event_duration_secs_listener(count_program)
-    jax.config.update("jax_disable_most_optimizations", True)  # compiles in a hurry
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ArrayImpl, "_value", property(counted))
         state = loop.train(run)
         assert int(state.step) == STEPS and counts[-1] > 0  # the counter sees a fetch
-    jax.config.update("jax_disable_most_optimizations", False)
     jax.monitoring.unregister_event_duration_listener(count_program)
     return counts[1:-1], programs[1:-1], donated  # the last count would include the final checkpoint
 

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +22,13 @@ def test_one_line_per_step_readable_at_once(tmp_path):
         writer.write(4, {"loss": np.zeros(2)})
     writer.close()
     assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_torch_is_not_loaded(tmp_path, monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] in ("torch", "tensorboardX")]:
+        monkeypatch.delitem(sys.modules, name)
+    MetricWriter(tmp_path, active=True).close()
+    assert "torch" not in sys.modules and "tensorboardX" in sys.modules
 
 
 def test_inactive_process_writes_nothing(tmp_path):

@@ -5,8 +5,11 @@ import dataclasses
 import pytest
 
 from sigma_jax.runtime.config import apply_overrides, load_config
+from sigma_jax.tasks.pretrain import PretrainTask
 from sigma_jax.train.plan import memory_of, resolve_plan
+from sigma_jax.train.program import build_program
 from sigma_jax.train.setup import build_task, train_settings
+from tests.train.small import small_task
 
 GIB = 2**30
 
@@ -34,6 +37,17 @@ def test_a_batch_that_cannot_fit_is_named_with_one_that_does(devices):
 def test_a_model_that_cannot_fit(devices):
     plan = dataclasses.replace(plan_of(devices), memory_bytes_per_device=GIB)
     assert "alone are too large" in warning(plan)
+
+
+def test_plan_shapes_and_first_state_share_one_trace(monkeypatch):
+    traces, init = [], PretrainTask.init
+    monkeypatch.setattr(PretrainTask, "init", lambda self, key: traces.append(key) or init(self, key))
+    config = apply_overrides(load_config("configs/k400.py"), {"batch_size": "3"})
+    task = small_task(projection_widths=(11, 5))  # no other test has traced it
+    settings = train_settings(config)
+    program = build_program(settings, task, resolve_plan(settings, task, 30))
+    program.init_state.lower()
+    assert len(traces) == 1
 
 
 def test_memory_of_a_cpu_is_its_share(devices):

@@ -15,7 +15,7 @@ import pytest
 from sigma_jax.checkpoints.manager import find_checkpoint
 from tests.train import runs
 
-STEPS = 24
+STEPS = 12
 CONFIG = (f"total_steps={STEPS}", "checkpoint.save_every_steps=2", "data.num_workers=1")
 NO_REPORT = ("--noreport",)
 KILLS = int(os.environ.get("SIGMA_KILLS", "3"))
@@ -24,10 +24,10 @@ MOMENTS = ("step", "save", "start")  # in turn: between two steps, with a half-w
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    """(shards, workdir) of the run that nobody disturbs; the only one that draws its report."""
+    """(shards, workdir) of the run that nobody disturbs."""
     folder = tmp_path_factory.mktemp("straight")
     data = runs.make_data(folder)
-    code, log = runs.finish(runs.start(folder / "run", data, *CONFIG))
+    code, log = runs.finish(runs.start(folder / "run", data, *CONFIG, flags=NO_REPORT))
     assert code == 0, log[-3000:]
     return data, folder / "run"
 
@@ -49,10 +49,8 @@ def wait_until(process, condition) -> None:
 def test_an_undisturbed_run_leaves_its_files(straight):
     _, workdir = straight
     assert sorted(runs.losses(workdir)) == list(range(1, STEPS + 1))
-    for name in ("report.html", "config.json", "plan.txt", "versions.json", "command.txt", "tensorboard"):
+    for name in ("config.json", "plan.txt", "versions.json", "command.txt", "tensorboard"):
         assert (workdir / name).exists(), name
-    for picture in ("curves.png", "clips.png", "prototypes.png"):
-        assert (workdir / "pictures" / picture).stat().st_size > 1000
 
 
 def test_sigterm_saves_this_step_and_the_restart_is_bit_equal(straight, tmp_path):

@@ -1,6 +1,7 @@
 """The update: devices do not matter, bad steps are skipped, accumulation averages, every option does something."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from sigma_jax.models.compute import Compute
 from sigma_jax.runtime.random import stream
 from sigma_jax.runtime.sharding import make_mesh, shard_batch, state_shardings
 from sigma_jax.train.optimizer import adamw
-from sigma_jax.train.state import new_state
+from sigma_jax.train.state import initial_params, new_state
 from sigma_jax.train.step import loss_and_gradient, train_step
 from tests.train.small import small_task, small_video
 
@@ -22,7 +23,7 @@ def run_steps(task, num_steps=2, accumulation=1, batch=8):
     optimizer = adamw(1e-3)
 
     def init():
-        return new_state(task.init(stream(0, "init")), optimizer, task.init_memory(batch // accumulation))
+        return new_state(initial_params(task, 0), optimizer, task.init_memory(batch // accumulation))
 
     shardings = state_shardings(task.mesh, jax.eval_shape(init))
     state = jax.jit(init, out_shardings=shardings)()
@@ -54,7 +55,7 @@ def test_regression_learns_its_target(target):
 
 def test_a_nonfinite_step_changes_nothing_and_is_counted():
     task, optimizer = small_task(target="pixel"), adamw(1e-3)
-    state = new_state(task.init(stream(0, "init")), optimizer, {})
+    state = new_state(initial_params(task, 0), optimizer, {})
     step = jax.jit(train_step(task, optimizer, seed=0))
     good = {"video": jnp.asarray(small_video(2) / 255.0, jnp.float32)}
     bad = {"video": good["video"].at[0, 0, 0, 0, 0].set(jnp.nan)}
@@ -73,7 +74,7 @@ def test_skipped_steps_do_not_rewind_the_schedule():
     """The learning rate that is applied, the one that is logged and the schedule's count follow the step."""
     task = small_task(target="pixel")
     optimizer = adamw(lambda step: 1e-3 * (step + 1), weight_decay=0.0)
-    state = new_state(task.init(stream(0, "init")), optimizer, {})
+    state = new_state(initial_params(task, 0), optimizer, {})
     step = jax.jit(train_step(task, optimizer, seed=0, learning_rate=lambda step: 1e-3 * (step + 1)))
     good = {"video": jnp.asarray(small_video(2) / 255.0, jnp.float32)}
     bad = {"video": good["video"].at[0, 0, 0, 0, 0].set(jnp.nan)}
@@ -116,7 +117,7 @@ def test_another_accumulation_repeats_no_random_key():
 
 def test_masks_follow_seed_and_step():
     task = small_task(target="pixel")
-    params, batch = task.init(stream(0, "init")), {"video": jnp.asarray(small_video(2))}
+    params, batch = initial_params(task, 0), {"video": jnp.asarray(small_video(2))}
     loss = jax.jit(lambda seed, step: task.loss(params, {}, batch, seed, step)[0], static_argnums=0)
     values = [float(loss(seed, step)) for seed, step in ((0, 0), (0, 0), (0, 1), (1, 0))]
     assert values[0] == values[1] and len({values[0], values[2], values[3]}) == 3
@@ -125,7 +126,7 @@ def test_masks_follow_seed_and_step():
 def test_accumulated_reconstruction_gradient_equals_the_whole_batch(devices):
     """With given masks, so that micro-batches hide what the whole batch hides."""
     task = small_task(make_mesh(devices=devices[:2]), "pixel")
-    params = task.init(stream(0, "init"))
+    params = initial_params(task, 0)
     rng = np.random.default_rng(0)
     order = rng.permuted(np.tile(np.arange(task.grid.num_tubes), (8, 1)), axis=1).astype(np.int32)
     visible = task.grid.num_visible
@@ -144,6 +145,24 @@ def test_accumulated_reconstruction_gradient_equals_the_whole_batch(devices):
         np.testing.assert_allclose(four, one, atol=1e-6)
 
 
+def loss_fn(task):
+    """The loss of a batch of four clips as a function of parameters."""
+    batch = {"video": jnp.asarray(small_video(4))}
+    return lambda params: task.loss(task.constrain(params), {}, batch, 0, jnp.int32(0))[0]
+
+
+@functools.cache
+def loss_of(task) -> float:
+    """At the first parameters of a small task."""
+    return float(jax.jit(loss_fn(task))(initial_params(small_task(), 0)))
+
+
+@functools.cache
+def gradient_of(task):
+    """At the first parameters of a small task."""
+    return jax.jit(jax.grad(loss_fn(task)))(initial_params(small_task(), 0))
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -159,37 +178,21 @@ def test_every_option_changes_the_loss(change):
     if "sigma" in change:
         change = {"sigma": dataclasses.replace(task.sigma, assignments="soft")}
     other = small_task(**change)
-    params, batch = task.init(stream(0, "init")), {"video": jnp.asarray(small_video(4))}
-    losses = [
-        float(jax.jit(lambda p, t=t: t.loss(t.constrain(p), {}, batch, 0, jnp.int32(0))[0])(params))
-        for t in (task, other)
-    ]
-    assert abs(losses[0] - losses[1]) > 1e-5
+    assert abs(loss_of(task) - loss_of(other)) > 1e-5
 
 
 @pytest.mark.parametrize("compute", [{"remat": "full"}, {"remat": "dots"}, {"unroll": 0}, {"unroll": 2}])
 def test_how_blocks_are_run_does_not_matter(compute):
-    params = small_task().init(stream(0, "init"))
-    batch = {"video": jnp.asarray(small_video(4))}
-
-    def gradient(task):
-        return jax.jit(jax.grad(lambda p: task.loss(task.constrain(p), {}, batch, 0, jnp.int32(0))[0]))(params)
-
-    plain, other = gradient(small_task()), gradient(small_task(compute=Compute(**compute)))
+    plain, other = (gradient_of(task) for task in (small_task(), small_task(compute=Compute(**compute))))
     for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(other), strict=True):
         np.testing.assert_allclose(b, a, atol=2e-6)
 
 
 def test_bfloat16_computes_in_16_bits_and_stays_close():
-    params, batch = small_task().init(stream(0, "init")), {"video": jnp.asarray(small_video(4))}
-
-    def loss(task):
-        return jax.jit(lambda p: task.loss(task.constrain(p), {}, batch, 0, jnp.int32(0))[0])
-
-    half = loss(small_task(target="pixel", compute=Compute(dtype=jnp.bfloat16)))
-    pixel = small_task(target="pixel").init(stream(0, "init"))
+    half = jax.jit(loss_fn(small_task(target="pixel", compute=Compute(dtype=jnp.bfloat16))))
+    pixel = initial_params(small_task(target="pixel"), 0)
     assert "bf16" in half.lower(pixel).as_text()
-    whole = float(loss(small_task(target="pixel"))(pixel))
+    whole = float(jax.jit(loss_fn(small_task(target="pixel")))(pixel))
     np.testing.assert_allclose(float(half(pixel)), whole, rtol=2e-2)
     assert float(half(pixel)) != whole
-    assert np.isfinite(float(loss(small_task(compute=Compute(dtype=jnp.bfloat16)))(params)))
+    assert np.isfinite(loss_of(small_task(compute=Compute(dtype=jnp.bfloat16))))
