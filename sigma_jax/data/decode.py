@@ -159,7 +159,7 @@ def _open(data: bytes | Path) -> Iterator[tuple]:
             if not streams:
                 kinds = sorted({s.type for s in container.streams})
                 raise BadVideo(f"no video stream, only {kinds or 'nothing'}")
-            stream = max(streams, key=_rank)
+            stream = max(streams, key=_rank) if len(streams) > 1 else streams[0]
             context = stream.codec_context
             if context is None:
                 raise BadVideo("no decoder for this video codec")
@@ -200,14 +200,12 @@ def _declared_size(stream) -> tuple[int, int]:
 
 def _frames(container, stream) -> Iterator:
     """Frames in order of presentation; an error names how many came before it."""
-    frames = container.decode(stream)
-    for count in itertools.count():
-        with decoder_errors(f"decoding failed after {count} frames"):
-            frame = next(frames, None)
-        if frame is None:
-            return
-        time_limit.check()
-        yield frame
+    guard = decoder_errors("decoding failed after 0 frames")
+    with guard:
+        for count, frame in enumerate(container.decode(stream), 1):
+            time_limit.check()
+            yield frame
+            guard.what = f"decoding failed after {count} frames"
 
 
 def _decode_from_start(container, stream, wanted: np.ndarray) -> np.ndarray:
@@ -322,6 +320,8 @@ class _Turn(NamedTuple):
 
     def apply(self, picture: np.ndarray) -> np.ndarray:
         """A view of [h w 3]."""
+        if self is _UPRIGHT:
+            return picture
         if self.transpose:
             picture = picture.transpose(1, 0, 2)
         return picture[:: -1 if self.flip_y else 1, :: -1 if self.flip_x else 1]
@@ -334,7 +334,7 @@ def _turn_of(frame) -> _Turn:
     """
     from av.sidedata.sidedata import Type
 
-    matrix = frame.side_data.get(Type.DISPLAYMATRIX)
+    matrix = frame.side_data.get(Type.DISPLAYMATRIX) if frame.side_data else None
     if matrix is None:
         return _UPRIGHT
     a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()

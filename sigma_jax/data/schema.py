@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import google_crc32c
 import numpy as np
 from google.protobuf.message import DecodeError
-from tensorflow_datasets.proto import tf_example_pb2  # here: imported by two reading threads at once it can stand still
+
+from sigma_jax.data.examples import Example, SequenceExample
 
 _TEXT = ("utf-8", "surrogateescape")
 _INTEGERS = ("label", "num_frames", "height", "width")
@@ -52,7 +53,7 @@ class Head:
 
 def encode_record(record: Record) -> bytes:
     """Serialises a record as tf.train.Example, in the form that the module's docstring describes."""
-    example = tf_example_pb2.Example()
+    example = Example()
     features = example.features.feature
     for name in ("key", "label_name"):
         features[name].bytes_list.value.append(getattr(record, name).encode(*_TEXT))
@@ -66,7 +67,7 @@ def encode_record(record: Record) -> bytes:
         return example.SerializeToString(deterministic=True)
     table = [(len(frame), google_crc32c.value(frame)) for frame in record.frames]
     features["frame_table"].bytes_list.value.append(np.array(table, "<u4").tobytes())
-    head, frames = example.SerializeToString(deterministic=True), tf_example_pb2.Example()
+    head, frames = example.SerializeToString(deterministic=True), Example()
     frames.features.feature["frames"].bytes_list.value.extend(record.frames)
     return head + _head_crc(head) + frames.SerializeToString(deterministic=True)
 
@@ -91,7 +92,7 @@ def decode_record(payload: bytes) -> Record:
 def _parse(payload: bytes) -> tuple[dict, dict]:
     """(features, feature lists); the bytes of an Example are those of a SequenceExample without lists."""
     try:
-        example = tf_example_pb2.SequenceExample.FromString(payload)
+        example = SequenceExample.FromString(payload)
     except DecodeError as error:
         raise ValueError("not a tf.train.Example") from error
     return dict(example.context.feature), dict(example.feature_lists.feature_list)

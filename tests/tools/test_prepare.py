@@ -56,9 +56,10 @@ def videos(tmp_path):
     return folder
 
 
-def test_processes_that_read_videos_import_no_jax():
-    code = "import sys, sigma_jax.tools.prepare; assert 'jax' not in sys.modules, 'jax is imported'"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+def test_processes_that_read_videos_import_nothing_slow():
+    code = "import sys, sigma_jax.tools.prepare; print(*{'jax', 'tensorflow_datasets'} & sys.modules.keys())"
+    slow = subprocess.check_output([sys.executable, "-c", code], cwd=Path(__file__).parents[2], text=True)
+    assert slow == "\n"
 
 
 def test_class_folders_become_labels(tmp_path, capsys):
