@@ -15,8 +15,8 @@ import pytest
 from sigma_jax.checkpoints.manager import find_checkpoint
 from tests.train import runs
 
-STEPS = 12
-CONFIG = (f"total_steps={STEPS}", "checkpoint.save_every_steps=2", "data.num_workers=1")
+STEPS = 24
+CONFIG = (f"total_steps={STEPS}", "checkpoint.save_every_steps=4", "data.num_workers=1")
 NO_REPORT = ("--noreport",)
 KILLS = int(os.environ.get("SIGMA_KILLS", "3"))
 MOMENTS = ("step", "save", "start")  # in turn: between two steps, with a half-written checkpoint, while starting
