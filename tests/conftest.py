@@ -33,6 +33,11 @@ import pytest  # noqa: E402
 jax.config.update("jax_default_matmul_precision", "highest")
 
 
+def pytest_collection_finish():
+    """What imports and collection made stays to the end: the garbage collector need not search it again and again."""
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def devices():
     """The eight fake CPU devices."""
