@@ -194,9 +194,10 @@ def forecast(settings: GridSettings, num_clips: int, token_shape: tuple[int, int
     if blocks:
         text += f", {100 * blocks / total:.0f} % of it blocks over all tokens of each head; grid.depth=1 has none"
     stored, computed = step_ratio(settings, token_shape), step_ratio(settings, token_shape, encoder)
+    shared = "" if blocks else ". Without blocks most of the time goes into reading the tokens, once for all heads"
     return text + (
         f". That is {stored:.0f} times the operations of one head on the stored tokens; if the encoder computed them "
-        f"anew in every step, {computed:.1f} times"
+        f"anew in every step, {computed:.1f} times{shared}"
     )
 
 

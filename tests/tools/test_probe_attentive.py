@@ -61,6 +61,7 @@ def test_the_grid_and_the_chosen_head(probe, capsys):
     printed = capsys.readouterr().out
     assert "chosen: lr" in printed and "top1 on val" in printed
     assert "2 times the operations of one head on the stored tokens; if the encoder" in printed
+    assert "once for all heads" in printed  # depth 1
 
 
 def test_tokens_are_computed_once(probe, monkeypatch):
