@@ -14,6 +14,7 @@ from sigma_jax.data.schema import Record
 from sigma_jax.data.source import Source
 
 SAMPLED = 16  # records whose content is hashed
+CHECKED = 2048  # records whose stored checksum is hashed: four bytes of each are read
 _NAMES = 1000  # of a label map with more classes only the hash is stored
 
 
@@ -22,7 +23,7 @@ def identify(source: Source) -> dict[str, Any]:
     files = [path for path in source.shards if path.is_file()]
     sizes = [path.stat().st_size for path in files]
     offsets = [source.offsets.tobytes()] if isinstance(source, RecordSource) else []
-    chosen = sorted({number * (len(source) - 1) // (SAMPLED - 1) for number in range(SAMPLED)})
+    chosen = _spread(len(source), SAMPLED)
     names = list(source.classes)
     found = {
         "split": source.split,
@@ -34,7 +35,14 @@ def identify(source: Source) -> dict[str, Any]:
         "num_classes": len(names),
         "label_map": _hash(name.encode("utf-8", "surrogateescape") for name in names),
     }
+    if isinstance(source, RecordSource):
+        found["checksums"] = _hash(map(source.read_checksum, _spread(len(source), CHECKED)))
     return found | ({"classes": names} if len(names) <= _NAMES else {})
+
+
+def _spread(size: int, count: int) -> list[int]:
+    """Up to `count` of the numbers below `size`, evenly spread, the first and the last among them."""
+    return sorted({number * (size - 1) // (count - 1) for number in range(count)})
 
 
 def _parts(source: Source, index: int) -> Iterable[bytes]:
@@ -65,7 +73,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     if not counts:
         if before.get("layout") != now["layout"]:
             counts.append("as many records and bytes, but other records or another order")
-        elif before.get("content") != now["content"]:
+        elif any(before.get(name, now.get(name)) != now.get(name) for name in ("content", "checksums")):
             counts.append("records of the same sizes with other content")
     return counts + _class_differences(before, now)
 

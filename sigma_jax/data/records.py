@@ -362,6 +362,11 @@ class RecordSource:
         end = self._sizes[shard] if index + 1 == self._ends[shard] else self._offsets[index + 1]
         return int(self._offsets[index]), int(end)
 
+    def read_checksum(self, index: int) -> bytes:
+        """The checksum of a record's content, as it is stored behind it; four bytes are read."""
+        shard, _ = self.locate(index)
+        return os.pread(self._file(shard), 4, self._extent(index, shard)[1] - 4)
+
     def _read_head(self, index: int, shard: int, record: int) -> Record | None:
         """A `jpeg` record whose frames are read on access; None where it is another kind of record, or damaged."""
         start, end = self._extent(index, shard)

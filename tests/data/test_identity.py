@@ -46,6 +46,7 @@ def test_a_copy_is_the_same_data(before, tmp_path):
         ({"num_shards": 4}, "shards: 2 -> 4"),
         ({"videos": [replace(v, video=b"x" * len(v.video)) for v in VIDEOS]}, "records of the same sizes with other"),
         ({"videos": [replace(v, label=(v.label + 1) % 3) for v in VIDEOS]}, "records of the same sizes with other"),
+        ({"videos": [*VIDEOS[:8], replace(VIDEOS[8], label=0), *VIDEOS[9:]]}, "records of the same sizes with other"),
         ({"videos": [VIDEOS[2], *VIDEOS[1:2], VIDEOS[0], *VIDEOS[3:]]}, "another order"),
         ({"names": ["run", "jump", "walk"]}, "another order (0 was 'jump' and is 'run'; 1 was 'run' and is 'jump')"),
         ({"names": [*NAMES, "swim"]}, "label map: 3 -> 4 classes (new 'swim')"),
