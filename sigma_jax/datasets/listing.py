@@ -196,6 +196,8 @@ def _split_level(folder: Path, places: list[list[str]]) -> int | None:
         _check_single(folder, *tops.items())
     names = [{split_of(second) for second in seconds} for seconds in tops.values()]
     if not any(len(own - {""}) > 1 for own in names) and not (names and all(own == {"train"} for own in names)):
+        if all(places):
+            _check_alike(folder, tops)
         return None
     if not all(places) or any("" in own for own in names):
         raise InvalidValue(
@@ -221,6 +223,16 @@ def _check_single(folder: Path, only: tuple[str, set[str]]) -> None:
         raise InvalidValue(
             f"all videos lie below {folder / top}, in its folders {some(seconds)}. If these are classes or splits: "
             f"--videos={folder / top}; if {top!r} is a class: --layout=classes"
+        )
+
+
+def _check_alike(folder: Path, tops: dict[str, set[str]]) -> None:
+    """Raises InvalidValue where all of several first folders contain the same folders, which may be the classes."""
+    seconds = next(iter(tops.values()), set())
+    if len(tops) > 1 and len(seconds) > 1 and "" not in seconds and all(own == seconds for own in tops.values()):
+        raise InvalidValue(
+            f"the folders {some(tops)} of {folder} hold the same folders, {some(seconds)}. If those are the classes: "
+            f"call the upper ones train, val or test; if {some(tops)} are the classes: --layout=classes"
         )
 
 

@@ -118,6 +118,7 @@ def test_folders_that_are_classes(tmp_path, files, label):
             "holds train, val, which look like splits, beside the folders extra",
         ),
         (["train/1.mp4", "test/2.mp4", "bus/3.mp4"], "look like splits, beside the folders bus"),
+        (["gallery/run/1.mp4", "gallery/jump/2.mp4", "query/run/3.mp4", "query/jump/4.mp4"], "same folders, jump, run"),
         (["train/run/1.mp4", "run/2.mp4"], "holds train, which look like splits"),
         (["train/run/1.mp4", "val/run/2.mp4", "3.mp4"], "beside videos in no folder"),
         (["val/run/1.mp4", "valid/run/2.mp4"], "several folders that mean 'val'"),
