@@ -36,6 +36,8 @@ def load_config(spec: str) -> ConfigDict:
     """
     name, _, arg = spec.partition(":")
     path = _find_file(name)
+    if path.suffix != ".py":
+        raise InvalidValue(f"{path} is no config: expected a Python file with a get_config(arg) function, such as x.py")
     module_spec = importlib.util.spec_from_file_location(f"sigma_jax_config_{path.stem}", path)
     module = importlib.util.module_from_spec(module_spec)
     module_spec.loader.exec_module(module)

@@ -195,7 +195,9 @@ def plan_program(config: ConfigDict, num_records: int, devices: list[jax.Device]
 
 
 def train_settings(config: ConfigDict) -> TrainSettings:
-    """The trainer's part of a config."""
+    """The trainer's part of a config. Raises InvalidValue for a batch without clips."""
+    if config.batch_size < 1:
+        raise InvalidValue(f"batch_size={config.batch_size}: expected at least 1 clip a step")
     return read_section(
         TrainSettings,
         config,

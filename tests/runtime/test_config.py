@@ -11,6 +11,7 @@ from sigma_jax.runtime.config import (
     recorded,
     split_command_line,
 )
+from sigma_jax.runtime.errors import InvalidValue
 
 CONFIG_FILE = """
 from ml_collections import ConfigDict
@@ -58,10 +59,11 @@ def test_only_literals(tmp_path):
         load_config(str(tmp_path / "bad.py") + ":size=S")
 
 
-def test_a_file_without_get_config(tmp_path):
-    (tmp_path / "empty.py").write_text("")
-    with pytest.raises(ValueError, match="get_config"):
-        load_config(str(tmp_path / "empty.py"))
+@pytest.mark.parametrize("name", ["empty.py", "config.json", "run"])
+def test_a_file_without_get_config(tmp_path, name):
+    (tmp_path / name).write_text("")
+    with pytest.raises(InvalidValue, match=f"{name} .*get_config"):
+        load_config(str(tmp_path / name))
 
 
 @pytest.mark.parametrize(

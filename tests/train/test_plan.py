@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from sigma_jax.runtime.config import apply_overrides, load_config
+from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.tasks.pretrain import PretrainTask
 from sigma_jax.train.plan import memory_of, resolve_plan
 from sigma_jax.train.program import build_program
@@ -32,6 +33,12 @@ def test_a_batch_that_cannot_fit_is_named_with_one_that_does(devices):
     state = plan.state_bytes_per_device
     assert state + clips * plan.activation_bytes_per_device / 80 <= 16 * GIB < state + plan.activation_bytes_per_device
     assert not warning(dataclasses.replace(plan, memory_bytes_per_device=141 * GIB))
+
+
+@pytest.mark.parametrize("clips", [0, -4])
+def test_a_batch_needs_a_clip(clips):
+    with pytest.raises(InvalidValue, match=f"batch_size={clips}: expected at least 1 clip"):
+        train_settings(apply_overrides(load_config("configs/demo.py"), {"batch_size": str(clips)}))
 
 
 def test_a_model_that_cannot_fit(devices):
