@@ -41,7 +41,7 @@ MISSING = {
     "tools.verify": ["--data_dir={absent}"],
 }
 OUT_OF_RANGE = {  # a flag whose value the command cannot mean
-    "tools.bench": "--clips=0",
+    "tools.bench": "--workers=1,x",
     "tools.convert": "--num_heads=0",
     "tools.features": "--stride=0",
     "tools.pictures": "--num_frames=-8",

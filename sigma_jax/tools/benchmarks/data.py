@@ -48,7 +48,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = command_parser("bench data", __doc__)
     parser.add_argument("--data_dir", type=Path, required=True)
     parser.add_argument("--split", default="train")
-    parser.add_argument("--workers", type=lambda text: [int(n) for n in text.split(",")], default=[0, 1, 2])
+    parser.add_argument("--workers", type=_naturals, default=[0, 1, 2], help="processes of each row, such as 0,2")
     parser.add_argument("--clips", type=positive, default=256, help="timed, per row")
     parser.add_argument("--batch", type=positive, default=16)
     parser.add_argument("--steps", type=natural, default=0, help="batches, instead of --clips; also shows the memory")
@@ -59,9 +59,13 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--image_size", type=positive, default=224)
     parser.add_argument("--json", action="store_true", help="one object a row")
     args = parser.parse_args(argv)
-    if min(args.clips, args.batch, args.device_rate) <= 0 or min(args.steps, *args.workers) < 0:
-        parser.error("--clips, --batch and --device_rate must be positive, --workers and --steps not negative")
+    if args.device_rate <= 0:
+        parser.error(f"--device_rate={args.device_rate}: expected more than 0")
     return args
+
+
+def _naturals(text: str) -> list[int]:
+    return [natural(word) for word in text.split(",")]
 
 
 def measure(args: argparse.Namespace, spec: ClipSpec, source) -> Iterator[dict]:
