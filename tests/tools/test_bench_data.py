@@ -66,7 +66,8 @@ def test_the_decoder_that_is_asked_for_is_used(tmp_path, capsys, monkeypatch):
     assert "pip install no_such_package" in capsys.readouterr().err
 
 
-def test_wrong_flags(capsys):
+@pytest.mark.parametrize("flag,told", [("--clips=0", "a whole number from 1 up"), ("--device_rate=0", "more than 0")])
+def test_wrong_flags(capsys, flag, told):
     with pytest.raises(SystemExit):
-        bench_data.main(["--data_dir=x", "--clips=0"])
-    assert "must be positive" in capsys.readouterr().err
+        bench_data.main(["--data_dir=x", flag])
+    assert f"expected {told}" in capsys.readouterr().err
