@@ -5,11 +5,15 @@ have the same content, so that features of appearance alone stay at chance (50 p
 clip is played forward, `speed` at which of the two speeds, and `direction` whether its dominant motion goes to the
 right; clips without a clear horizontal motion have no label for `direction`.
 
+Features of different videos differ most in appearance, which the eight clips of a window share. So every task is
+measured twice: on features as they are, and, as `... change`, on features minus their mean over the eight clips.
+
 Letters: F frames of a clip, s its side in pixels, n clips.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,9 +25,12 @@ from sigma_jax.data.clips import decode_record
 from sigma_jax.data.decode import BadVideo, probe
 from sigma_jax.data.records import BadRecord
 from sigma_jax.data.source import open_source
-from sigma_jax.evals.features import Batch
+from sigma_jax.evals.features import Batch, extract
+from sigma_jax.evals.frozen_features import Features, frozen_scores
 from sigma_jax.evals.labellings import Labelling
+from sigma_jax.runtime.durations import Duration
 from sigma_jax.runtime.errors import InvalidValue
+from sigma_jax.runtime.trees import Params
 
 BACKWARD, FAST, RIGHT = 1, 2, 4  # bits of a clip's stored label
 CHANGES = tuple((backward, fast, mirrored) for backward in (0, 1) for fast in (0, 1) for mirrored in (0, 1))
@@ -70,11 +77,10 @@ class PretextClips(NamedTuple):
     too_short: list[str]
     unreadable: list[str]
 
-    def batches(self, size: int, directed: bool = False) -> Iterator[Batch]:
-        """Batches as `evals.features.extract` takes them; with `directed`, of clips whose direction is known."""
-        wanted = np.flatnonzero(self.has_direction) if directed else np.arange(len(self.label))
-        for start in range(0, len(wanted), size):
-            rows = wanted[start : start + size]
+    def batches(self, size: int) -> Iterator[Batch]:
+        """Batches as `evals.features.extract` takes them."""
+        for start in range(0, len(self.label), size):
+            rows = np.arange(start, min(start + size, len(self.label)))
             filled = np.concatenate([rows, np.repeat(rows[:1], size - len(rows))])
             weight = (np.arange(size) < len(rows)).astype(np.float32)
             yield {"video": self.video[filled], "label": self.label[filled], "weight": weight}
@@ -88,7 +94,57 @@ LABELLINGS = {"order": _bit(BACKWARD), "speed": _bit(FAST)}
 DIRECTED = {"direction": _bit(RIGHT)}
 
 
+CHANGE = " change"  # ends the names of what is measured without the mean over a window
 MIN_VIDEOS = 4  # an accuracy on fewer videos means nothing
+
+
+@dataclass(frozen=True)
+class PretextScores:
+    """Evaluator of frozen features: top-1, in per cent, of k-NN and of logistic regression; chance is 50.
+
+    It yields `knn/order`, `linear/order` and so on, and `knn/order change` as the module's docstring says.
+
+    Attributes:
+      features: function of parameters and video uint8 [B F s s 3] that returns [B D].
+      bank, own: clips that are learned from, and clips that are classified.
+      batch_size: clips at a time.
+      k: neighbours that vote.
+      name, every, best_by: see evals/protocol.py.
+    """
+
+    features: Features
+    bank: PretextClips
+    own: PretextClips
+    batch_size: int = 64
+    k: int = 20
+    name: str = "pretext"
+    every: Duration | None = None
+    best_by: str | None = None
+
+    def run(self, params: Params, step: int = 0) -> Iterator[tuple[str, float]]:
+        parts = self.bank, self.own
+        found = [extract(partial(self.features, params), part.batches(self.batch_size))[0] for part in parts]
+        for ending, features in (("", found), (CHANGE, list(map(without_mean, found)))):
+            every_clip = [(rows, part.label) for rows, part in zip(features, parts, strict=True)]
+            directed = [
+                (rows[part.has_direction], part.label[part.has_direction])
+                for rows, part in zip(features, parts, strict=True)
+            ]
+            for splits, labellings in ((every_clip, LABELLINGS), (directed, DIRECTED)):
+                for name, value in frozen_scores(*splits, labellings, k=self.k):
+                    yield f"{name}{ending}", value
+
+
+def without_mean(features: np.ndarray) -> np.ndarray:
+    """Features [n D] of clips as `pretext_clips` orders them, minus their mean over the eight clips of a window."""
+    windows = features.reshape(-1, len(CHANGES), features.shape[-1])
+    return (windows - windows.mean(axis=1, keepdims=True)).reshape(features.shape)
+
+
+def flow_features(params: Params, video: np.ndarray) -> np.ndarray:
+    """Features without a network, float32 [B 2]: mean horizontal optical flow of a clip, and its size."""
+    flows = np.array([horizontal_flow(clip) for clip in video], np.float32)
+    return np.stack([flows, np.abs(flows)], axis=1)
 
 
 def pretext_clips(data_dir: str | Path, split: str, spec: PretextSpec, part: tuple[int, int] = (0, 1)) -> PretextClips:

@@ -11,8 +11,9 @@ run of sigma_jax.main in its own folder. After an interruption the same command 
 --questions=labels classifies the labels of a labelled set (splits train, bank, val, test: tools.synthetic).
 --questions=time classifies the order, speed and direction of motion in real videos without labels (evals/pretext.py):
 a third of the videos of --split are the training set of k-NN and linear probe, a third choose, a third are measured.
-Rows for random weights and raw pixels show what is reached without training. Numbers are given for the last step and
-for the step with the best score on the clips that choose.
+Each is asked of features as they are and, as "... change", of features minus their mean over the eight versions of a
+window. Rows for random weights, raw pixels and optical flow show what is reached without training. Numbers are given
+for the last step and for the step with the best score on the clips that choose.
 
 Writes evidence.json, evidence.md, curves.png and report.html into the workdir, and prints the tables.
 """
@@ -20,7 +21,7 @@ Writes evidence.json, evidence.md, curves.png and report.html into the workdir, 
 import argparse
 import datetime
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,8 +34,9 @@ from sigma_jax import __version__
 from sigma_jax.data.records import find_shards
 from sigma_jax.evals import pretext
 from sigma_jax.evals.features import raw_pixel_features
-from sigma_jax.evals.frozen_features import FrozenFeatures
+from sigma_jax.evals.frozen_features import Features, FrozenFeatures
 from sigma_jax.evals.labellings import labellings
+from sigma_jax.evals.protocol import Evaluator
 from sigma_jax.report import arms
 from sigma_jax.report.comparison import write_comparison
 from sigma_jax.report.curves import read_metrics
@@ -44,6 +46,7 @@ from sigma_jax.runtime.command import Command, command_parser, leave
 from sigma_jax.runtime.compilation import quick_compilation
 from sigma_jax.runtime.config import load_config, load_json
 from sigma_jax.runtime.random import stream
+from sigma_jax.runtime.trees import Params
 from sigma_jax.tasks.pretrain import BATCH_PER_DEVICE, PretrainTask, central_clips, frozen_features
 from sigma_jax.train.experiments import cached, train_in
 from sigma_jax.train.setup import build_task
@@ -51,6 +54,7 @@ from sigma_jax.weights.frozen import load
 
 Numbers = dict[str, float]
 CHOICE_SEED = 100  # of the runs that choose the learning rate
+RAW_PIXELS = "raw 8x8x8 pixels"
 MEASURED = 20  # times a run is measured while it trains
 HEALTH = ("prototypes_used_pred", "prototypes_used_proj", "assignment_entropy_pred", "assignment_entropy_proj")
 
@@ -82,14 +86,21 @@ class Questions:
     config: argument of configs/evidence.py. split: split that a run trains on. chooses: scores whose mean chooses a
     learning rate and a step; read from the run's metrics.jsonl where `monitored`, else measured after the last step on
     the clips that choose. evaluators: (task, "val" or "test", features of (params, video)) -> evaluators.
+    references: features without a network that are measured, too, by title.
     """
 
     data_dir: Path
     config: str
     split: str
     chooses: tuple[str, ...]
-    evaluators: Callable[..., list[FrozenFeatures]]
+    evaluators: Callable[..., list[Evaluator]]
     monitored: bool
+    references: Mapping[str, Features]
+
+
+def raw_pixels(params: Params, video: np.ndarray) -> jax.Array:
+    """Features of a clip that need no parameters."""
+    return raw_pixel_features(video)
 
 
 def label_questions(data_dir: Path) -> Questions:
@@ -102,11 +113,12 @@ def label_questions(data_dir: Path) -> Questions:
         find_shards(data_dir, split)
     asked = labellings(data_dir)
 
-    def evaluators(task: PretrainTask, part: str, features: Callable) -> list[FrozenFeatures]:
+    def evaluators(task: PretrainTask, part: str, features: Features) -> list[Evaluator]:
         clips = [list(central_clips(task, str(data_dir), split, BATCH_PER_DEVICE)) for split in ("bank", part)]
         return [FrozenFeatures(features, lambda: clips[0], lambda: clips[1], asked)]
 
-    return Questions(data_dir, "data=shapes", "train", (f"knn/{list(asked)[-1]}",), evaluators, monitored=True)
+    chooses = (f"knn/{list(asked)[-1]}",)
+    return Questions(data_dir, "data=shapes", "train", chooses, evaluators, True, {RAW_PIXELS: raw_pixels})
 
 
 def time_questions(data_dir: Path, split: str) -> Questions:
@@ -114,17 +126,14 @@ def time_questions(data_dir: Path, split: str) -> Questions:
     thirds = {"bank": 0, "val": 1, "test": 2}
     stride = load_config("configs/evidence.py:data=videos").data.frame_stride
 
-    def evaluators(task: PretrainTask, part: str, features: Callable) -> list[FrozenFeatures]:
+    def evaluators(task: PretrainTask, part: str, features: Features) -> list[Evaluator]:
         spec = pretext.PretextSpec(task.grid.num_frames, stride, task.grid.image_shape[0])
         bank, own = (pretext.pretext_clips(data_dir, split, spec, (thirds[name], 3)) for name in ("bank", part))
-        found = []
-        for asked, directed in ((pretext.LABELLINGS, False), (pretext.DIRECTED, True)):
-            batches = (partial(clips.batches, BATCH_PER_DEVICE, directed) for clips in (bank, own))
-            found.append(FrozenFeatures(features, *batches, asked))
-        return found
+        return [pretext.PretextScores(features, bank, own, BATCH_PER_DEVICE)]
 
-    chooses = tuple(f"linear/{name}" for name in (*pretext.LABELLINGS, *pretext.DIRECTED))
-    return Questions(data_dir, "data=videos", split, chooses, evaluators, monitored=False)
+    chooses = tuple(f"linear/{name}{pretext.CHANGE}" for name in (*pretext.LABELLINGS, *pretext.DIRECTED))
+    references = {RAW_PIXELS: raw_pixels, "optical flow, its mean and size": pretext.flow_features}
+    return Questions(data_dir, "data=videos", split, chooses, evaluators, monitored=False, references=references)
 
 
 @dataclass(frozen=True)
@@ -192,9 +201,9 @@ class FinishedRun(NamedTuple):
         return {name: 100 * float(metrics[name][1][-1]) for name in HEALTH if name in metrics}
 
 
-def numbers_of(evaluators: Sequence[FrozenFeatures], params: dict) -> Numbers:
+def numbers_of(evaluators: Sequence[Evaluator], params: dict) -> Numbers:
     """The scores of several evaluators in one mapping."""
-    return {name: value for evaluator in evaluators for name, value in evaluator.run(params)}
+    return {name: value for evaluator in evaluators for name, value in evaluator.run(params, 0)}
 
 
 def choose_rate(experiment: Experiment, name: str, rates: Sequence[float]) -> dict:
@@ -237,11 +246,10 @@ def untrained_numbers(experiment: Experiment, seed: int) -> Numbers:
     return experiment.measure(task, params, "test")
 
 
-def pixel_numbers(experiment: Experiment) -> Numbers:
-    """Scores of raw pixels instead of features."""
+def reference_numbers(experiment: Experiment, features: Features) -> Numbers:
+    """Scores of features that need no network."""
     task = build_task(load_config(f"configs/evidence.py:{experiment.questions.config}"))
-    evaluators = experiment.questions.evaluators(task, "test", lambda _, video: raw_pixel_features(video))
-    return numbers_of(evaluators, {})
+    return numbers_of(experiment.questions.evaluators(task, "test", features), {})
 
 
 class Results(NamedTuple):
@@ -281,8 +289,11 @@ def collect(experiment: Experiment, names: Sequence[str], seeds: int, factors: S
         compute = partial(untrained_numbers, experiment, seed)
         numbers = cached(workdir / f"random-seed{seed}.json", budget | {"seed": seed}, compute)
         results.last.setdefault("random weights", {})[seed] = numbers
-    pixels = cached(workdir / "raw-pixels.json", budget, partial(pixel_numbers, experiment))
-    results.last["raw 8x8x8 pixels"] = {0: pixels}
+    for title, features in experiment.questions.references.items():
+        name = "-".join(title.replace(",", "").split())
+        results.last[title] = {
+            0: cached(workdir / f"{name}.json", budget, partial(reference_numbers, experiment, features))
+        }
     return results
 
 

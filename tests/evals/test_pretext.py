@@ -1,14 +1,11 @@
 """Windows of videos in eight ways: labels are balanced, follow the motion, and need more than content."""
 
-from functools import partial
-
 import numpy as np
 import pytest
 
 from sigma_jax.data.source import open_source
 from sigma_jax.datasets.synthetic import MOTIONS
 from sigma_jax.evals import pretext
-from sigma_jax.evals.frozen_features import FrozenFeatures
 from sigma_jax.runtime.errors import InvalidValue
 
 SPEC = pretext.PretextSpec(num_frames=4, frame_stride=1, image_size=32)
@@ -44,15 +41,19 @@ def test_content_stays_at_chance_and_motion_does_not(clips):
     def content(params, video):
         return video.astype(np.float32).mean(axis=(1, 4)).reshape(len(video), -1)[:, ::7] @ np.ones((147, 3))
 
-    def motion(params, video):
-        return np.array([[pretext.horizontal_flow(clip), 1.0] for clip in video], np.float32)
-
     scores = {}
-    for name, features in (("content", content), ("motion", motion)):
-        batches = partial(clips.batches, 64, directed=True)
-        scores[name] = dict(FrozenFeatures(features, batches, batches, pretext.DIRECTED, k=5).run({}))
-    assert scores["motion"]["linear/direction"] > 90
+    for name, features in (("content", content), ("motion", pretext.flow_features)):
+        scores[name] = dict(pretext.PretextScores(features, clips, clips, k=5).run({}))
+    assert scores["motion"]["linear/direction"] > 90 and scores["motion"]["linear/speed change"] > 60
     assert scores["content"]["linear/direction"] < 65
+    assert len(scores["motion"]) == 2 * 2 * 3
+
+
+def test_what_the_clips_of_a_window_share_is_taken_away(clips):
+    windows = np.arange(640) // 8
+    features = np.stack([100.0 * windows, clips.label & pretext.FAST], axis=1)
+    left = pretext.without_mean(features)
+    assert np.allclose(left[:, 0], 0) and set(np.unique(left[:, 1])) == {-1.0, 1.0}
 
 
 def test_batches_are_filled_up_with_clips_of_no_weight(clips):

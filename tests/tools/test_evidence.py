@@ -19,7 +19,9 @@ OURS = evidence.ARMS["sigma"].title
 
 @pytest.fixture
 def experiment(tmp_path):
-    return evidence.Experiment(tmp_path, evidence.Questions(tmp_path, "data=shapes", "train", ("a",), None, True), 9)
+    return evidence.Experiment(
+        tmp_path, evidence.Questions(tmp_path, "data=shapes", "train", ("a",), None, True, {"pixels": None}), 9
+    )
 
 
 @pytest.fixture
@@ -38,7 +40,7 @@ def measured(monkeypatch):
 
     monkeypatch.setattr(evidence, "arm_numbers", numbers)
     monkeypatch.setattr(evidence, "choose_rate", choice)
-    monkeypatch.setattr(evidence, "pixel_numbers", lambda *_: {"knn/motion": 1.0})
+    monkeypatch.setattr(evidence, "reference_numbers", lambda *_: {"knn/motion": 1.0})
     monkeypatch.setattr(evidence, "untrained_numbers", lambda *_: {"knn/motion": 2.0})
     return done
 
