@@ -20,7 +20,9 @@ OURS = evidence.ARMS["sigma"].title
 @pytest.fixture
 def experiment(tmp_path):
     return evidence.Experiment(
-        tmp_path, evidence.Questions(tmp_path, "data=shapes", "train", ("a",), None, True, {"pixels": None}), 9
+        tmp_path,
+        evidence.Questions(tmp_path, "data=shapes", "train", ("a",), None, True, {evidence.RAW_PIXELS: None}),
+        9,
     )
 
 
