@@ -253,13 +253,14 @@ def _write_in_processes(
                 with signals.shielded():  # the first one starts pebble's threads, and these the processes
                     running[pool.schedule(_append_in_worker, args=shard.next_step(), timeout=timeout)] = shard
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                shard = running.pop(future)
+                shard = running[future]
                 outcome = _outcome(future, timeout, last=shard.retried == shard.done)
                 if outcome is None:
                     shard.retried = shard.done
                 else:
                     shard.book(*outcome)
                     progress(1)
+                del running[future]  # not before: what was interrupted is removed below
                 if shard.is_complete:
                     yield shard.job, shard.finish()
                 else:
