@@ -48,6 +48,7 @@ class BenchSpec:
         for low in range(0, self.clips, BATCH):
             pairs = [make_clip(number, self) for number in range(low, min(low + BATCH, self.clips))]
             yield [tokens for tokens, _ in pairs], [labels for _, labels in pairs]
+            del pairs  # one batch at a time
 
 
 def make_clip(number: int, spec: BenchSpec) -> tuple[np.ndarray, np.ndarray]:
@@ -92,6 +93,7 @@ def measure_batches(
             start = time.perf_counter(), time.process_time()
             scores += score(*batch)
             wall, processor = wall + time.perf_counter() - start[0], processor + time.process_time() - start[1]
+            del batch  # before the next one is made
         walls.append(wall / spec.clips)
         processors.append(processor / spec.clips)
     low, median, high = np.quantile(walls, [0.1, 0.5, 0.9]).tolist()
