@@ -124,14 +124,14 @@ class PretextScores:
     def run(self, params: Params, step: int = 0) -> Iterator[tuple[str, float]]:
         parts = self.bank, self.own
         found = [extract(partial(self.features, params), part.batches(self.batch_size))[0] for part in parts]
+        every, directed = [slice(None)] * 2, [part.has_direction for part in parts]
         for ending, features in (("", found), (CHANGE, list(map(without_mean, found)))):
-            every_clip = [(rows, part.label) for rows, part in zip(features, parts, strict=True)]
-            directed = [
-                (rows[part.has_direction], part.label[part.has_direction])
-                for rows, part in zip(features, parts, strict=True)
-            ]
-            for splits, labellings in ((every_clip, LABELLINGS), (directed, DIRECTED)):
-                for name, value in frozen_scores(*splits, labellings, k=self.k):
+            for wanted, labellings in ((every, LABELLINGS), (directed, DIRECTED)):
+                train, test = (
+                    (rows[chosen], part.label[chosen])
+                    for rows, part, chosen in zip(features, parts, wanted, strict=True)
+                )
+                for name, value in frozen_scores(train, test, labellings, k=self.k):
                     yield f"{name}{ending}", value
 
 

@@ -133,7 +133,8 @@ def leave(status: int) -> NoReturn:
 def missing_platform(error: Exception) -> UserError | None:
     """What to tell the user where JAX could not start the platform that was asked for; None for any other error."""
     frames = traceback.extract_tb(error.__traceback__)
-    if not frames or Path(frames[-1].filename).name != "xla_bridge.py":
+    is_start = bool(frames) and Path(frames[-1].filename).name == "xla_bridge.py"
+    if not is_start or not isinstance(error, (RuntimeError, AssertionError)):
         return None
     asked = os.environ.get("JAX_PLATFORMS")
     named = f"the platform that JAX_PLATFORMS={asked} names" if asked else "this machine's accelerator"
