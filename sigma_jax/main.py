@@ -30,6 +30,7 @@ from sigma_jax.runtime import distributed, signals
 from sigma_jax.runtime.command import Command, keep_traceback, leave, parse_flags
 from sigma_jax.runtime.compilation import use_compilation_cache
 from sigma_jax.runtime.errors import Failed, InvalidValue
+from sigma_jax.runtime.execution import choose_platform
 from sigma_jax.runtime.logs import start_logging, telling
 from sigma_jax.tasks.base import Place, run_config
 from sigma_jax.train import loop, setup
@@ -156,8 +157,7 @@ def start(given: Start) -> int:
       LostAnother: a step failed in JAX, probably because another process stopped.
       UserError: the config, the data, the weights or the machine do not fit together.
     """
-    if FLAGS.platform:
-        jax.config.update("jax_platforms", FLAGS.platform)
+    choose_platform(FLAGS.platform)
     note = use_compilation_cache()
     if note:
         logging.warning("%s", note)

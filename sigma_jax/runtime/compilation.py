@@ -1,13 +1,13 @@
 """Compilation: each program once, cached on disk between runs, with the compiler's memory given back afterwards."""
 
 import contextlib
-import ctypes
 import os
 import tempfile
 from pathlib import Path
 
 import jax
 
+from sigma_jax.runtime.execution import keep_freed_memory, release_free_memory
 from sigma_jax.runtime.logs import telling
 from sigma_jax.runtime.trees import Tree
 
@@ -16,7 +16,8 @@ class CompiledOnce:
     """A jitted function for one set of shapes and shardings, compiled at its first call.
 
     Other shapes are a TypeError, never a second compilation. After compiling, the C library (glibc) holds about half a
-    GiB of freed memory; it is returned to the system before the first execution allocates its buffers.
+    GiB of freed memory; it is returned to the system before the first execution allocates its buffers. What the steps
+    free on a CPU is kept for the next one.
     """
 
     def __init__(self, jitted: jax.stages.Wrapped):
@@ -28,18 +29,12 @@ class CompiledOnce:
             with telling("compiling the training step, once: the result is kept for later starts"):
                 self._program = self.lower(*args).compile()
             release_free_memory()
+            keep_freed_memory()
         return self._program(*args)
 
     def as_text(self) -> str:
         """The text (HLO) of the compiled program; it must have been called before."""
         return self._program.as_text()
-
-
-def release_free_memory() -> None:
-    """Returns freed memory to the system, where the C library supports it (glibc)."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def cache_folder() -> str:

@@ -24,10 +24,9 @@ import shlex
 import sys
 from types import ModuleType
 
-import jax
-
 from sigma_jax.runtime import config as configs
 from sigma_jax.runtime.command import Command, HelpWanted, WrongUsage, leave, parse_flags
+from sigma_jax.runtime.execution import choose_platform
 from sigma_jax.tools.benchmarks import data, peers
 from sigma_jax.tools.benchmarks.options import OPTIONS
 
@@ -74,8 +73,7 @@ def bench(given: tuple[ModuleType, dict[str, str], list[str]]) -> int:
     if OPTIONS.vs:
         named = getattr(mode, "peer_command", lambda name: None)(OPTIONS.vs)
         return peers.alternate(words, named or shlex.split(OPTIONS.vs), OPTIONS.rounds, OPTIONS.json)
-    if OPTIONS.platform:
-        jax.config.update("jax_platforms", OPTIONS.platform)
+    choose_platform(OPTIONS.platform)
     row = mode.measure(overrides)
     if OPTIONS.json:
         print(json.dumps(row))

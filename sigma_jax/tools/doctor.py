@@ -34,6 +34,7 @@ from sigma_jax.runtime import distributed
 from sigma_jax.runtime.command import Command, leave, parse_flags
 from sigma_jax.runtime.compilation import cache_folder
 from sigma_jax.runtime.errors import UserError
+from sigma_jax.runtime.execution import choose_platform
 from sigma_jax.runtime.folder_lock import owner_of
 from sigma_jax.runtime.sharding import make_mesh
 from sigma_jax.tasks.base import run_config
@@ -303,8 +304,7 @@ def findings(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
 
 def examine(_: None) -> int:
     """Prints the findings of all checks."""
-    if FLAGS.platform:
-        jax.config.update("jax_platforms", FLAGS.platform)
+    choose_platform(FLAGS.platform)
     if FLAGS.config:
         chosen_config()  # its errors come before any waiting for others
     print(distributed.connect(distributed.meeting_from_flags(FLAGS), FLAGS.connect_seconds, FLAGS.peer_seconds))
