@@ -13,16 +13,8 @@ videos="${1:+$(realpath "$1")}"
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
 settings=(--config=configs/demo.py --config.compute.remat=none --config.evals.knn.every_steps=0) # the model is small
 
-# Plans and compiles the step, then trains. glibc hands a step's buffers back to the system and takes them anew, page by
-# page, at every step, a quarter of the step's processor time: the training process keeps them (launch/BENCHMARKS.md). A
-# compiler in the same process would leave their memory in pieces, hence the plan before.
 train() {
-  if ! [ -d "$workdir/train/checkpoints" ]; then
-    python -m sigma_jax.tools.plan "${settings[@]}"
-  fi
-  local keep=glibc.malloc.arena_max=1:glibc.malloc.mmap_threshold=2000000000:glibc.malloc.trim_threshold=4000000000
-  GLIBC_TUNABLES="${GLIBC_TUNABLES:-$keep}" \
-    python -m sigma_jax.main "${settings[@]}" --workdir="$workdir/train" --data_dir="$data" --noreport
+  python -m sigma_jax.main "${settings[@]}" --workdir="$workdir/train" --data_dir="$data" --noreport
 }
 
 if [ -z "$videos" ]; then
