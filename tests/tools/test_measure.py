@@ -122,3 +122,10 @@ def test_written_shards_can_be_read(tmp_path):
 def test_the_peer_is_the_published_step(target):
     pytest.importorskip("torch")
     assert peer_step.check_golden(str(GOLDENS / f"pretrain_{target}_swav.npz"))["ok"]
+
+
+def test_the_peer_prints_what_is_compared(capsys):
+    pytest.importorskip("torch")
+    assert peer_step.main(["--mode=fp32", "--target=mlp", "--smoke"]) == 0
+    row = read_row(capsys.readouterr().out)
+    assert min(row[name] for name in ("median_s", "cpu_s", "peak_rss_mb")) > 0 and row["batch"] == 2

@@ -7,16 +7,18 @@ Modes
     shipped   student under fp16 autocast with a gradient scaler, eager attention, the image teacher outside autocast
               (fp32, no TF32), boolean masks, a synchronisation every step: what the authors' program does
     amp       the same with the teacher under autocast
+    fp32      the same without autocast: for CPUs, whose 16-bit arithmetic is slow
     best      bf16, the forward pass under torch.compile, fused attention (cuDNN first), fused AdamW, no synchronisation
     parts     Sinkhorn and cross-entropy of one side alone, and the teacher in fp32 and in 16 bits
 
-Prints a line of JSON with "median_s". The batch lies on the device, as in our own benchmark. --golden compares losses
+Prints a line of JSON with "median_s", processor seconds and peak memory among others. The batch lies on the device, as in our own benchmark. --golden compares losses
 and gradient norms over the recorded updates, in fp32 on any device. --smoke: tiny sizes.
 """
 
 import argparse
 import contextlib
 import json
+import resource
 import statistics
 import sys
 import time
@@ -34,7 +36,7 @@ SIZES = {  # encoder and decoder: width, depth, heads
 TEACHERS = {"tiny": (64, 2, 4)}
 TEACHER = (768, 12, 12)  # DINO ViT-B/16
 GOLDEN_LIMIT = 5e-5
-MODES = ("shipped", "amp", "best", "parts")
+MODES = ("shipped", "amp", "fp32", "best", "parts")
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -94,7 +96,8 @@ class Peer:
         cuda, torch = self.device == "cuda", self.torch
         peak = torch.cuda.max_memory_allocated() / 2**20 if cuda else None
         name = torch.cuda.get_device_name() if cuda else "cpu"
-        return {"peak_device_mb": peak, "device": name, "versions": f"torch {torch.__version__}"}
+        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return {"peak_rss_mb": own, "peak_device_mb": peak, "device": name, "versions": f"torch {torch.__version__}"}
 
 
 def build_step(peer: Peer, mode: str, batch: int) -> Callable[[], Any]:
@@ -111,10 +114,10 @@ def build_step(peer: Peer, mode: str, batch: int) -> Callable[[], Any]:
     def loss_of(video):
         features = None
         if peer.teacher is not None:
-            with torch.no_grad(), peer.autocast(half, mode != "shipped"):
+            with torch.no_grad(), peer.autocast(half, mode not in ("shipped", "fp32")):
                 features = peer.teacher(peer.images()).float()
         labels = model.labels(video, features, picks[1])
-        with peer.autocast(half):
+        with peer.autocast(half, mode != "fp32"):
             return model(video, labels, *picks)
 
     forward = torch.compile(loss_of) if best and peer.device == "cuda" else loss_of
@@ -156,7 +159,9 @@ def measure_step(args: argparse.Namespace) -> dict[str, Any]:
         step()
         peer.wait()
         first = time.perf_counter() - begin
+        spent = time.process_time()
         seconds = timed(step, peer, args)
+        spent = (time.process_time() - spent) / (args.warmup + args.repeats + 1)
     low, median, high = np.quantile(seconds, [0.1, 0.5, 0.9]).tolist()
     row = {
         "mode": args.mode,
@@ -165,6 +170,7 @@ def measure_step(args: argparse.Namespace) -> dict[str, Any]:
         "median_s": median,
         "p10_s": low,
         "p90_s": high,
+        "cpu_s": spent,
     }
     return row | {"first_step_s": first, "clips_per_s": args.batch / median, **peer.machine()}
 
