@@ -11,9 +11,11 @@ direction of the stripes and motion tell them apart. Clip i depends on the seed 
 Letters: n clips, F frames, s side in pixels.
 """
 
+import contextlib
 import io
 import os
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -134,9 +136,17 @@ def write_sequences(
     os.replace(partial, out_dir)
 
 
-def renderers(num_workers: int = 2) -> ProcessPoolExecutor:
-    """Processes for `write_videos`, to be shared by several calls: starting them costs as much as 500 clips."""
-    return ProcessPoolExecutor(num_workers, get_context("spawn"), initializer=time_limit.end_with_parent)
+@contextlib.contextmanager
+def renderers(num_workers: int) -> Iterator[Executor | None]:
+    """Processes for `write_videos`, to be shared by several calls: starting them costs as much as 500 clips.
+
+    None for 0: this process renders.
+    """
+    if not num_workers:
+        yield None
+        return
+    with ProcessPoolExecutor(num_workers, get_context("spawn"), initializer=time_limit.end_with_parent) as pool:
+        yield pool
 
 
 def _write_chunk(job: tuple) -> int:

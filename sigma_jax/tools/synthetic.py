@@ -1,7 +1,7 @@
 """Renders the labelled motion set to video files and packs them into shards: the data of configs/demo.py.
 
     python -m sigma_jax.tools.synthetic --out=DATA/shapes [--train=14000] [--bank=3500] [--val=2000] [--test=0] \\
-        [--masked=64] [--camouflage]
+        [--masked=64] [--camouflage] [--workers=2]
 
 Splits: train (no labels), bank, val and test (labels `<motion>-<shape>`); one of 0 clips is not made. Videos stay in
 OUT/videos; finished splits are not made again. OUT/segmentation holds --masked clips with masks of the shapes
@@ -43,6 +43,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         parser.add_argument(f"--{split}", type=natural, default=count, metavar="CLIPS")
     parser.add_argument("--masked", type=natural, default=64, metavar="CLIPS", help="clips with masks")
     parser.add_argument("--seed", type=natural, default=0)
+    workers = "processes that render and pack videos; 0: only this one"
+    parser.add_argument("--workers", type=natural, default=os.cpu_count() or 1, help=workers)
     parser.add_argument("--camouflage", action="store_true", help="stripes instead of bright shapes")
     return parser.parse_args(argv)
 
@@ -53,7 +55,7 @@ def synthetic(args: argparse.Namespace) -> int:
     how = {"seed": args.seed, "camouflage": args.camouflage}
     if args.masked and not (args.out / MASKED).is_dir():
         write_sequences(args.out / MASKED, start=FIRST_MASKED, count=args.masked, **how)
-    with renderers() as pool:
+    with renderers(args.workers) as pool:
         for split, first in FIRST_CLIP.items():
             if is_done(args.out, split):
                 print(f"{split}: already in {args.out}")
@@ -62,8 +64,8 @@ def synthetic(args: argparse.Namespace) -> int:
             if not count:
                 continue
             write_videos(videos, start=first, count=count, labelled=split != "train", pool=pool, **how)
-            shards, workers = -(-count // CLIPS_PER_SHARD), os.cpu_count() or 1
-            spec = PrepareSpec(args.out, videos, name="shapes", split=split, shards=shards, workers=workers)
+            shards = -(-count // CLIPS_PER_SHARD)
+            spec = PrepareSpec(args.out, videos, name="shapes", split=split, shards=shards, workers=args.workers)
             if split != "train":  # a small split may lack classes; the numbers of the others stay the same
                 spec = dataclasses.replace(spec, labels=_write_classes(args.out / "videos" / "classes.txt"))
             prepare(spec, lambda line: print(line, flush=True), main.end_at_once)

@@ -55,11 +55,13 @@ SHRINK = {  # a config at the size of the test data: 8 frames of 32x32, 48 recor
 
 
 def shrunk(spec: str, **changes):
-    overrides = dict(SHRINK)
-    for field in ("warmup_epochs", "warmup_percent"):
-        if field in load_config(spec).optim:
-            overrides["optim.warmup_steps"] = "1"
-    return apply_overrides(load_config(spec), overrides | changes)
+    """A config at the size of the test data, without the monitor of segmentation, which takes as long as training."""
+    config, overrides = load_config(spec), dict(SHRINK)
+    if "warmup_epochs" in config.optim or "warmup_percent" in config.optim:
+        overrides["optim.warmup_steps"] = "1"
+    if "every_steps" in config.evals.get("segmentation", ()):
+        overrides["evals.segmentation.every_steps"] = "0"
+    return apply_overrides(config, overrides | changes)
 
 
 def with_program(run: Run, program: Program, **plan) -> Run:
