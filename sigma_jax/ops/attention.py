@@ -16,7 +16,6 @@ from einops import rearrange
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
-from sigma_jax.ops import tpu_attention
 from sigma_jax.runtime.errors import InvalidValue
 
 BACKENDS = ("auto", "xla", "cudnn", "pallas", "lean")
@@ -82,8 +81,11 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, backend: str = "auto") -> j
         is_odd = q.shape[1] % 2 or k.shape[1] % 2
         return checkpoint_name((_cudnn_odd if is_odd else _cudnn)(q, k, v), SAVED_NAME)
     q = q * q.shape[-1] ** -0.5
-    if backend == "pallas" and tpu_attention.takes(q, k.shape[1]):
-        return checkpoint_name(tpu_attention.attend_on_tpu(q, k, v), SAVED_NAME)
+    if backend == "pallas":
+        from sigma_jax.ops import tpu_attention  # imports Pallas, a tenth of the time in which a command starts
+
+        if tpu_attention.takes(q, k.shape[1]):
+            return checkpoint_name(tpu_attention.attend_on_tpu(q, k, v), SAVED_NAME)
     if backend in ("lean", "pallas") and k.shape[1] >= LEAN_KEYS:
         heads = (rearrange(x, "B N H d -> H B N d") for x in (q, k, v))
         return rearrange(_lean(*heads), "H B Q d -> B Q H d")
