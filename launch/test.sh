@@ -11,4 +11,4 @@ if [ $# -gt 0 ]; then
   exec python -m pytest "$@"
 fi
 python -m pytest tests/runtime/test_distributed.py
-exec python -m pytest -n "${WORKERS:-2}" --durations=15 --ignore=tests/runtime/test_distributed.py
+exec python -m pytest -n "${WORKERS:-2}" --dist=worksteal --durations=15 --ignore=tests/runtime/test_distributed.py

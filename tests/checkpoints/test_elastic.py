@@ -1,5 +1,7 @@
 """A real training state saved on eight devices, restored on other counts and other data x fsdp splits."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -7,19 +9,28 @@ import pytest
 from sigma_jax.checkpoints.content_hash import content_hash
 from sigma_jax.checkpoints.manager import Checkpointer, CheckpointError, restore_subtree
 from sigma_jax.runtime import config as configs
+from sigma_jax.runtime.sharding import make_mesh, state_shardings, with_shardings
 from sigma_jax.train.setup import plan_program
 
 
-def abstract_state(data: int, fsdp: int, size: str = "tiny"):
-    values = {"batch_size": "8", "mesh.data": str(data), "mesh.fsdp": str(fsdp)}
+@functools.cache
+def planned_state(size: str):
+    """Shapes and shardings of a run's state on eight devices, data x fsdp = 1 x 8."""
+    values = {"batch_size": "8", "mesh.data": "1", "mesh.fsdp": "8"}
     config = configs.apply_overrides(configs.load_config(f"configs/demo.py:size={size},teacher=tiny"), values)
-    return plan_program(config, 48, jax.devices()[: data * fsdp]).abstract_state
+    return plan_program(config, 48).abstract_state
+
+
+def abstract_state(data: int, fsdp: int, size: str = "tiny"):
+    """The same state on another mesh, as a run there plans it."""
+    state, mesh = planned_state(size), make_mesh(data, fsdp, jax.devices()[: data * fsdp])
+    return with_shardings(state, state_shardings(mesh, state))
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """(checkpoints folder, hashes) of a state with distinct numbers in every array, saved from data x fsdp = 1 x 8."""
-    abstract = abstract_state(1, 8)
+    abstract = planned_state("tiny")
     rng = np.random.default_rng(0)
 
     def fill(leaf):

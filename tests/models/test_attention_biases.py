@@ -43,7 +43,8 @@ def test_values_and_gradients(backend, kind, num_queries, monkeypatch):
     def plain(params, x):
         return plain_attention(params, x, num_queries or TOKENS)
 
-    np.testing.assert_allclose(ours(params, x), plain(params, x), atol=2e-6)
+    value = plain(params, x)  # rounding grows with the largest number, and differs from processor to processor
+    np.testing.assert_allclose(ours(params, x), value, atol=1e-6 * float(jnp.max(jnp.abs(value))))
     (found, expected) = (jax.grad(lambda p, x, f=f: jnp.sum(f(p, x) ** 2), (0, 1))(params, x) for f in (ours, plain))
     largest = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(expected))
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):

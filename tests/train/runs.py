@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from sigma_jax import main
 from sigma_jax.checkpoints.manager import _read_json, find_checkpoint
 from sigma_jax.datasets.synthetic import write_videos
 from sigma_jax.tools import prepare
@@ -27,6 +28,24 @@ def make_data(folder: Path) -> Path:
     code = prepare.main([f"--videos={folder / 'videos'}", f"--out={folder / 'shards'}", "--workers=0"])
     assert code == 0
     return folder / "shards"
+
+
+def command_line(
+    workdir: Path,
+    data: Path,
+    *overrides: str,
+    flags: tuple[str, ...] = (),
+    config: str = "configs/demo.py",
+    shrink: tuple[str, ...] = TINY,
+) -> list[str]:
+    """The flags of a small run of sigma_jax.main."""
+    values = [f"--config.{override}" for override in (*shrink, *overrides)]
+    return [f"--config={config}", f"--workdir={workdir}", f"--data_dir={data}", *flags, *values]
+
+
+def run_here(workdir: Path, data: Path, *overrides: str, **how) -> None:
+    """A run in this process, on its eight devices: the reference that runs of other processes are compared with."""
+    assert main.main(["sigma_jax.main", *command_line(workdir, data, *overrides, **how)]) == 0
 
 
 def start(
@@ -51,9 +70,8 @@ def start(
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "PYTHONFAULTHANDLER": "1",  # see `stop_with_stacks`
     }
-    values = [f"--config.{override}" for override in (*shrink, *overrides)]
-    command = [*under, sys.executable, "-m", "sigma_jax.main", f"--config={config}", f"--workdir={workdir}"]
-    command += [f"--data_dir={data}", *flags, *values]
+    words = command_line(workdir, data, *overrides, flags=flags, config=config, shrink=shrink)
+    command = [*under, sys.executable, "-m", "sigma_jax.main", *words]
     log = open(f"{workdir}.{len(list(workdir.parent.glob('*.log')))}.log", "w+")  # noqa: SIM115
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
