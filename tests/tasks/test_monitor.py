@@ -20,7 +20,9 @@ def data_dir(tmp_path_factory):
     root = tmp_path_factory.mktemp("monitor")
     for split, start, count in (("bank", 0, 40), ("val", 100, 21)):
         write_videos(root / split, seed=0, start=start, count=count)
-        assert not prepare.main([f"--videos={root / split}", f"--out={root / 'data'}", f"--split={split}"])
+        assert not prepare.main(
+            [f"--videos={root / split}", f"--out={root / 'data'}", f"--split={split}", "--workers=0"]
+        )
     return root / "data"
 
 

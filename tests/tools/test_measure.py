@@ -13,6 +13,7 @@ from sigma_jax.tools.benchmarks import jpeg_shards, peer_step, profile
 from sigma_jax.tools.benchmarks.campaign import Campaign
 from sigma_jax.tools.benchmarks.goals import goals, table
 from sigma_jax.tools.benchmarks.options import OPTIONS
+from sigma_jax.tools.benchmarks.peers import read_row
 from sigma_jax.tools.benchmarks.stages import Stage, stages
 
 GOLDENS = Path(__file__).parents[1] / "goldens"

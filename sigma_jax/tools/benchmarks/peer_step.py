@@ -11,8 +11,9 @@ Modes
     best      bf16, the forward pass under torch.compile, fused attention (cuDNN first), fused AdamW, no synchronisation
     parts     Sinkhorn and cross-entropy of one side alone, and the teacher in fp32 and in 16 bits
 
-Prints a line of JSON with "median_s", processor seconds and peak memory among others. The batch lies on the device, as in our own benchmark. --golden compares losses
-and gradient norms over the recorded updates, in fp32 on any device. --smoke: tiny sizes.
+Prints a line of JSON with "median_s", processor seconds and peak memory among others. The batch lies on the device, as
+in our own benchmark. --golden compares losses and gradient norms over the recorded updates, in fp32 on any device.
+--smoke: tiny sizes.
 """
 
 import argparse
