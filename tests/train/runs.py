@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,13 @@ TINY = (
     "objective.num_prototypes=16",    "objective.projection_widths=32,32",
     "log_every_steps=1", "checkpoint.keep_last=3", "data.cache_decoded=false",
 )  # fmt: skip
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens to."""
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        return s.getsockname()[1]
 
 
 def make_data(folder: Path) -> Path:
