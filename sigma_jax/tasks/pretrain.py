@@ -4,6 +4,7 @@ Letters: B clips, F frames, N tubes, V visible, M hidden, P numbers in a tube, D
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -435,8 +436,12 @@ class PretrainTask(Task):
         def own_features(params: Params, video: np.ndarray) -> jax.Array:
             return features(params, shard_batch(self.mesh, {"video": own_rows(video)})["video"])
 
-        clips = [partial(central_clips, self, place.data_dir, split, batch_size) for split in splits]
-        return (FrozenFeatures(own_features, *clips, asked, k=self.knn.k, linear=False, every=self.knn.every),)
+        def clips(split: str) -> Loader:
+            return central_clips(self, place.data_dir, split, batch_size)
+
+        kept = functools.cache(lambda split: list(clips(split)))  # the same each time, and slow to decode
+        bank, test = (partial(kept if self.data.reading.cache_decoded else clips, split) for split in splits)
+        return (FrozenFeatures(own_features, bank, test, asked, k=self.knn.k, linear=False, every=self.knn.every),)
 
     def examples(self, place: Place, num_clips: int, seed: int, weights: tuple[Params, Params]) -> Examples:
         order, clips = Shuffled(seed, max_bad_fraction=1.0), self.clips(self.data.crop)

@@ -4,10 +4,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import jax
+import numpy as np
 import pytest
 
 from sigma_jax.datasets.synthetic import write_videos
 from sigma_jax.runtime.config import apply_overrides, load_config
+from sigma_jax.tasks import pretrain
 from sigma_jax.tasks.base import Place
 from sigma_jax.tasks.pretrain import central_clips
 from sigma_jax.tools import prepare
@@ -44,6 +46,17 @@ def test_numbers_are_the_same_on_one_device_and_on_eight(data_dir, devices):
     for name, value in found[0].items():
         hits = value * num_clips / 100  # padding does not count
         assert abs(hits - round(hits)) < 1e-4, name
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_clips_are_decoded_once_where_decoded_videos_are_kept(data_dir, devices, monkeypatch, cached):
+    task = build_task(apply_overrides(load_config("configs/demo.py"), {"data.cache_decoded": str(cached)}), devices[:1])
+    (evaluator,) = task.evaluators(Place(str(data_dir), Path()))
+    opened = []
+    monkeypatch.setattr(pretrain, "central_clips", lambda *args: opened.append(args[2]) or central_clips(*args))
+    shown = [list(evaluator.test_batches()) for _ in range(2)]
+    assert opened == ["val"] * (1 if cached else 2)
+    np.testing.assert_array_equal(shown[0][0]["video"], shown[1][0]["video"])
 
 
 def test_due_steps_follow_the_config(data_dir, devices):
