@@ -82,7 +82,7 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, backend: str = "auto") -> j
         return checkpoint_name((_cudnn_odd if is_odd else _cudnn)(q, k, v), SAVED_NAME)
     q = q * q.shape[-1] ** -0.5
     if backend == "pallas":
-        from sigma_jax.ops import tpu_attention  # imports Pallas, a tenth of the time in which a command starts
+        from sigma_jax.ops import tpu_attention  # imports Pallas for TPUs, which nothing else needs
 
         if tpu_attention.takes(q, k.shape[1]):
             return checkpoint_name(tpu_attention.attend_on_tpu(q, k, v), SAVED_NAME)
