@@ -160,9 +160,7 @@ def measure_step(args: argparse.Namespace) -> dict[str, Any]:
         step()
         peer.wait()
         first = time.perf_counter() - begin
-        spent = time.process_time()
-        seconds = timed(step, peer, args)
-        spent = (time.process_time() - spent) / (args.warmup + args.repeats + 1)
+        seconds, spent = timed(step, peer, args)
     low, median, high = np.quantile(seconds, [0.1, 0.5, 0.9]).tolist()
     row = {
         "mode": args.mode,
@@ -176,20 +174,21 @@ def measure_step(args: argparse.Namespace) -> dict[str, Any]:
     return row | {"first_step_s": first, "clips_per_s": args.batch / median, **peer.machine()}
 
 
-def timed(call: Callable[[], Any], peer: Peer, args: argparse.Namespace) -> list[float]:
-    """Seconds of each repetition: by the device's own clock where it has one."""
+def timed(call: Callable[[], Any], peer: Peer, args: argparse.Namespace) -> tuple[list[float], float]:
+    """Seconds of each repetition, by the device's own clock where it has one; processor seconds of one on average."""
     for _ in range(args.warmup):
         call()
     peer.wait()
-    marks = []
+    marks, spent = [], time.process_time()
     for _ in range(args.repeats + 1):
         marks.append(peer.torch.cuda.Event(enable_timing=True) if peer.device == "cuda" else time.perf_counter())
         if peer.device == "cuda":
             marks[-1].record()
         call()
     peer.wait()
+    spent = (time.process_time() - spent) / (args.repeats + 1)
     pairs = zip(marks, marks[1:], strict=False)
-    return [a.elapsed_time(b) / 1e3 if peer.device == "cuda" else b - a for a, b in pairs]
+    return [a.elapsed_time(b) / 1e3 if peer.device == "cuda" else b - a for a, b in pairs], spent
 
 
 def measure_parts(args: argparse.Namespace) -> dict[str, Any]:
@@ -216,7 +215,7 @@ def measure_parts(args: argparse.Namespace) -> dict[str, Any]:
         found = {"median_s": objective, "sinkhorn_s": sinkhorn}
         if peer.teacher is not None:
             found |= {"teacher_fp32_s": lambda: teacher(False), "teacher_16bit_s": lambda: teacher(True)}
-        row = {name: statistics.median(timed(call, peer, args)) for name, call in found.items()}
+        row = {name: statistics.median(timed(call, peer, args)[0]) for name, call in found.items()}
     return {"mode": "parts", "batch": args.batch, "tokens": tokens, **row, **peer.machine()}
 
 
