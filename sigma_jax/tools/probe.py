@@ -26,12 +26,13 @@ from sigma_jax.data.loader import LoaderSpec, OnePass, open_loader
 from sigma_jax.data.sampling import FrameSampling
 from sigma_jax.data.source import open_source
 from sigma_jax.evals.feature_cache import cached_features
-from sigma_jax.evals.features import FeatureFn, extract, raw_pixel_features
+from sigma_jax.evals.features import FeatureFn, extract_all, raw_pixel_features
 from sigma_jax.evals.frozen_features import frozen_scores
 from sigma_jax.evals.knn import TEMPERATURE
 from sigma_jax.evals.labellings import labellings
 from sigma_jax.models.compute import Compute
 from sigma_jax.runtime.command import Command, add_weights_flags, command_parser, leave, positive
+from sigma_jax.runtime.compilation import use_compilation_cache
 from sigma_jax.runtime.logs import start_logging, telling
 from sigma_jax.weights.formats import WHICH
 from sigma_jax.weights.frozen import Pretrained, load, untrained
@@ -85,10 +86,13 @@ class Clips:
         """One pass over a split; videos that cannot be read are left out."""
         return open_loader(LoaderSpec(self.data_dir, split, self.view, OnePass(True), self.batch_size))
 
-    def features(self, network: FeatureFn, cache: Path | None = None, identity: Mapping[str, Any] | None = None):
-        """(features, labels) of both splits; kept in `cache` for a network of this `identity`."""
-        if cache is None or identity is None:
-            return [extract(network, self.batches(split)) for split in self.splits]
+    def features(self, networks: Mapping[str, FeatureFn]) -> dict[str, list[Features]]:
+        """The features of both splits by each network, in one pass over the videos."""
+        found = [extract_all(networks, self.batches(split)) for split in self.splits]
+        return {name: [of_split[name] for of_split in found] for name in networks}
+
+    def kept_features(self, network: FeatureFn, cache: Path, identity: Mapping[str, Any]) -> list[Features]:
+        """The features of both splits by a network of this `identity`, kept in `cache`."""
         found = []
         for split in self.splits:
             data = identify(open_source(self.data_dir, split))
@@ -120,13 +124,19 @@ def measure(
     networks: Mapping[str, FeatureFn], clips: Clips, k: int, cache: Path | None = None, identity: Mapping | None = None
 ) -> dict[str, Any]:
     """What decides the numbers, and a row for each network; features of the first one are kept in `cache`."""
-    rows, description = [], {}
-    for i, (name, network) in enumerate(networks.items()):
-        with telling(f"features, k-NN and linear probe of: {name}"):
-            features = clips.features(network, cache, None if i else identity)
-            description = clips.describe(features, k)
-            rows.append({"features": name, **dict(frozen_scores(*features, clips.asked, k=k))})
-    return description | {"rows": rows}
+    found, others = {}, dict(networks)
+    if cache is not None:
+        first = next(iter(networks))
+        with telling(f"features of: {first}"):
+            found[first] = clips.kept_features(others.pop(first), cache, identity)
+    if others:
+        with telling(f"features of: {', '.join(others)}"):
+            found |= clips.features(others)
+    rows = []
+    for name, splits in found.items():
+        with telling(f"k-NN and linear probe of: {name}"):
+            rows.append({"features": name, **dict(frozen_scores(*splits, clips.asked, k=k))})
+    return clips.describe(next(iter(found.values())), k) | {"rows": rows}
 
 
 def table(result: Mapping[str, Any]) -> str:
@@ -158,6 +168,7 @@ def summary(rows: list[Mapping[str, Any]]) -> str:
 def probe(args: argparse.Namespace) -> int:
     """Measures the weights and their controls; prints and keeps the table."""
     start_logging()
+    use_compilation_cache()
     compute = Compute(dtype=jnp.bfloat16 if args.bfloat16 else jnp.float32)
     source = args.init or args.checkpoint_dir or args.workdir
     model = load(source, num_heads=args.num_heads, weights=args.weights, compute=compute)

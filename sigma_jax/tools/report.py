@@ -23,6 +23,7 @@ from sigma_jax.report.clips import write_animation, write_clips
 from sigma_jax.report.page import Picture
 from sigma_jax.report.run import write_report
 from sigma_jax.runtime.command import Command, command_parser, leave
+from sigma_jax.runtime.compilation import use_compilation_cache
 from sigma_jax.runtime.config import load_json
 from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.runtime.logs import start_logging, telling
@@ -93,6 +94,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def report(args: argparse.Namespace) -> int:
     """Restores the newest checkpoint and draws its page."""
     start_logging()
+    use_compilation_cache()
     config = load_json(args.workdir / "config.json")
     start = StartFrom(teacher=args.teacher)
     run = build(config, args.workdir, args.data_dir, start=start, checkpoint_dir=args.checkpoint_dir)

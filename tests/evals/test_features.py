@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sigma_jax.evals.features import extract, raw_pixel_features
+from sigma_jax.evals.features import extract, extract_all, raw_pixel_features
 from sigma_jax.evals.frozen_features import FrozenFeatures
 
 
@@ -42,6 +42,17 @@ def test_padding_and_batch_size_do_not_matter():
         features, labels = extract(_mean_colour, _batches(video, label, size))
         np.testing.assert_allclose(features, whole, rtol=1e-6)
         np.testing.assert_array_equal(labels, whole_label)
+
+
+def test_several_networks_share_one_pass():
+    video, label = _clips(13)
+    networks = {"mean": _mean_colour, "pixels": raw_pixel_features}
+    found = extract_all(networks, _batches(video, label, 4))  # a generator: it can be read once only
+    assert list(found) == ["mean", "pixels"]
+    for name, network in networks.items():
+        features, labels = extract(network, _batches(video, label, 4))
+        np.testing.assert_array_equal(found[name][0], features)
+        np.testing.assert_array_equal(found[name][1], labels)
 
 
 def test_broken_features_are_named():
