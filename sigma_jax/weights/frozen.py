@@ -5,6 +5,7 @@ Letters: B clips, F frames, y x pixels, N tubes, T patch tokens, D width.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -277,10 +278,9 @@ class Pretrained:
         if tuple(old) != new:
             logging.log_first_n(logging.INFO, "positions: grid %s, weights %s: %s", 1, new, tuple(old), what)
 
-    @functools.lru_cache(maxsize=8)  # noqa: B019  one model lives as long as the program
-    def _function(self, view: "_View"):
+    def _function(self, view: "_View") -> Callable[[dict, jax.Array | np.ndarray], jax.Array]:
         if self.weights.kind == "teacher":
-            return jax.jit(functools.partial(_teacher_features, self.module, view))
+            return functools.partial(_teacher_features, self.module, view)
         sizes = self.weights.sizes
         grid = grid_of(sizes, view.shape[0], view.shape[1:])
         final_norm = self.has_final_norm and view.final_norm
@@ -289,12 +289,12 @@ class Pretrained:
             grid, video_size(sizes), sizes["positions"], final_norm, self.compute, position_grid=position_grid
         )
         pooling = sizes.get("pooling", "mean") if view.pool else None
-        return jax.jit(functools.partial(video_features, encoder, pooling))
+        return functools.partial(_video_features, encoder, pooling)
 
 
 @dataclasses.dataclass(frozen=True)
 class _View:
-    """The form of the features of clips of `shape` (frames, rows, columns); each form has one compiled function."""
+    """The form of the features of clips of `shape` (frames, rows, columns)."""
 
     shape: tuple[int, int, int]
     pool: bool
@@ -315,6 +315,11 @@ def video_features(encoder: EncoderAlone, pooling: str | None, params: dict, vid
     return LayerNorm().apply({"params": params["norm"]}, pooled) if "norm" in params else pooled
 
 
+# Models of one form share a compiled function, whatever their parameters.
+_video_features = jax.jit(video_features, static_argnums=(0, 1))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _teacher_features(teacher: DinoVit, view: _View, params: dict, video: jax.Array) -> jax.Array:
     images = rearrange(video, "B F y x c -> (B F) y x c")
     if view.final_norm:
