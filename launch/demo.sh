@@ -25,7 +25,7 @@ if [ -z "$videos" ]; then
   echo "2/4 Training configs/demo.py: 900 steps, one to two minutes..."
   train
   echo "3/4 Restoring the checkpoint; what did it learn?"
-  python -m sigma_jax.tools.probe --workdir="$workdir/train" --data_dir="$data"
+  python -m sigma_jax.tools.probe --workdir="$workdir/train" --data_dir="$data" --cache="$workdir/features"
   echo "4/4 Drawing pictures..."
   python -m sigma_jax.tools.report --workdir="$workdir/train" --data_dir="$data" --videos=tests/data/clips
   echo "Is that how this run should look? Beside reference runs of the same config:"

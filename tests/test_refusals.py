@@ -54,7 +54,8 @@ def test_an_index(tmp_path, unreadable):
 def test_stored_features(tmp_path, unreadable):
     def ask():
         batch = {"video": np.zeros((1, 2, 2, 2, 3), np.uint8), "label": np.zeros(1, int)}
-        return cached_features(tmp_path, {"a": 1}, lambda video: video.reshape(1, -1), lambda: [batch])
+        networks = {"a": lambda video: video.reshape(1, -1)}
+        return cached_features(tmp_path, {"a": {"b": 1}}, networks, lambda: [batch])
 
     ask()
     (stored,) = tmp_path.glob("*.npz")

@@ -33,7 +33,7 @@ import numpy as np
 from sigma_jax import __version__
 from sigma_jax.data.records import find_shards
 from sigma_jax.evals import pretext
-from sigma_jax.evals.features import raw_pixel_features
+from sigma_jax.evals.features import RAW_PIXELS, raw_pixel_features
 from sigma_jax.evals.frozen_features import Features, FrozenFeatures
 from sigma_jax.evals.labellings import labellings
 from sigma_jax.evals.protocol import Evaluator
@@ -54,7 +54,6 @@ from sigma_jax.weights.frozen import load
 
 Numbers = dict[str, float]
 CHOICE_SEED = 100  # of the runs that choose the learning rate
-RAW_PIXELS = "raw 8x8x8 pixels"
 MEASURED = 20  # times a run is measured while it trains
 HEALTH = ("prototypes_used_pred", "prototypes_used_proj", "assignment_entropy_pred", "assignment_entropy_proj")
 

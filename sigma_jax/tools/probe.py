@@ -14,9 +14,11 @@ regression. It is not the paper's probe, which configs/linear_probe.py trains. T
 import argparse
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -26,7 +28,7 @@ from sigma_jax.data.loader import LoaderSpec, OnePass, open_loader
 from sigma_jax.data.sampling import FrameSampling
 from sigma_jax.data.source import open_source
 from sigma_jax.evals.feature_cache import cached_features
-from sigma_jax.evals.features import FeatureFn, extract_all, raw_pixel_features
+from sigma_jax.evals.features import RAW_PIXELS, FeatureFn, extract_all, raw_pixel_features
 from sigma_jax.evals.frozen_features import frozen_scores
 from sigma_jax.evals.knn import TEMPERATURE
 from sigma_jax.evals.labellings import labellings
@@ -36,8 +38,16 @@ from sigma_jax.runtime.compilation import use_compilation_cache
 from sigma_jax.runtime.logs import start_logging, telling
 from sigma_jax.weights.formats import WHICH
 from sigma_jax.weights.frozen import Pretrained, load, untrained
+from sigma_jax.weights.weights_file import content_digest, flatten
 
 Features = tuple[np.ndarray, np.ndarray]  # [n D], stored labels [n]
+
+
+class Network(NamedTuple):
+    """A row of the table: features of clips, and JSON that tells this network from all others."""
+
+    features: FeatureFn
+    identity: Mapping[str, Any]
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -86,19 +96,18 @@ class Clips:
         """One pass over a split; videos that cannot be read are left out."""
         return open_loader(LoaderSpec(self.data_dir, split, self.view, OnePass(True), self.batch_size))
 
-    def features(self, networks: Mapping[str, FeatureFn]) -> dict[str, list[Features]]:
-        """The features of both splits by each network, in one pass over the videos."""
-        found = [extract_all(networks, self.batches(split)) for split in self.splits]
-        return {name: [of_split[name] for of_split in found] for name in networks}
-
-    def kept_features(self, network: FeatureFn, cache: Path, identity: Mapping[str, Any]) -> list[Features]:
-        """The features of both splits by a network of this `identity`, kept in `cache`."""
+    def features(self, networks: Mapping[str, Network], cache: Path | None = None) -> dict[str, list[Features]]:
+        """The features of both splits by each network, in one pass over the videos; kept in `cache`."""
+        functions = {name: network.features for name, network in networks.items()}
         found = []
         for split in self.splits:
-            data = identify(open_source(self.data_dir, split))
-            made_of = {**identity, "view": repr(self.view), "split": split, "data": data}
-            found.append(cached_features(cache, made_of, network, lambda split=split: self.batches(split)))
-        return found
+            if cache is None:
+                found.append(extract_all(functions, self.batches(split)))
+                continue
+            place = {"view": repr(self.view), "split": split, "data": identify(open_source(self.data_dir, split))}
+            made_of = {name: {**network.identity, **place} for name, network in networks.items()}
+            found.append(cached_features(cache, made_of, functions, partial(self.batches, split)))
+        return {name: [of_split[name] for of_split in found] for name in networks}
 
     def describe(self, features: list[Features], k: int) -> dict[str, Any]:
         """Settings that the numbers depend on."""
@@ -120,18 +129,10 @@ class Clips:
         }
 
 
-def measure(
-    networks: Mapping[str, FeatureFn], clips: Clips, k: int, cache: Path | None = None, identity: Mapping | None = None
-) -> dict[str, Any]:
-    """What decides the numbers, and a row for each network; features of the first one are kept in `cache`."""
-    found, others = {}, dict(networks)
-    if cache is not None:
-        first = next(iter(networks))
-        with telling(f"features of: {first}"):
-            found[first] = clips.kept_features(others.pop(first), cache, identity)
-    if others:
-        with telling(f"features of: {', '.join(others)}"):
-            found |= clips.features(others)
+def measure(networks: Mapping[str, Network], clips: Clips, k: int, cache: Path | None = None) -> dict[str, Any]:
+    """What decides the numbers, and a row for each network; features are kept in `cache`."""
+    with telling(f"features of: {', '.join(networks)}"):
+        found = clips.features(networks, cache)
     rows = []
     for name, splits in found.items():
         with telling(f"k-NN and linear probe of: {name}"):
@@ -174,8 +175,7 @@ def probe(args: argparse.Namespace) -> int:
     model = load(source, num_heads=args.num_heads, weights=args.weights, compute=compute)
     view = view_of(model, args.sampling, args.frame_stride)
     clips = Clips(args.data_dir, view, (args.bank_split, args.test_split), args.batch_size)
-    identity = {"weights": model.weights.digest(), "dtype": str(jnp.dtype(compute.dtype))}
-    result = measure(networks_of(model), clips, args.k, args.cache, identity)
+    result = measure(networks_of(model), clips, args.k, args.cache)
     result = {"weights": {"source": str(source), "hash": model.weights.digest()}} | result
     print(table(result))
     print(summary(result["rows"]))
@@ -185,12 +185,14 @@ def probe(args: argparse.Namespace) -> int:
     return 0
 
 
-def networks_of(model: Pretrained) -> dict[str, FeatureFn]:
+def networks_of(model: Pretrained) -> dict[str, Network]:
     """The rows of the table: a model, itself with random weights, and what needs no network."""
+    random = untrained(model)
+    digest = content_digest(flatten(jax.device_get(random.params)))
     return {
-        "trained": model.features,
-        "random weights": untrained(model).features,
-        "raw 8x8x8 pixels": raw_pixel_features,
+        "trained": Network(model.features, model.identity),
+        "random weights": Network(random.features, random.identity | {"weights": digest}),
+        RAW_PIXELS: Network(raw_pixel_features, {"features": RAW_PIXELS}),
     }
 
 

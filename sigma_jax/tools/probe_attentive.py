@@ -232,7 +232,7 @@ def split_tokens(args: argparse.Namespace, model: Pretrained, num_classes: int, 
     crops = ViewCrop(data.num_crops, data.short_side, data.interpolation)
     spec = LabelledSpec(sampling, view["image_size"], num_classes, crops=crops, num_views=data.num_segments)
     source = open_source(args.data_dir, split)
-    made_of = {"weights": model.weights.digest(), "view": view, "split": split, "data": identify(source)}
+    made_of = {**model.identity, "view": view, "split": split, "data": identify(source)}
     reading = Workers(data.num_workers), Decoding(data.decoder, data.decode_timeout)
 
     def batches():

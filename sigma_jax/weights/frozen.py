@@ -157,6 +157,16 @@ class Pretrained:
     compute: Compute = Compute()
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """JSON that decides the features of a clip: content of the weights, all facts, and the type of the arithmetic.
+
+        The content alone does not: equal arrays with another number of heads are another model.
+        """
+        weights = self.weights
+        dtype = str(jnp.dtype(self.compute.dtype))
+        return {"weights": weights.digest(), "kind": weights.kind, "sizes": weights.sizes, "dtype": dtype}
+
+    @property
     def width(self) -> int:
         """Length D of a feature."""
         return self.weights.sizes["width"]

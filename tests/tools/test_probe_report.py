@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -25,7 +26,8 @@ def workdir(demo_run, tmp_path_factory):
 @pytest.fixture
 def only_trained(monkeypatch):
     """The probe's controls, which take two thirds of its time, are left out."""
-    monkeypatch.setattr(probe, "networks_of", lambda model: {"trained": model.features})
+    networks = probe.networks_of
+    monkeypatch.setattr(probe, "networks_of", lambda model: {"trained": networks(model)["trained"]})
 
 
 def test_probe_prints_three_rows_and_report_shows_them(workdir, shapes_dir, capsys):
@@ -83,6 +85,16 @@ def test_any_weights_are_probed_and_their_features_kept(
     assert "k=120;" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         probe.main([f"--data_dir={shapes_dir}"])
+
+
+def test_equal_arrays_with_another_number_of_heads_are_another_model(workdir, shapes_dir, tmp_path, only_trained):
+    weights, cache = read_weights(workdir), tmp_path / "features"
+    for num_heads in (weights.sizes["num_heads"], 1):
+        write_weights(tmp_path / "w.npz", replace(weights, sizes=weights.sizes | {"num_heads": num_heads}), "npz")
+        words = [f"--init={tmp_path / 'w.npz'}", f"--data_dir={shapes_dir}", "--batch_size=40", f"--cache={cache}"]
+        assert probe.main(words) == 0
+    first, second = (json.loads(path.read_text()) for path in sorted(cache.glob("*.json"))[:2])
+    assert len(list(cache.glob("*.npz"))) == 4 and first["weights"] == second["weights"], "two splits, two models"
 
 
 def test_random_weights_are_those_that_the_run_started_with(demo_run):
