@@ -29,6 +29,7 @@ from sigma_jax.data.metadata import damaged, read_json, write_json
 from sigma_jax.data.windows import End, Window, WindowSpec, read_windows
 from sigma_jax.datasets.listing import Entry, list_folder
 from sigma_jax.runtime.command import Command, add_weights_flags, command_parser, leave, positive
+from sigma_jax.runtime.config import diff_configs
 from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.runtime.files import replacing
 from sigma_jax.runtime.logs import start_logging
@@ -40,9 +41,8 @@ POOLS = ("mean", "time", "none")
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Settings that the features depend on; all files in OUT share them."""
+    """Settings that the features depend on, beside the model; all files in OUT share them."""
 
-    digest: str
     num_frames: int
     stride: int
     window_step: int
@@ -119,7 +119,7 @@ def extract_folder(args: argparse.Namespace) -> tuple[int, int]:
     model = load(args.init, num_heads=args.num_heads, weights=args.weights)
     settings = settings_of(model, args)
     args.out.mkdir(parents=True, exist_ok=True)
-    claim(args.out, settings, args.init)
+    claim(args.out, settings, model, args.init)
     pending = [entry for entry in entries if not place_of(args.out, entry).exists()]
     failed: list[dict] = []
     with tqdm(total=len(entries), initial=len(entries) - len(pending), unit="video", disable=None) as bar:
@@ -144,22 +144,22 @@ def settings_of(model: Pretrained, args: argparse.Namespace) -> Settings:
     span = num_frames * stride
     side = side if isinstance(side, int) else min(side)
     step = args.window_step or span
-    return Settings(model.report.digest, num_frames, stride, step, side, args.pool)
+    return Settings(num_frames, stride, step, side, args.pool)
 
 
-def claim(out: Path, settings: Settings, source: str) -> None:
-    """Writes features.json, or checks that the one in OUT has the same settings."""
-    path, wanted = out / "features.json", dataclasses.asdict(settings)
-    found = read_json(path).get("settings", {})
-    if path.exists() and not isinstance(found, dict):
-        raise damaged(path, f"settings: {found!r:.200}")
+def claim(out: Path, settings: Settings, model: Pretrained, source: str) -> None:
+    """Writes features.json, or checks that the one in OUT has the same settings and model."""
+    path, wanted = out / "features.json", {"settings": dataclasses.asdict(settings), "model": model.identity}
     if path.exists():
-        differing = [
-            f"{name}: {found.get(name)} there, {wanted[name]} now" for name in wanted if found.get(name) != wanted[name]
-        ]
+        found = read_json(path)
+        found = {name: found.get(name, {}) for name in wanted}
+        for name, value in found.items():
+            if not isinstance(value, dict):
+                raise damaged(path, f"{name}: {value!r:.200}")
+        differing = "; ".join(diff_configs(found, wanted))
         if differing:
-            raise InvalidValue(f"{out} holds features made otherwise ({'; '.join(differing)}): choose another --out")
-    write_json(path, {"settings": wanted, "weights": source})
+            raise InvalidValue(f"{out} holds features made otherwise ({differing}): choose another --out")
+    write_json(path, wanted | {"weights": source})
 
 
 def place_of(out: Path, entry: Entry) -> Path:

@@ -199,11 +199,13 @@ def description(
     model: Pretrained | None,
 ) -> dict[str, Any]:
     """Settings and weights that the scores depend on; the first entries of result.json."""
+    own = None if model is None or args.baseline else model.identity
     return {
         "protocol": list(args.protocols),
         "dataset": args.dataset,
         "split": args.split or {"davis": "val", "ytvos": "train"}.get(args.dataset),
-        "weights": None if model is None or args.baseline else model.report.digest,
+        "weights": own and own["weights"],
+        "model": own and {name: own[name] for name in ("kind", "sizes")},
         "baseline": args.baseline and {"kind": args.baseline, "seed": args.baseline_seed or 0},
         "predictions": None if args.predictions is None else str(args.predictions),
         "dtype": "bfloat16" if args.bfloat16 else "float32",

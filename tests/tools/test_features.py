@@ -73,7 +73,13 @@ def test_finished_videos_are_skipped_and_other_settings_refused(folder, capsys):
     assert run(folder, "again") == 0
     assert first.exists() and {path: path.stat().st_mtime_ns for path in others} == before
     assert run(folder, "again", "--pool=none") == 1
-    assert "holds features made otherwise (pool: mean there, none now)" in capsys.readouterr().err
+    assert "holds features made otherwise (settings.pool: 'mean' -> 'none')" in capsys.readouterr().err
+    weights = sample("pretrain_dino_swav")
+    heads = weights.sizes["num_heads"]
+    weights.sizes.update(image_size=32, num_heads=2 * heads)  # the same arrays
+    write_npz(folder / "more_heads.npz", weights)
+    assert run(folder, "again", f"--init={folder / 'more_heads.npz'}") == 1
+    assert f"(model.sizes.num_heads: {heads} -> {2 * heads})" in capsys.readouterr().err
 
 
 def test_other_frame_counts_and_sizes(folder):

@@ -1,6 +1,5 @@
 """The command from a folder of sequences to numbers and pictures, with tiny weights."""
 
-import functools
 import json
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from sigma_jax.weights.weights_file import write_npz
 from tests.evals.segmentation.conftest import davis, moving_square, write_frame, write_mask, ytvos  # noqa: F401 - fixtures
 from tests.weights.weights_samples import sample
 
-load = functools.lru_cache(segment.load)  # compiled once, as one model lives as long as the program
 SMALL = ("--num_frames=4", "--image_size=32", "--restarts=1")
 
 
@@ -28,11 +26,6 @@ def weights(tmp_path_factory):
             content.sizes.update(image_size=32)
         write_npz(root / f"{name}.npz", content)
     return root
-
-
-@pytest.fixture(autouse=True)
-def loaded_once(monkeypatch):
-    monkeypatch.setattr(segment, "load", load)
 
 
 def run(data, out, *flags, dataset="davis"):
@@ -119,6 +112,12 @@ def test_a_folder_of_other_results_is_refused(davis, weights, tmp_path, capsys):
     assert cluster(davis, out, weights, "--seeds=0") == 0
     assert cluster(davis, out, weights, "--seeds=1") == 1
     assert "holds results of other settings (settings" in capsys.readouterr().err
+    model = sample("pretrain_dino_swav")
+    heads = model.sizes["num_heads"]
+    model.sizes.update(image_size=32, num_heads=2 * heads)  # the same arrays
+    write_npz(tmp_path / "pretrain_dino_swav.npz", model)
+    assert cluster(davis, out, tmp_path, "--seeds=0") == 1
+    assert f"(model.sizes.num_heads: {heads} -> {2 * heads})" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
     assert cluster(davis, tmp_path / "file", weights) == 1
     assert "results cannot be written to" in capsys.readouterr().err

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from sigma_jax.evals.segmentation.layouts import BadSequence, Note
+from sigma_jax.runtime.config import diff_configs
 from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.runtime.files import replacing
 
@@ -45,10 +46,10 @@ class ResultFolder:
             raise InvalidValue(f"results cannot be written to {self.out} ({error}): choose another --out") from error
 
     def _compare(self, there: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-        names = [name for name in {**there, **now} if there.get(name) != now.get(name)]
-        if names:
-            differing = "; ".join(f"{name}: {there.get(name)} there, {now.get(name)} now" for name in names)
-            raise InvalidValue(f"{self.out} holds results of other settings ({differing}): choose another --out")
+        if differing := diff_configs(there, now):
+            raise InvalidValue(
+                f"{self.out} holds results of other settings ({'; '.join(differing)}): choose another --out"
+            )
 
     def write(self, name: str, content: Mapping[str, Any]) -> Path:
         """Writes OUT/name as JSON."""
