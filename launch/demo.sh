@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The demo: data, training, restore, measurement, pictures. About three minutes on two cores after the installation;
-# run again, it finds everything done and only restores and measures.
+# The demo: data, training, restore, measurement, pictures. Three to six minutes on two cores after the
+# installation; run again, it finds everything done and only restores and measures.
 #
 #   ./launch/demo.sh                     labelled moving shapes, rendered to video files
 #   ./launch/demo.sh FOLDER_OF_VIDEOS    your own videos (class sub-folders or a flat folder)
@@ -22,7 +22,7 @@ if [ -z "$videos" ]; then
   data="$workdir/data"
   echo "1/4 Data: shapes that move in 8 ways (half a minute)..."
   python -m sigma_jax.tools.synthetic --out="$data" --train=8000 # each is seen seven times in 900 steps
-  echo "2/4 Training configs/demo.py: 900 steps, one to two minutes..."
+  echo "2/4 Training configs/demo.py: 900 steps, one to three minutes..."
   train
   echo "3/4 Restoring the checkpoint; what did it learn?"
   python -m sigma_jax.tools.probe --workdir="$workdir/train" --data_dir="$data" --cache="$workdir/features"
