@@ -32,8 +32,8 @@ def cached_features(
       folder: of the files `<hash>.npz`; `<hash>.json` beside each holds its `made_of`.
       made_of: for each network JSON that determines its features: hash of the weights, view, identity of the data
         (data/identity.py).
-      networks, batches: arguments of `extract_all`; those whose file exists are not called, and `batches` is not if all
-        do.
+      networks, batches: arguments of `extract_all`. A network whose file exists is not called; where all files exist,
+        `batches` is not called either.
 
     Returns:
       for each network features float32 [n D] and labels [n].

@@ -14,7 +14,7 @@ from sigma_jax.runtime.errors import InvalidValue
 Batch = Mapping[str, np.ndarray]
 FeatureFn = Callable[[np.ndarray], jax.Array]
 
-RAW_PIXELS = "raw 8x8x8 pixels"  # title of the features below
+RAW_PIXELS = "raw 8x8x8 pixels"  # title of `raw_pixel_features` in tables
 PIXEL_BINS = 8  # features of raw pixels are averages over 8 x 8 x 8 cells of a clip
 
 

@@ -299,7 +299,12 @@ class Pretrained:
             grid, video_size(sizes), sizes["positions"], final_norm, self.compute, position_grid=position_grid
         )
         pooling = sizes.get("pooling", "mean") if view.pool else None
-        return functools.partial(_video_features, encoder, pooling)
+
+        def features(params: dict, video: jax.Array | np.ndarray) -> jax.Array:
+            used = {name: params[name] for name in ("encoder", "pool", "norm") if name in params}
+            return _video_features(encoder, pooling, used, video)
+
+        return features
 
 
 @dataclasses.dataclass(frozen=True)
@@ -325,7 +330,7 @@ def video_features(encoder: EncoderAlone, pooling: str | None, params: dict, vid
     return LayerNorm().apply({"params": params["norm"]}, pooled) if "norm" in params else pooled
 
 
-# Models of one form share a compiled function, whatever their parameters.
+# Compiled once for all models of one form, whatever their parameters.
 _video_features = jax.jit(video_features, static_argnums=(0, 1))
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from sigma_jax.data.records import RecordSource
 from sigma_jax.tools import probe, report
+from sigma_jax.weights import frozen
 from sigma_jax.weights.formats import read_weights, write_weights
 from sigma_jax.weights.frozen import Pretrained, load, untrained
 
@@ -95,6 +96,15 @@ def test_equal_arrays_with_another_number_of_heads_are_another_model(workdir, sh
         assert probe.main(words) == 0
     first, second = (json.loads(path.read_text()) for path in sorted(cache.glob("*.json"))[:2])
     assert len(list(cache.glob("*.npz"))) == 4 and first["weights"] == second["weights"], "two splits, two models"
+
+
+def test_models_of_one_form_share_a_compiled_function(workdir):
+    video = np.zeros((3, 4, 32, 32, 3), np.uint8)
+    first = np.asarray(load(workdir).features(video))
+    compiled = frozen._video_features._cache_size()
+    np.testing.assert_array_equal(load(workdir).features(video), first)
+    assert np.abs(untrained(load(workdir)).features(video) - first).max() > 0
+    assert frozen._video_features._cache_size() == compiled
 
 
 def test_random_weights_are_those_that_the_run_started_with(demo_run):
