@@ -176,6 +176,17 @@ def test_hash_sees_every_bit_and_no_sharding():
         content_hash({"a": array})
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32", "uint32", "bool", "uint8", "float8_e4m3fn"])
+def test_small_arrays_are_hashed_on_the_host_as_large_ones_on_devices(monkeypatch, dtype):
+    for shape in ((), (0,), (3,), (8, 7, 3)):
+        values = np.random.default_rng(0).normal(size=shape) * 50
+        for array in (jnp.asarray(values.astype(np.float32)).astype(dtype), jnp.zeros(shape, dtype)):
+            host = content_hash({"a": array})
+            with monkeypatch.context() as patch:
+                patch.setattr("sigma_jax.checkpoints.content_hash.SMALL", -1)
+                assert content_hash({"a": array}) == host, (shape, dtype)
+
+
 def test_state_may_be_donated_while_it_is_written(tmp_path):
     """The next training step overwrites the buffers at once; what is written must be the old values."""
     state = {"w": jax.device_put(np.ones((8, 50021), np.float32), _sharding(8))}
@@ -279,7 +290,6 @@ def test_saving_small_arrays_compiles_no_program_for_each(tmp_path):
         compiled.append(name)
 
     state = {f"bias{n}": jax.device_put(np.zeros(80 + 8 * n, np.float32), _sharding(8, P())) for n in range(20)}
-    content_hash(state)
     checkpointer = _checkpointer(tmp_path)
     jax.monitoring.register_event_duration_secs_listener(count)
     try:
