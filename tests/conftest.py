@@ -21,16 +21,17 @@ if "optimization_level" not in _flags and "cpu" in os.environ["JAX_PLATFORMS"].s
         _flags += " --xla_cpu_use_fusion_emitters=false"  # twice as quick again, without optimisation
         _flags += " --xla_cpu_parallel_codegen_split_count=1"  # both processors are at work already
 os.environ["XLA_FLAGS"] = _flags.strip()
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # programs that several tests and processes of this run compile
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # for the commands that tests start
     _cache = tempfile.mkdtemp(prefix="sigma_jax_programs_")
     atexit.register(shutil.rmtree, _cache, ignore_errors=True)
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache  # xdist's workers and commands that tests start inherit it
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_default_matmul_precision", "highest")
+jax.config.update("jax_enable_compilation_cache", False)  # here, keeping a program takes longer than it saves
 
 
 def pytest_collection_finish():

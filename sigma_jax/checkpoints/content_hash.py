@@ -30,7 +30,7 @@ def content_hash(tree: Tree) -> dict[str, str]:
     for name, leaf in zip(names, leaves, strict=True):
         if not isinstance(leaf, jax.Array):
             raise TypeError(f"{name} is {type(leaf).__name__}, expected jax.Array: put it on a device before saving")
-    small = [leaf.size <= SMALL and leaf.is_fully_addressable for leaf in leaves]
+    small = [leaf.size <= SMALL and (leaf.is_fully_addressable or leaf.is_fully_replicated) for leaf in leaves]
     found = jax.device_get([leaf if s else _device_hash(leaf) for leaf, s in zip(leaves, small, strict=True)])
     hashes = [_host_hash(value) if s else value for value, s in zip(found, small, strict=True)]
     return {name: f"{int(value):08x}" for name, value in zip(names, hashes, strict=True)}

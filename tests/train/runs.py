@@ -74,8 +74,6 @@ def start(
         "PJRT_NPROC": "16",
         "JAX_NUM_CPU_DEVICES": str(devices),
         "XLA_FLAGS": " ".join(quick),
-        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "xla"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "PYTHONFAULTHANDLER": "1",  # see `stop_with_stacks`
     }
     words = command_line(workdir, data, *overrides, flags=flags, config=config, shrink=shrink)

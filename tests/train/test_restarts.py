@@ -15,11 +15,16 @@ import pytest
 from sigma_jax.checkpoints.manager import find_checkpoint
 from tests.train import runs
 
-STEPS = 24
-CONFIG = (f"total_steps={STEPS}", "checkpoint.save_every_steps=4", "data.num_workers=1")
-NO_REPORT = ("--noreport",)
+STEPS = 12
+CONFIG = (f"total_steps={STEPS}", "checkpoint.save_every_steps=5", "data.num_workers=1")
+QUEUE = ("objective.queue_batches=2", "objective.queue_start_batches=2")  # past features are a part of the state
+SHRINK = tuple("max_batch_per_device=16" if "max_batch" in value else value for value in runs.TINY) + QUEUE
 KILLS = int(os.environ.get("SIGMA_KILLS", "3"))
 MOMENTS = ("step", "save", "start")  # in turn: between two steps, with a half-written checkpoint, while starting
+
+
+def start(workdir: Path, data: Path):
+    return runs.start(workdir, data, *CONFIG, flags=("--noreport",), shrink=SHRINK)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +32,7 @@ def straight(tmp_path_factory):
     """(shards, workdir) of the run that nobody disturbs."""
     folder = tmp_path_factory.mktemp("straight")
     data = runs.make_data(folder)
-    code, log = runs.finish(runs.start(folder / "run", data, *CONFIG, flags=NO_REPORT))
+    code, log = runs.finish(start(folder / "run", data))
     assert code == 0, log[-3000:]
     return data, folder / "run"
 
@@ -53,21 +58,6 @@ def test_an_undisturbed_run_leaves_its_files(straight):
         assert (workdir / name).exists(), name
 
 
-def test_sigterm_saves_this_step_and_the_restart_is_bit_equal(straight, tmp_path):
-    data, reference = straight
-    workdir, config = tmp_path / "run", (CONFIG[0], "checkpoint.save_every_steps=1000", CONFIG[2])
-    process = runs.start(workdir, data, *config, flags=NO_REPORT)
-    wait_until(process, lambda: steps_done(workdir) >= 3)
-    process.send_signal(signal.SIGTERM)
-    code, log = runs.finish(process)
-    assert code == 75 and "the same command goes on from there" in log, log[-3000:]
-    stopped = int(find_checkpoint(workdir).name)
-    assert 3 <= stopped < STEPS and steps_done(workdir) == stopped
-    code, log = runs.finish(runs.start(workdir, data, *config, flags=NO_REPORT))
-    assert code == 0 and f"resumed from step {stopped}" in log, log[-3000:]
-    assert runs.outcome(workdir) == runs.outcome(reference)
-
-
 def die(process, workdir: Path, moment: str, rng: random.Random) -> bool:
     """Kills the process at the moment; False where it came too late. A save that was hit leaves its traces."""
     half_written = workdir / "checkpoints"
@@ -85,16 +75,29 @@ def die(process, workdir: Path, moment: str, rng: random.Random) -> bool:
     return alive
 
 
-def test_killed_at_any_moment_ends_bit_equal(straight, tmp_path):
+def stop(process, workdir: Path) -> int:
+    """Sends SIGTERM once a step more is done; the step that was saved."""
+    target = steps_done(workdir) + 1
+    wait_until(process, lambda: steps_done(workdir) >= target)
+    process.send_signal(signal.SIGTERM)
+    code, log = runs.finish(process)
+    assert code == 75 and "the same command goes on from there" in log, log[-3000:]
+    return int(find_checkpoint(workdir).name)
+
+
+def test_stopped_and_killed_at_any_moment_it_ends_bit_equal(straight, tmp_path):
     data, reference = straight
-    workdir, rng, log = tmp_path / "run", random.Random(int(os.environ.get("SIGMA_KILL_SEED", "0"))), ""
+    workdir, rng = tmp_path / "run", random.Random(int(os.environ.get("SIGMA_KILL_SEED", "0")))
+    stopped = stop(start(workdir, data), workdir)
+    assert 1 <= stopped < STEPS and steps_done(workdir) == stopped, "the step that was just done is saved"
     kills, saves_hit, begun = 0, 0, time.monotonic()
     while kills < KILLS:
-        process = runs.start(workdir, data, *CONFIG, flags=NO_REPORT)
+        process = start(workdir, data)
         moment = MOMENTS[kills % len(MOMENTS)]
         killed = die(process, workdir, moment, rng)
         code, log = runs.finish(process)
         assert code == (-signal.SIGKILL if killed else 0), log[-3000:]
+        assert kills or not killed or f"resumed from step {stopped}" in log, log[-3000:]
         kills += killed
         left = list((workdir / "checkpoints").glob("*.orbax-checkpoint-tmp")) if workdir.exists() else []
         saves_hit += bool(left)
@@ -102,7 +105,7 @@ def test_killed_at_any_moment_ends_bit_equal(straight, tmp_path):
         if not killed:  # it was faster, and did it right: another one
             assert runs.outcome(workdir) == runs.outcome(reference)
             shutil.rmtree(workdir)
-    code, log = runs.finish(runs.start(workdir, data, *CONFIG, flags=NO_REPORT))
+    code, log = runs.finish(start(workdir, data))
     assert code == 0, log[-3000:]
     assert runs.outcome(workdir) == runs.outcome(reference)
     print(f"{kills} kills, {saves_hit} of them inside a save, {time.monotonic() - begun:.0f} s")
