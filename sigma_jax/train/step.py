@@ -119,8 +119,10 @@ def loss_and_gradient(
         result, memory = value_and_grad(rows, memory, (step, index))
         return (jax.tree.map(jnp.add, total, result), memory), None
 
+    value_and_grad = jax.jit(value_and_grad, inline=True)  # traced once, for the shapes and for the loop
     micro_batches = jax.tree.map(split, batch)
-    shapes, _ = jax.eval_shape(value_and_grad, jax.tree.map(lambda x: x[0], micro_batches), memory, (step, 0))
+    first = jax.tree.map(lambda x: x[0], micro_batches)
+    shapes, _ = jax.eval_shape(value_and_grad, first, memory, (step, jnp.int32(0)))
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     (total, memory), _ = jax.lax.scan(add, (zeros, memory), (jnp.arange(accumulation), micro_batches))
     return *jax.tree.map(lambda x: x / accumulation, total), memory

@@ -115,6 +115,21 @@ def test_another_accumulation_repeats_no_random_key():
     assert [bits for accumulation, bits in masks if accumulation == 1] == without
 
 
+def test_all_micro_batches_are_traced_once():
+    traces = []
+
+    class Counter:
+        def loss(self, params, frozen, batch, seed, step):
+            traces.append(batch["video"].shape)
+            return jnp.sum(params), {}
+
+    def gradient(params):
+        return loss_and_gradient(Counter(), params, {}, {"video": jnp.zeros((8, 1))}, (0, jnp.int32(0), 4), {})
+
+    jax.eval_shape(gradient, jnp.ones(1))
+    assert traces == [(2, 1)]
+
+
 def test_masks_follow_seed_and_step():
     task = small_task(target="pixel")
     params, batch = initial_params(task, 0), {"video": jnp.asarray(small_video(2))}
