@@ -15,8 +15,10 @@ from sigma_jax.runtime import config as configs
 from sigma_jax.runtime import sharding
 from sigma_jax.train.program import Program
 from sigma_jax.train.setup import plan_program
+from tests.train.collectives import check_nothing_grows_with_the_batch
 
-SMALL = {"batch_size": "8", "max_batch_per_device": "1", "model__image_size": "16"}
+CLIPS = 5  # of each device
+SMALL = {"batch_size": str(8 * CLIPS), "max_batch_per_device": str(CLIPS), "model__image_size": "16"}
 GOLDENS = Path(__file__).parents[1] / "goldens"
 CASES = ("size=B,target=mlp", "size=B,target=dino", "size=L,target=dino")
 
@@ -68,9 +70,10 @@ def compiled(lowered):
     return lowered.compile(compiler_options={"xla_backend_optimization_level": 0})
 
 
-def losses(fsdp: int, first_state) -> tuple[list[float], jax.Array]:
+def trained(fsdp: int, first_state) -> tuple[list[float], jax.Array, str]:
+    """Losses of three steps, the last state, and the text of the compiled step."""
     built = program("configs/demo.py:size=tiny", fsdp, **SMALL)
-    videos = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 16, 16, 3)).astype(np.uint8)
+    videos = np.random.default_rng(0).integers(0, 256, (3, 8 * CLIPS, 8, 16, 16, 3)).astype(np.uint8)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, built.abstract_state)
     state = jax.device_put(jax.device_get(first_state), shardings)
     batches = [sharding.shard_batch(built.task.mesh, {"video": video}) for video in videos]
@@ -78,12 +81,15 @@ def losses(fsdp: int, first_state) -> tuple[list[float], jax.Array]:
     for batch in batches:
         state, metrics = step(state, {}, batch)
         found.append(float(metrics["loss"]))
-    return found, state
+    return found, state, step.as_text()
 
 
 def test_fsdp_trains_as_data_parallelism_does(first_state):
-    expected, _ = losses(1, first_state)
-    found, state = losses(8, first_state)
+    """And what crosses devices does not grow with the batch; tests/train/test_step.py looks at other targets."""
+    expected, _, text = trained(1, first_state)
+    found, state, split = trained(8, first_state)
+    check_nothing_grows_with_the_batch(text, first_state.params, CLIPS, fsdp=1)
+    check_nothing_grows_with_the_batch(split, first_state.params, CLIPS, fsdp=8)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
     assert abs(expected[0] - expected[-1]) > 1e-4, "the losses compared must move"
     for leaf, planned in zip(

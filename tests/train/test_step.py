@@ -11,15 +11,19 @@ import pytest
 
 from sigma_jax.models.compute import Compute
 from sigma_jax.runtime.random import stream
-from sigma_jax.runtime.sharding import make_mesh, shard_batch, state_shardings
+from sigma_jax.runtime.sharding import make_mesh, shard_batch, state_shardings, traced_on
+from sigma_jax.tasks.pretrain import SigmaSettings
 from sigma_jax.train.optimizer import adamw
 from sigma_jax.train.state import initial_params, new_state
 from sigma_jax.train.step import loss_and_gradient, train_step
+from tests.train.collectives import check_nothing_grows_with_the_batch
 from tests.train.small import small_task, small_video
+
+CLIPS = 17  # of each device in a micro-batch
 
 
 def run_steps(task, num_steps=2, accumulation=1, batch=8):
-    """Losses and final parameters of a few jitted steps over the task's mesh."""
+    """Losses and final parameters of a few jitted steps over the task's mesh, and the text of the compiled step."""
     optimizer = adamw(1e-3)
 
     def init():
@@ -28,28 +32,43 @@ def run_steps(task, num_steps=2, accumulation=1, batch=8):
     shardings = state_shardings(task.mesh, jax.eval_shape(init))
     state = jax.jit(init, out_shardings=shardings)()
     frozen = jax.jit(task.init_frozen)(stream(0, "teacher"))
-    step = jax.jit(train_step(task, optimizer, seed=0, accumulation=accumulation), out_shardings=(shardings, None))
-    losses = []
-    for i in range(num_steps):
-        state, metrics = step(state, frozen, shard_batch(task.mesh, {"video": small_video(batch, i)}))
+    step = traced_on(task.mesh, train_step(task, optimizer, seed=0, accumulation=accumulation))
+    step = jax.jit(step, out_shardings=(shardings, None))
+    losses, batches = [], [shard_batch(task.mesh, {"video": small_video(batch, i)}) for i in range(num_steps)]
+    step = step.lower(state, frozen, batches[0]).compile()
+    for rows in batches:
+        state, metrics = step(state, frozen, rows)
         losses.append({name: float(value) for name, value in metrics.items()})
-    return losses, jax.device_get(state.params)
+    return losses, jax.device_get(state.params), step.as_text()
 
 
-def test_eight_devices_equal_one(devices):
-    """With a teacher; test_feature_queue and test_sharding compare SIGMA-MLP."""
-    one, one_params = run_steps(small_task(make_mesh(devices=devices[:1]), "dino"))
-    many, many_params = run_steps(small_task(make_mesh(data=4, fsdp=2), "dino"))
-    np.testing.assert_allclose(many[0]["loss"], one[0]["loss"], rtol=1e-6)
-    np.testing.assert_allclose(many[1]["loss"], one[1]["loss"], rtol=1e-5)  # Adam's first step magnifies rounding
+@pytest.fixture(scope="module")
+def one_and_eight(devices):
+    """Steps of one device and of eight, with all there is: a teacher, a feature queue and two micro-batches."""
+    sigma = SigmaSettings(num_prototypes=11, queue_batches=2, queue_start=2)
+    meshes = make_mesh(devices=devices[:1]), make_mesh(data=4, fsdp=2)
+    return [run_steps(small_task(mesh, "dino", sigma=sigma), 4, accumulation=2, batch=16 * CLIPS) for mesh in meshes]
+
+
+def test_eight_devices_equal_one(one_and_eight):
+    """The queue is empty, fills and joins. test_sharding compares SIGMA-MLP."""
+    (one, one_params, _), (many, many_params, _) = one_and_eight
+    for step in range(4):
+        rtol = 1e-6 if step == 0 else 2e-5  # Adam's first step magnifies rounding
+        np.testing.assert_allclose(many[step]["loss"], one[step]["loss"], rtol=rtol)
     assert one[0].keys() == many[0].keys()
     for a, b in zip(jax.tree.leaves(one_params), jax.tree.leaves(many_params), strict=True):
         assert np.mean(np.abs(a - b) > 1e-5) < 0.01
 
 
+def test_nothing_that_grows_with_the_batch_crosses_devices(one_and_eight):
+    _, (_, params, text) = one_and_eight
+    check_nothing_grows_with_the_batch(text, params, CLIPS, fsdp=2)
+
+
 @pytest.mark.parametrize("target", ["pixel", "feature"])
 def test_regression_learns_its_target(target):
-    losses, _ = run_steps(small_task(target=target), num_steps=8)
+    losses, *_ = run_steps(small_task(target=target), num_steps=8)
     assert losses[-1]["loss"] < losses[0]["loss"] and "loss_proj" not in losses[0]
 
 
