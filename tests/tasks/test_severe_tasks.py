@@ -15,7 +15,7 @@ from sigma_jax.data.records import DataSetError
 from sigma_jax.data.source import open_source
 from sigma_jax.datasets.synthetic_severe import render_cycles
 from sigma_jax.evals.multi_view import MAXIMUM_OF_SIGMOID, VideoScores, score_videos
-from sigma_jax.models.sizes import VideoSize
+from sigma_jax.models.sizes import VIDEO_SIZES, VideoSize
 from sigma_jax.ops.repetition_windows import IGNORED
 from sigma_jax.runtime.config import apply_overrides, load_config
 from sigma_jax.runtime.sharding import shard_batch
@@ -109,11 +109,12 @@ def test_one_device_and_eight_measure_and_learn_alike(toys, tmp_path, score, kin
 
 
 @pytest.mark.slow
-def test_a_counting_run_is_kept_with_its_clips_and_measured_again(toys, tmp_path):
+def test_a_counting_run_is_kept_with_its_clips_and_measured_again(toys, tmp_path, monkeypatch):
+    monkeypatch.setitem(VIDEO_SIZES, "tiny", SMALL)
     data, shrunk = str(toys / "cycles"), {"batch_size": "8", "objective.lifetime": "2", "total_steps": "2"}
     shrunk |= {"optim.warmup_steps": "1", "log_every_steps": "1", "checkpoint.save_every_steps": "1"}
     config = load_config("configs/severe.py:score=ucf_rc,size=tiny")
-    config = apply_overrides(config, SHRUNK | shrunk | {"evals.val_every_steps": "2"})
+    config = apply_overrides(config, SHRUNK | shrunk | {"evals.val_every_epochs": "0"})
     run = setup.build(config, tmp_path / "run", data)
     state = loop.train(run)
     checkpoints = loop.open_checkpoints(run)
