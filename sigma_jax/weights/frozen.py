@@ -376,9 +376,15 @@ def load(
 def untrained(model: Pretrained, seed: int = 0) -> Pretrained:
     """The model with the random weights with which a pre-training run of this seed starts."""
 
-    def init(key: jax.Array) -> dict:
-        inputs = [jnp.zeros(leaf.shape, leaf.dtype) for leaf in _inputs(model.module, model.weights)]
-        return model.module.init(key, *inputs)["params"]
+    init = _random_params(model.module, _inputs(model.module, model.weights))
+    return dataclasses.replace(model, params=init(stream(seed, "init")))
 
-    params = jax.jit(init, compiler_options=quick_compilation())(stream(seed, "init"))
-    return dataclasses.replace(model, params=params)
+
+@functools.cache
+def _random_params(module: nn.Module, inputs: tuple[jax.ShapeDtypeStruct, ...]) -> Callable[[jax.Array], dict]:
+    """A compiled function from a key to the parameters of a module, the same one for models of one form."""
+
+    def init(key: jax.Array) -> dict:
+        return module.init(key, *(jnp.zeros(leaf.shape, leaf.dtype) for leaf in inputs))["params"]
+
+    return jax.jit(init, compiler_options=quick_compilation())

@@ -104,6 +104,19 @@ def test_more_columns_than_clips():
     assert linear_probe(train, test, num_classes=3)["top1"] == 100
 
 
+def test_more_columns_than_clips_are_fitted_in_as_many_as_clips(monkeypatch):
+    (train, labels), (test, test_labels) = _blobs(50, 500, spread=8.0), _blobs(200, 500, spread=8.0, seed=1)
+    train[7] = train[8]  # a space of fewer dimensions than clips
+    columns, fit = [], linear._minimize
+    monkeypatch.setattr(linear, "_minimize", lambda x, *rest: columns.append(x.shape[1]) or fit(x, *rest))
+    found = linear_probe((train, labels), (test, test_labels), num_classes=3)
+    monkeypatch.setattr(linear, "_in_row_space", lambda *sets: [x.astype(np.float32) for x in sets])
+    whole = linear_probe((train, labels), (test, test_labels), num_classes=3)
+    assert columns == [50, 500] and found["iterations"] == whole["iterations"]
+    assert found["gradient_norm"] == pytest.approx(whole["gradient_norm"], rel=1e-2)
+    assert found["top1"] == whole["top1"] and 50 < found["top1"] < 100
+
+
 @pytest.mark.parametrize(
     "train, message",
     [

@@ -98,13 +98,15 @@ def test_equal_arrays_with_another_number_of_heads_are_another_model(workdir, sh
     assert len(list(cache.glob("*.npz"))) == 4 and first["weights"] == second["weights"], "two splits, two models"
 
 
-def test_models_of_one_form_share_a_compiled_function(workdir):
+def test_models_of_one_form_share_compiled_functions(workdir):
     video = np.zeros((3, 4, 32, 32, 3), np.uint8)
-    first = np.asarray(load(workdir).features(video))
-    compiled = frozen._video_features._cache_size()
+    first, random = np.asarray(load(workdir).features(video)), untrained(load(workdir))
+    sizes = frozen._video_features._cache_size, frozen._random_params.cache_info
+    compiled = [size() for size in sizes]
     np.testing.assert_array_equal(load(workdir).features(video), first)
-    assert np.abs(untrained(load(workdir)).features(video) - first).max() > 0
-    assert frozen._video_features._cache_size() == compiled
+    assert np.abs(random.features(video) - first).max() > 0
+    assert np.abs(untrained(load(workdir), 1).features(video) - random.features(video)).max() > 0
+    assert (sizes[0](), sizes[1]().misses) == (compiled[0], compiled[1].misses)
 
 
 def test_random_weights_are_those_that_the_run_started_with(demo_run):
