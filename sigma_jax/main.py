@@ -171,7 +171,7 @@ def start(given: Start) -> int:
     except loop.Preempted as notice:
         logging.warning("%s", notice)
         return loop.RESTART_CODE
-    except jax.errors.JaxRuntimeError as error:
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
         if not distributed.lost_another(error):
             raise
         kept = keep_traceback(error, given.workdir)

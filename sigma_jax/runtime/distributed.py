@@ -30,8 +30,9 @@ ALONE_CODE = 69  # exit status when the processes did not connect: a wrong addre
 # How long a finished process waits for the others before it exits: process 0 draws the report alone. A process that
 # dies meanwhile is noticed after `peer_seconds` all the same.
 LEAVE_SECONDS = 300
-# Status codes of a failed step whose cause lies in this process, not in the loss of another one.
-OWN_FAILURES = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
+# How the message of a failed step begins where its cause may be the loss of another process, not this one's.
+LOSSES = ("UNKNOWN", "INTERNAL", "UNAVAILABLE", "ABORTED", "CANCELLED", "DEADLINE_EXCEEDED", "FAILED_PRECONDITION")
+OWN_FAILURES = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")  # and codes that say it is this one's
 
 
 class CannotConnect(UserError, RuntimeError):
@@ -321,13 +322,18 @@ def _explain(meeting: Meeting, seconds: float, reason: Exception | str) -> str:
     )
 
 
-def lost_another(error: jax.errors.JaxRuntimeError) -> bool:
+def lost_another(error: Exception) -> bool:
     """Whether a step may have failed because another process was lost; the same command is then started again.
 
     If no collective is running when a process is lost, JAX itself ends the others (SIGABRT, status 134) after
     `peer_seconds`.
+
+    Args:
+      error: a JaxRuntimeError, or the ValueError that JAX raises in its place where the step fails as it is started.
     """
-    return jax.process_count() > 1 and not any(status in str(error) for status in OWN_FAILURES)
+    if jax.process_count() == 1 or any(status in str(error) for status in OWN_FAILURES):
+        return False
+    return isinstance(error, jax.errors.JaxRuntimeError) or str(error).partition(":")[0] in LOSSES
 
 
 def leave(code: int) -> None:

@@ -24,24 +24,29 @@ PROBE = {
 }
 
 
-def two_processes(workdir, data, *overrides, second: tuple[str, ...] = (), flags: tuple[str, ...] = (), **config):
+def two_processes(
+    workdir, data, *overrides, devices: int = 4, second: tuple[str, ...] = (), flags: tuple[str, ...] = (), **config
+):
+    """Two training processes of some devices each that meet; `second`: values that only the second one is given."""
     address = f"--coordinator=localhost:{runs.free_port()}"
     limits = ("--num_processes=2", "--connect_seconds=60", "--peer_seconds=10")
     return [
-        runs.start(workdir, data, *more, devices=4, flags=(address, *limits, *flags, f"--process_id={i}"), **config)
+        runs.start(
+            workdir, data, *more, devices=devices, flags=(address, *limits, *flags, f"--process_id={i}"), **config
+        )
         for i, more in enumerate((overrides, (*overrides, *second)))
     ]
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """Shards; six steps by one process of eight devices; the first four of them by two processes of four."""
+    """Shards; four steps by one process of eight devices, and by two processes of four."""
     folder = tmp_path_factory.mktemp("runs")
     data = runs.make_data(folder)
     every = ("checkpoint.save_every_steps=2", "mesh.fsdp=2")
-    runs.run_here(folder / "one", data, "total_steps=6", *every)
+    runs.run_here(folder / "one", data, "total_steps=4", *every)
     for _ in range(2):  # a cold compilation on a busy machine can outlast gloo's 30 s; it is cached the second time
-        ended = [runs.finish(process) for process in two_processes(folder / "two", data, "total_steps=6", *every)]
+        ended = [runs.finish(process) for process in two_processes(folder / "two", data, "total_steps=4", *every)]
         if not any("Gloo context initialization failed" in log for _, log in ended):
             break
     assert [code for code, _ in ended] == [0, 0], "\n".join(log[-3000:] for _, log in ended)
@@ -50,7 +55,7 @@ def finished(tmp_path_factory):
 
 def test_processes_started_with_other_values_stop_at_once(finished):
     """Their parameters would drift apart without a sound."""
-    started = two_processes(finished.folder / "other", finished.data, "total_steps=6", second=("optim.base_lr=1",))
+    started = two_processes(finished.folder / "other", finished.data, "total_steps=4", second=("optim.base_lr=1",))
     (first, said), (second, difference) = [runs.finish(process) for process in started]
     assert (first, second) == (1, 1), said + difference
     assert "process(es) [1] were started with other values than this one" in said
@@ -60,17 +65,17 @@ def test_processes_started_with_other_values_stop_at_once(finished):
 
 def test_two_processes_train_as_one(finished):
     one, two = runs.losses(finished.folder / "one"), runs.losses(finished.folder / "two")
-    assert list(one) == list(two) == [1, 2, 3, 4, 5, 6]
+    assert list(one) == list(two) == [1, 2, 3, 4]
     np.testing.assert_allclose(list(two.values()), list(one.values()), rtol=1e-6)
-    assert one[1] != one[6]
+    assert one[1] != one[4]
 
 
 def test_preflight_is_printed_and_only_the_first_process_writes(finished):
     for index, log in enumerate(finished.logs):
         assert "2 process(es) x 4 local device(s) = 8 device(s)" in log and f"this is process {index}" in log
-    assert "step 6/6" in finished.logs[0] and "step 6/6" not in finished.logs[1]
+    assert "step 4/4" in finished.logs[0] and "step 4/4" not in finished.logs[1]
     rows = (finished.folder / "two" / "metrics.jsonl").read_text().splitlines()
-    assert sorted(json.loads(row)["step"] for row in rows if "loss" in row) == [1, 2, 3, 4, 5, 6], "each step once"
+    assert sorted(json.loads(row)["step"] for row in rows if "loss" in row) == [1, 2, 3, 4], "each step once"
     assert "report.html" in finished.logs[0] and "report.html" not in finished.logs[1]
 
 
@@ -84,16 +89,16 @@ def test_two_processes_write_the_report(finished):
 
 
 def test_checkpoint_of_two_restores_in_one(finished):
-    """The run of two processes, cut back to step 4, goes on in one process on another mesh with the same batches."""
+    """The run of two processes, cut back to step 2, goes on in one process on another mesh with the same batches."""
     workdir = finished.folder / "moved"
     shutil.copytree(finished.folder / "two", workdir)
-    shutil.rmtree(workdir / "checkpoints" / "6")
-    moved = [value for value in finished.every if "fsdp" not in value] + ["mesh.fsdp=1", "total_steps=6"]
+    shutil.rmtree(workdir / "checkpoints" / "4")
+    moved = [value for value in finished.every if "fsdp" not in value] + ["mesh.fsdp=1", "total_steps=4"]
     runs.run_here(workdir, finished.data, *moved)
-    two = (finished.folder / "two" / "metrics.jsonl").read_text().split('{"step": 5')[0]
-    assert (workdir / "metrics.jsonl").read_text().startswith(two), "steps 1 to 4 were trained again"
+    two = (finished.folder / "two" / "metrics.jsonl").read_text().split('{"step": 3')[0]
+    assert (workdir / "metrics.jsonl").read_text().startswith(two), "steps 1 and 2 were trained again"
     one, again = runs.losses(finished.folder / "one"), runs.losses(workdir)
-    np.testing.assert_allclose([again[5], again[6]], [one[5], one[6]], rtol=1e-6)
+    np.testing.assert_allclose([again[3], again[4]], [one[3], one[4]], rtol=1e-6)
 
 
 def test_two_processes_evaluate_as_one(finished):
@@ -111,7 +116,9 @@ def test_two_processes_evaluate_as_one(finished):
 
 
 def test_when_one_is_killed_the_other_stops(finished):
-    first, second = two_processes(finished.folder / "lost", finished.data, "total_steps=100000", *finished.every)
+    first, second = two_processes(
+        finished.folder / "lost", finished.data, "total_steps=100000", *finished.every, devices=1
+    )
     metrics = finished.folder / "lost" / "metrics.jsonl"
     deadline = time.monotonic() + 200
     while not metrics.exists() and first.poll() is None and time.monotonic() < deadline:
@@ -129,7 +136,8 @@ def test_when_one_is_killed_all_start_again(finished):
     """Each under launch/keep_running.sh: the coordinator is killed at step 5 or later, and both end the same run."""
     workdir, metrics = finished.folder / "again", finished.folder / "again" / "metrics.jsonl"
     under = ("bash", "launch/keep_running.sh", "cpu")
-    hosts = two_processes(workdir, finished.data, "total_steps=14", *finished.every, under=under, flags=("--noreport",))
+    words = ("total_steps=14", *finished.every)
+    hosts = two_processes(workdir, finished.data, *words, devices=1, under=under, flags=("--noreport",))
     deadline = time.monotonic() + 200
     while not (metrics.exists() and metrics.read_text().count("\n") >= 5) and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -9,6 +9,7 @@ import threading
 import time
 from types import SimpleNamespace
 
+import jax
 import pytest
 
 from sigma_jax.runtime import distributed
@@ -29,6 +30,17 @@ def test_what_an_exchange_raises_is_what_is_told():
     with pytest.raises(distributed.CannotConnect, match="did not work within 0.01 s"):
         distributed._within(0.01, threading.Event().wait)
     assert distributed._within(60, lambda: 7) == 7
+
+
+def test_a_step_that_failed_because_another_process_is_gone_is_told_from_mistakes(monkeypatch):
+    gloo = "Gloo all-reduce failed: Read error [127.0.0.1]:37020: Connection reset by peer"
+    step, lost = jax.errors.JaxRuntimeError, distributed.lost_another
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert lost(step(gloo)) and lost(ValueError(f"UNKNOWN: {gloo}"))
+    for own in (step("RESOURCE_EXHAUSTED: out of memory"), ValueError("INVALID_ARGUMENT: x"), ValueError("size=3")):
+        assert not lost(own)
+    monkeypatch.setattr(jax, "process_count", lambda: 1)
+    assert not lost(step(gloo)) and not lost(ValueError(f"UNKNOWN: {gloo}"))
 
 
 def test_flags_that_cannot_be_are_errors():
