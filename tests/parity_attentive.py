@@ -54,14 +54,13 @@ def rows(arrays: dict) -> list[Row]:
         logits = model.apply({"params": params}, jnp.asarray(arrays["tokens"]))
         return optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(arrays["labels"])).mean(), logits
 
-    params = jax.tree.map(jnp.asarray, group("param/"))
-    (value, logits), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    (value, logits), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(group("param/"))
     out = [compare("logits", logits, arrays["logits"], 1e-5), compare("loss", value, arrays["loss"], 1e-5)]
     for (path, ours), theirs in zip(
         jax.tree_util.tree_leaves_with_path(grads), jax.tree.leaves(group("grad/")), strict=True
     ):
         out.append(compare(f"gradient {jax.tree_util.keystr(path)}", ours, theirs, 1e-5))
-    started = model.init(jax.random.key(0), jnp.zeros((1, 2, 16 * width)))["params"]
+    started = jax.device_get(jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 2, 16 * width)))["params"])
     names = arrays["init_names"].tolist()
     ours = [_start(started, name) for name in names]
     # Standard deviations of samples of different sizes: they agree to a tenth.

@@ -1,6 +1,7 @@
 """Parity of the classifier: forward, losses, gradients, layer decay and weight decay groups (finetune_cls*.npz)."""
 
 import json
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -26,9 +27,9 @@ def rows(arrays: dict) -> list[Row]:
     def group(prefix):
         return from_torch({k[len(prefix) :]: v for k, v in arrays.items() if k.startswith(prefix)}, "classifier")
 
-    params = jax.tree.map(jnp.asarray, group("param:"))
-    video = jnp.asarray(np.moveaxis(arrays["video"], 1, -1) * np.float32(PIXEL_STD) + np.float32(PIXEL_MEAN))
-    logits, inner = model.apply({"params": params}, video, collect=True)
+    params = group("param:")
+    video = np.moveaxis(arrays["video"], 1, -1) * np.float32(PIXEL_STD) + np.float32(PIXEL_MEAN)
+    logits, inner = jax.jit(partial(model.apply, collect=True))({"params": params}, video)
     out = [compare(name, value, arrays[name], 2e-5) for name, value in inner.items()]
     out.append(compare("logits", logits, arrays["logits"], 2e-5))
     out.append(
@@ -41,7 +42,7 @@ def rows(arrays: dict) -> list[Row]:
     def soft_loss(params):
         return soft_target_cross_entropy(model.apply({"params": params}, video), jnp.asarray(arrays["soft_target"]))
 
-    loss, grads = jax.value_and_grad(soft_loss)(params)
+    loss, grads = jax.jit(jax.value_and_grad(soft_loss))(params)
     out.append(compare("loss_soft", loss, arrays["loss_soft"], 2e-5))
     out.append(deviations("grad of loss_soft", grads, group("grad:"), 5e-6))
     return out + _groups(params, arrays, config)

@@ -62,8 +62,8 @@ def masks(arrays: dict) -> list[Row]:
         counts = [grid.masked_per_step, grid.num_masked, grid.num_visible]
         theirs = [int(arrays[k][i]) for k in ("masked_per_frame", "masked_total", "visible_total")]
         out.append(compare(f"mask {i} counts", counts, theirs, 0))
-        _, masked_idx = sample_mask(jax.random.key(i), 1, grid)
-        ours = np.asarray(mask_of(masked_idx, grid.num_tubes))[0].reshape(t, -1)
+        draw = jax.jit(lambda key, grid=grid: mask_of(sample_mask(key, 1, grid)[1], grid.num_tubes))
+        ours = np.asarray(draw(jax.random.key(i)))[0].reshape(t, -1)
         sample = np.asarray(arrays[f"mask{i}"]).reshape(t, -1).astype(bool)
         out.append(compare(f"mask {i} hidden per step", ours.sum(axis=1), sample.sum(axis=1), 0))
         out.append(compare(f"mask {i} same in every step", ours, np.broadcast_to(ours[0], ours.shape), 0))
@@ -87,7 +87,7 @@ def teacher(arrays: dict) -> list[Row]:
         cls_position=params["positions"].shape[0] == patches + 1,
     )
     images = np.moveaxis(arrays["image"], 1, -1) * np.float32(PIXEL_STD) + np.float32(PIXEL_MEAN)
-    ours = DinoVit(size).apply({"params": params}, jnp.asarray(images), collect=True)
+    ours = jax.jit(partial(DinoVit(size).apply, collect=True))({"params": params}, images)
     grid = (14, 14) if registers else (side, side)  # the authors resize DINOv2's map to 14x14
     rows = [
         compare("tokens_all", ours["tokens"], arrays["tokens_all"], 2e-5),

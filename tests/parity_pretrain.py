@@ -67,24 +67,23 @@ def deviations(name: str, ours, theirs, limit: float, where=None) -> Row:
 def rows(arrays: dict) -> list[Row]:
     config = json.loads(str(arrays["config_json"]))
     task = task_of(config)
-    params = jax.tree.map(jnp.asarray, group(arrays, "param"))
+    params = group(arrays, "param")
     video = np.moveaxis(arrays["video"], 1, -1) * np.float32(PIXEL_STD) + np.float32(PIXEL_MEAN)
     visible_idx, masked_idx = indices_of(arrays["mask"])
     batch = {"video": video, "visible_idx": visible_idx, "masked_idx": masked_idx}
     if "feature" in arrays:
         feature = arrays["feature"]
         batch["teacher_features"] = feature.reshape(feature.shape[0], -1, feature.shape[-1])
-    batch = jax.tree.map(jnp.asarray, batch)
     return [*_forward(task, params, batch, arrays), *_training(task, params, batch, arrays, config)]
 
 
 def _forward(task, params, batch, arrays) -> list[Row]:
     out = []
-    params = constrain(params)
+    params = jax.jit(constrain)(params)
     variables = {"params": params}
     apply = jax.jit(task.model.apply, static_argnames="method")
     ours = apply(variables, batch["video"], batch["visible_idx"], batch["masked_idx"], method="collect")
-    ours["labels"] = task.targets({}, batch, batch["masked_idx"])
+    ours["labels"] = jax.jit(task.targets)({}, batch, batch["masked_idx"])
     out += [compare(name, value, arrays[name], ACTIVATION) for name, value in ours.items()]
     predictions = apply(variables, batch["video"], batch["visible_idx"], batch["masked_idx"])
     out.append(compare("x (hidden tubes only)", predictions, arrays["x"], ACTIVATION))
@@ -102,7 +101,7 @@ def _forward(task, params, batch, arrays) -> list[Row]:
     out.append(compare("prototypes_after", params["prototypes"], arrays["prototypes_after"], SCORE))
     for side, features in (("1", projections), ("2", predictions)):
         flat = features.reshape(-1, features.shape[-1])
-        scores = cosine_scores(flat, params["prototypes"])
+        scores = jax.jit(cosine_scores)(flat, params["prototypes"])
         soft, hard = assignments(scores, task.sigma.epsilon, task.sigma.num_iters)
         shape = arrays[f"scores{side}"].shape
         out.append(compare(f"scores{side}", scores.reshape(shape), arrays[f"scores{side}"], SCORE))
@@ -117,7 +116,7 @@ def _training(task, params, batch, arrays, config) -> list[Row]:
     optimizer = adamw(config["lr"], betas=tuple(config["betas"]), weight_decay=config["weight_decay"])
     step = jax.jit(train_step(task, optimizer, seed=0))
     gradient = jax.jit(lambda p: loss_and_gradient(task, task.constrain(p), {}, batch, (0, jnp.int32(0), 1), {})[:2])
-    state = new_state(params, optimizer, {})
+    state = jax.jit(lambda params: new_state(params, optimizer, {}))(params)
     grads = group(arrays, "grad")
     clear = jax.tree.map(lambda g: np.abs(g) >= 1e-6, grads)  # elsewhere rounding decides AdamW's first steps
     out = [deviations("grad", gradient(params)[1], grads, GRADIENT)]

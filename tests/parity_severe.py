@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from sigma_jax.data.annotations import decode
@@ -115,10 +115,9 @@ def rc_annotations(arrays: dict, path: Path) -> list[Row]:
 
 
 def rc_loss(arrays: dict, path: Path) -> list[Row]:
-    offsets = [jnp.asarray(arrays[f"{side}_offsets"]) for side in ("next", "prev")]
-    left, right = window_targets(jnp.asarray(arrays["state"]), *offsets)
-    heads = [jnp.asarray(arrays[f"{kind}_{side}"]) for side in ("left", "right") for kind in ("cls", "box")]
-    loss, parts = repetition_loss(Heads(*heads), left, right)
+    left, right = jax.jit(window_targets)(arrays["state"], arrays["next_offsets"], arrays["prev_offsets"])
+    heads = [arrays[f"{kind}_{side}"] for side in ("left", "right") for kind in ("cls", "box")]
+    loss, parts = jax.jit(repetition_loss)(Heads(*heads), left, right)
     ours = {"loss": loss, "loss_cls": parts["loss_class"], "loss_box": parts["loss_box"]}
     return [
         compare("target classes left", left[0], arrays["target_cls_left"], 0),
