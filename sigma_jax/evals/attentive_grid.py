@@ -162,7 +162,7 @@ def attentive_grid(
     best = max(finite, key=lambda i: scores[i])
     chosen = {name: grid[best][name] for name in ("learning_rate", "weight_decay", "val")}
     if test is not None:
-        one = jax.tree.map(lambda leaf: leaf[best : best + 1], params)
+        one = jax.jit(lambda heads: jax.tree.map(lambda leaf: leaf[best : best + 1], heads))(params)
         chosen["test"] = _score(next(iter(predict(model, one, test, settings))), test.labels, settings)
     return {"metric": settings.metric, "chosen": chosen, "grid": grid}
 
@@ -219,10 +219,15 @@ def step_of(
     """
     model = classifier(num_classes, settings)
     num_heads = len(settings.pairs)
-    start = jax.jit(model.init)(jax.random.key(settings.seed), jnp.zeros((1, *token_shape), jnp.float32))["params"]
-    params = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], num_heads, axis=0), start)
+
+    @jax.jit
+    def start(key):
+        one = model.init(key, jnp.zeros((1, *token_shape), jnp.float32))["params"]
+        params = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], num_heads, axis=0), one)
+        return params, jax.vmap(_adam().init)(params)
+
     update = _update(model, settings.multi_label, settings.heads_at_once or num_heads)
-    return update, (params, jax.vmap(_adam().init)(params))
+    return update, start(jax.random.key(settings.seed))
 
 
 def classifier(num_classes: int, settings: GridSettings) -> AttentiveClassifier:
