@@ -63,7 +63,7 @@ def trainer(task, rate):
 
     def train(batches):
         params = jax.jit(task.init)(jax.random.key(0))
-        state, memory = optimizer.init(params), task.init_memory(len(batches[0]["video"]))
+        state, memory = jax.jit(optimizer.init)(params), task.init_memory(len(batches[0]["video"]))
         for step, batch in enumerate(batches):
             params, state, memory = update(params, state, memory, jnp.int32(step), batch)
         return params

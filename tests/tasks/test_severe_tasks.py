@@ -64,7 +64,7 @@ def _learn(task, batch, steps, rate=3e-3):
         updates, state = optimizer.update(grads, state)
         return optax.apply_updates(params, updates), state, metrics.get("memory", memory), loss
 
-    state, losses = optimizer.init(params), []
+    state, losses = jax.jit(optimizer.init)(params), []
     for step in range(steps):
         params, state, memory, loss = update(params, state, memory, jnp.int32(step))
         losses.append(float(loss))
