@@ -3,6 +3,8 @@
 tests/train/test_step.py shows that devices do not matter to it, test_restarts.py that a run comes back with it.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,40 +21,46 @@ from tests.train.small import shrunk
 
 K, E, N = 8, 16, 32
 SETTINGS = {"epsilon": 0.05, "num_iters": 10, "queue_start": 0}
-PROTOTYPES = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (E, E)))[0][:K]
+PROTOTYPES = np.linalg.qr(np.random.default_rng(0).standard_normal((E, E), np.float32))[0][:K]
+loss_of = jax.jit(partial(symmetric_loss, **SETTINGS), static_argnames="queue_start")
+push = jax.jit(feature_queue.push)
 
 
 def features(seed, prototypes):
     """[N E] near the given prototypes, in turn."""
-    noise = jax.random.normal(jax.random.key(seed), (N, E))
-    return PROTOTYPES[jnp.resize(jnp.asarray(prototypes), N)] + 0.05 * noise
+    return PROTOTYPES[np.resize(prototypes, N)] + 0.05 * np.random.default_rng(seed).standard_normal((N, E), np.float32)
 
 
 def full_queue(past):
     queue = feature_queue.empty_queue(len(past), N, E)
     for batch in past:
-        queue = feature_queue.push(queue, batch, batch)
+        queue = push(queue, batch, batch)
     return queue
 
 
 def test_a_batch_of_one_kind_is_not_torn_apart():
     """All tokens belong to prototype 0: balanced alone they must spread, balanced with the past they need not."""
     batch, past = features(1, [0]), [features(2 + i, [1, 2, 3, 4, 5, 6, 7]) for i in range(7)]
-    _, alone = symmetric_loss(batch, batch, PROTOTYPES, **SETTINGS)
-    _, joined = symmetric_loss(batch, batch, PROTOTYPES, queue=full_queue(past), **SETTINGS)
+    _, alone = loss_of(batch, batch, PROTOTYPES)
+    _, joined = loss_of(batch, batch, PROTOTYPES, queue=full_queue(past))
     assert alone["prototypes_used_proj"] == 1.0
     assert joined["prototypes_used_proj"] == 1 / K
-    _, before = symmetric_loss(batch, batch, PROTOTYPES, queue=full_queue(past), **SETTINGS | {"queue_start": 8})
+    _, before = loss_of(batch, batch, PROTOTYPES, queue=full_queue(past), queue_start=8)
     assert before == alone  # it is not used yet
 
 
 def test_tokens_are_assigned_as_in_one_large_batch():
     batch, past = features(1, [0, 1, 2]), features(2, [3, 4, 5, 6, 7])
-    scores = jnp.concatenate([batch, past]) / jnp.linalg.norm(jnp.concatenate([batch, past]), axis=1, keepdims=True)
-    scores = scores @ PROTOTYPES.T
-    log_scalings, _ = prototype_scalings(scores, epsilon=0.05, num_iters=10)
-    expected = np.bincount(hard_assignments(scores, log_scalings, 0.05)[:N], minlength=K)
-    _, metrics = symmetric_loss(batch, batch, PROTOTYPES, queue=full_queue([past]), **SETTINGS)
+    both = np.concatenate([batch, past])
+
+    @jax.jit
+    def assigned(scores):
+        log_scalings, _ = prototype_scalings(scores, epsilon=0.05, num_iters=10)
+        return hard_assignments(scores, log_scalings, 0.05)
+
+    scores = both / np.linalg.norm(both, axis=1, keepdims=True) @ PROTOTYPES.T
+    expected = np.bincount(np.asarray(assigned(scores))[:N], minlength=K)
+    _, metrics = loss_of(batch, batch, PROTOTYPES, queue=full_queue([past]))
     share = expected[expected > 0] / N
     np.testing.assert_allclose(metrics["prototypes_used_proj"], np.mean(expected > 0))
     entropy = -np.sum(share * np.log(share)) / np.log(K)
@@ -64,7 +72,7 @@ def test_the_queue_keeps_the_newest_batches_in_order():
     for i in range(4):
         assert bool(feature_queue.is_active(queue, 0)) == (i >= 2)
         assert bool(feature_queue.is_active(queue, 3)) == (i >= 3)
-        queue = feature_queue.push(queue, jnp.full((3, 1), i), jnp.full((3, 1), -i))
+        queue = push(queue, jnp.full((3, 1), i), jnp.full((3, 1), -i))
     assert queue["pred"][:, 0, 0].tolist() == [3, 2] and queue["proj"][:, 0, 0].tolist() == [-3, -2]
 
 

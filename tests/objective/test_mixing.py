@@ -14,7 +14,7 @@ from sigma_jax.runtime.sharding import make_mesh, shard_batch, traced_on
 
 
 def test_cutmix_box_is_cut_at_the_frame():
-    inside, share = cutmix_box(jnp.float32(0.7), (10, 112), (224, 224))
+    inside, share = jax.jit(cutmix_box, static_argnums=2)(0.7, (10, 112), (224, 224))
     rows, columns = np.nonzero(np.asarray(inside))
     assert (rows.min(), rows.max() + 1, columns.min(), columns.max() + 1) == (0, 71, 51, 173)
     assert float(share) == pytest.approx(0.8274, abs=5e-5)
@@ -93,5 +93,5 @@ def test_erasing_fills_one_box_with_normal_noise():
 
 
 def test_erasing_never():
-    video = jnp.full((4, 1, 8, 8, 3), 0.5)
-    np.testing.assert_array_equal(erase(jax.random.key(0), video, 0.0), video)
+    video = np.full((4, 1, 8, 8, 3), 0.5, np.float32)
+    np.testing.assert_array_equal(jax.jit(lambda v: erase(jax.random.key(0), v, 0.0))(video), video)

@@ -1,11 +1,11 @@
 """The symmetric loss: a loop in words, options that differ, devices that do not matter."""
 
+from functools import partial
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sigma_jax.models.prototypes import unit_rows
 from sigma_jax.objective.sigma import prototype_usage, sharded_symmetric_loss, symmetric_loss
 from sigma_jax.runtime.sharding import BATCH_AXES, make_mesh
 
@@ -13,14 +13,18 @@ SETTINGS = {"epsilon": 0.05, "num_iters": 10, "temperature": 0.1}
 
 
 def features(batch=8, hidden=13, dim=11, prototypes=17):
-    keys = jax.random.split(jax.random.key(0), 3)
-    predictions, projections = (jax.random.normal(k, (batch, hidden, dim)) for k in keys[:2])
-    return predictions, projections, unit_rows(jax.random.normal(keys[2], (prototypes, dim)))
+    rng = np.random.default_rng(0)
+    predictions, projections = rng.standard_normal((2, batch, hidden, dim), np.float32)
+    return predictions, projections, unit(rng.standard_normal((prototypes, dim), np.float32))
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
 def flat_loss(predictions, projections, prototypes, **settings):
     flat = (x.reshape(-1, x.shape[-1]) for x in (predictions, projections))
-    return symmetric_loss(*flat, prototypes, **{**SETTINGS, **settings})
+    return jax.jit(partial(symmetric_loss, **{**SETTINGS, **settings}))(*flat, prototypes)
 
 
 def test_is_the_sum_in_the_docstring():
@@ -35,7 +39,7 @@ def test_is_the_sum_in_the_docstring():
 
     sides = {}
     for name, x in (("pred", predictions), ("proj", projections)):
-        sides[name] = np.asarray(unit_rows(x.reshape(-1, x.shape[-1])) @ prototypes.T)
+        sides[name] = unit(x.reshape(-1, x.shape[-1])) @ prototypes.T
     expected = 0.0
     for scored, other in (("proj", "pred"), ("pred", "proj")):
         logits, assigned = sides[scored] / 0.1, published(sides[other])
@@ -48,16 +52,17 @@ def test_is_the_sum_in_the_docstring():
 def test_prototypes_learn_from_the_projection_side_only():
     predictions, projections, prototypes = features()
 
-    def part(name):
-        return lambda p: flat_loss(predictions, projections, p)[1][name]
+    def gradient(name):
+        return jax.jit(jax.grad(lambda p: flat_loss(predictions, projections, p)[1][name]))(prototypes)
 
-    assert not np.any(jax.grad(part("loss_pred"))(prototypes))
-    assert np.any(jax.grad(part("loss_proj"))(prototypes))
+    assert not np.any(gradient("loss_pred"))
+    assert np.any(gradient("loss_proj"))
 
 
 def test_each_side_learns_from_its_own_branch_only():
     predictions, projections, prototypes = features()
     grad = jax.grad(lambda x, y, name: flat_loss(x, y, prototypes)[1][name], argnums=(0, 1))
+    grad = jax.jit(grad, static_argnums=2)
     by_pred, by_proj = grad(predictions, projections, "loss_pred"), grad(predictions, projections, "loss_proj")
     assert np.any(by_pred[0]) and not np.any(by_pred[1])
     assert np.any(by_proj[1]) and not np.any(by_proj[0])
@@ -95,7 +100,6 @@ def test_eight_devices_equal_one(devices, assignments, axes):
 
 
 def test_usage_of_a_literal_histogram():
-    used, entropy = prototype_usage(jnp.asarray([0, 0, 3, 3]), 4)
-    np.testing.assert_allclose([used, entropy], [0.5, 0.5], atol=1e-6)
-    used, entropy = prototype_usage(jnp.asarray([2, 2, 2]), 4)
-    np.testing.assert_allclose([used, entropy], [0.25, 0.0], atol=1e-6)
+    usage = jax.jit(prototype_usage, static_argnums=1)
+    np.testing.assert_allclose(usage(np.array([0, 0, 3, 3]), 4), [0.5, 0.5], atol=1e-6)
+    np.testing.assert_allclose(usage(np.array([2, 2, 2]), 4), [0.25, 0.0], atol=1e-6)
