@@ -7,6 +7,8 @@ prototypes were chosen; here they are those that are nearest to most tubes of th
 Letters: F frames, y x pixels, (t h w) tube grid, N tubes, K prototypes, E target width.
 """
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -14,9 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from sigma_jax.models.dino import tube_features
+from sigma_jax.models.dino import DinoVit, tube_features
+from sigma_jax.models.pretrain import PretrainModel
 from sigma_jax.models.prototypes import cosine_scores, unit_rows
 from sigma_jax.objective.targets import feature_targets, pixel_targets, teacher_frames
+from sigma_jax.ops.tubes import TubeGrid
 from sigma_jax.report import style
 from sigma_jax.runtime.errors import InvalidValue
 from sigma_jax.weights.frozen import Pretrained, grid_of
@@ -43,25 +47,31 @@ def tube_scores(model: Pretrained, clip: np.ndarray, teacher: Pretrained | None 
     Raises:
       InvalidValue: the checkpoint lacks prototypes or a way to project tubes; says which.
     """
-    sizes = model.weights.sizes
     if "prototypes" not in model.params:
         raise InvalidValue(
             f"{model.weights.source} has no prototypes (it is a {model.weights.kind} model"
             f"{' trained on pixels or features alone' if model.weights.kind == 'pretrain' else ''}): "
             "pictures of prototypes need a SIGMA pre-training checkpoint"
         )
+    return np.asarray(_cosines(tube_projections(model, clip, teacher), model.params["prototypes"]))
+
+
+@jax.jit
+def _cosines(projections: jax.Array, prototypes: jax.Array) -> jax.Array:
+    return cosine_scores(projections, unit_rows(prototypes))
+
+
+def tube_projections(model: Pretrained, clip: np.ndarray, teacher: Pretrained | None = None) -> jax.Array:
+    """What is compared with the prototypes, [N E]; arguments as in `tube_scores`.
+
+    Raises:
+      InvalidValue: a teacher is needed, or another one.
+    """
+    sizes = model.weights.sizes
     grid = grid_of(sizes, clip.shape[1], clip.shape[2:4])
-    everything = jnp.arange(grid.num_tubes)[None]
     if sizes["projection_widths"]:
-        targets = pixel_targets(jnp.asarray(clip), everything, grid)
-        projections = model.module.apply({"params": model.params}, targets, method="project")
-    else:
-        projections = feature_targets(_teacher_features(model, teacher, clip, grid), everything)
-    return np.asarray(cosine_scores(projections[0], unit_rows(model.params["prototypes"])))
-
-
-def _teacher_features(model: Pretrained, teacher: Pretrained | None, clip: np.ndarray, grid) -> jax.Array:
-    width = model.weights.sizes["target_width"]
+        return _projector(model.module, grid)(model.params, clip)
+    width = sizes["target_width"]
     if teacher is None:
         raise InvalidValue(
             f"{model.weights.source} has prototypes but no projection network: its targets were a teacher's features "
@@ -71,10 +81,30 @@ def _teacher_features(model: Pretrained, teacher: Pretrained | None, clip: np.nd
         raise InvalidValue(
             f"--teacher is a {teacher.weights.kind} model of width {teacher.width}; expected a teacher of {width}"
         )
-    images = teacher_frames(jnp.asarray(clip), grid.tube_size[0])
-    tokens = jax.jit(teacher.module.apply)({"params": teacher.params}, images)
-    maps = tube_features(tokens, teacher.module.size, grid.shape[1:])
-    return maps.reshape(1, -1, maps.shape[-1])
+    return _featurizer(teacher.module, grid)(teacher.params, clip)
+
+
+@functools.lru_cache(maxsize=4)
+def _projector(module: PretrainModel, grid: TubeGrid) -> Callable:
+    """Projections of a clip's normalised pixels."""
+
+    def project(params, clip):
+        targets = pixel_targets(clip, jnp.arange(grid.num_tubes)[None], grid)
+        return module.apply({"params": params}, targets, method="project")[0]
+
+    return jax.jit(project)
+
+
+@functools.lru_cache(maxsize=4)
+def _featurizer(teacher: DinoVit, grid: TubeGrid) -> Callable:
+    """A teacher's standardised features of a clip."""
+
+    def features(params, clip):
+        tokens = teacher.apply({"params": params}, teacher_frames(clip, grid.tube_size[0]))
+        maps = tube_features(tokens, teacher.size, grid.shape[1:])
+        return feature_targets(maps.reshape(1, -1, maps.shape[-1]), jnp.arange(grid.num_tubes)[None])[0]
+
+    return jax.jit(features)
 
 
 def nearest_tubes(scores: np.ndarray, prototype: int, count: int = SIDE * SIDE) -> np.ndarray:
