@@ -11,7 +11,7 @@ from sigma_jax.models.sizes import TeacherSize, VideoSize
 from sigma_jax.ops.masking import indices_of
 from sigma_jax.ops.posembed import position_table
 from sigma_jax.ops.tubes import PIXEL_MEAN, PIXEL_STD, TubeGrid
-from sigma_jax.runtime.sharding import make_mesh
+from sigma_jax.runtime.sharding import make_mesh, replicated
 from sigma_jax.tasks.pretrain import PretrainTask, SigmaSettings
 from sigma_jax.train.optimizer import adamw, decay_mask
 from sigma_jax.train.state import new_state
@@ -114,9 +114,10 @@ def _forward(task, params, batch, arrays) -> list[Row]:
 def _training(task, params, batch, arrays, config) -> list[Row]:
     """The three recorded updates and the fourth forward pass, through the real step."""
     optimizer = adamw(config["lr"], betas=tuple(config["betas"]), weight_decay=config["weight_decay"])
-    step = jax.jit(train_step(task, optimizer, seed=0))
+    whole = replicated(task.mesh)  # as the step's results, so that it is compiled once
+    step = jax.jit(train_step(task, optimizer, seed=0), out_shardings=whole)
     gradient = jax.jit(lambda p: loss_and_gradient(task, task.constrain(p), {}, batch, (0, jnp.int32(0), 1), {})[:2])
-    state = jax.jit(lambda params: new_state(params, optimizer, {}))(params)
+    state = jax.jit(lambda params: new_state(params, optimizer, {}), out_shardings=whole)(params)
     grads = group(arrays, "grad")
     clear = jax.tree.map(lambda g: np.abs(g) >= 1e-6, grads)  # elsewhere rounding decides AdamW's first steps
     out = [deviations("grad", gradient(params)[1], grads, GRADIENT)]
