@@ -41,11 +41,16 @@ def published_loop(scores, epsilon, num_iters):
 @pytest.mark.parametrize("num_iters", [1, 3, 10])
 def test_equals_the_published_loop_in_float64(epsilon, num_iters):
     scores = clustered_scores(0, 331, 37)
-    scalings, _ = prototype_scalings(jnp.asarray(scores), epsilon=epsilon, num_iters=num_iters)
+
+    @jax.jit
+    def assigned(scores):
+        scalings, _ = prototype_scalings(scores, epsilon=epsilon, num_iters=num_iters)
+        return soft_assignments(scores, scalings, epsilon), hard_assignments(scores, scalings, epsilon)
+
+    soft, hard = assigned(scores)
     expected = published_loop(scores, epsilon, num_iters)
-    soft = soft_assignments(jnp.asarray(scores), scalings, epsilon)
     np.testing.assert_allclose(soft, expected, atol=5e-5)
-    np.testing.assert_array_equal(hard_assignments(jnp.asarray(scores), scalings, epsilon), expected.argmax(axis=1))
+    np.testing.assert_array_equal(hard, expected.argmax(axis=1))
 
 
 def test_balances_prototypes_where_the_plain_softmax_does_not():
@@ -58,8 +63,8 @@ def test_balances_prototypes_where_the_plain_softmax_does_not():
 
 
 def test_marginal_error_falls_with_iterations():
-    scores = jnp.asarray(clustered_scores(2, 211, 31))
-    errors = [float(prototype_scalings(scores, epsilon=0.05, num_iters=n)[1]) for n in (2, 5, 20)]
+    error = jax.jit(lambda scores, n: prototype_scalings(scores, epsilon=0.05, num_iters=n)[1], static_argnums=1)
+    errors = [float(error(clustered_scores(2, 211, 31), n)) for n in (2, 5, 20)]
     assert errors[0] > errors[1] > errors[2]
 
 
@@ -67,23 +72,24 @@ def test_marginal_error_falls_with_iterations():
 def test_is_finite_at_the_extremes(epsilon):
     """2 clips of 1408 tokens, 3000 prototypes, scores of +-1, fp32."""
     rng = np.random.default_rng(0)
-    scores = jnp.asarray(rng.choice([-1.0, 1.0], size=(2816, 3000)).astype(np.float32))
-    scalings, error = prototype_scalings(scores, epsilon=epsilon, num_iters=10)
-    soft = soft_assignments(scores, scalings, epsilon)
+    scores = rng.choice(np.float32([-1.0, 1.0]), size=(2816, 3000))
+    scalings, error = jax.jit(partial(prototype_scalings, epsilon=epsilon, num_iters=10))(scores)
+    soft = np.asarray(jax.jit(partial(soft_assignments, epsilon=epsilon))(scores, scalings))
     assert np.isfinite(scalings).all() and np.isfinite(error)
     np.testing.assert_allclose(soft.sum(axis=1), 1.0, atol=1e-5)
 
 
 @pytest.mark.parametrize("epsilon", [0.01, 0.05])
 def test_eight_devices_equal_one(devices, epsilon):
-    scores = jnp.asarray(clustered_scores(3, 8 * 43, 37))
-    alone, _ = prototype_scalings(scores, epsilon=epsilon, num_iters=10)
+    scores = clustered_scores(3, 8 * 43, 37)
+    alone, _ = jax.jit(partial(prototype_scalings, epsilon=epsilon, num_iters=10))(scores)
     mesh = make_mesh(data=4, fsdp=2)
     axes = ("data", "fsdp")
     local = partial(prototype_scalings, epsilon=epsilon, num_iters=10, axis_names=axes)
     together, _ = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=P(axes), out_specs=P()))(scores)
     np.testing.assert_allclose(together, alone, atol=2e-5)
-    np.testing.assert_array_equal(hard_assignments(scores, together, epsilon), hard_assignments(scores, alone, epsilon))
+    assigned = jax.jit(partial(hard_assignments, scores, epsilon=epsilon))
+    np.testing.assert_array_equal(assigned(np.asarray(together)), assigned(np.asarray(alone)))
 
 
 def test_impossible_settings_are_errors():
