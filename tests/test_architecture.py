@@ -67,6 +67,19 @@ def test_files_stay_small_and_named(path):
     assert ast.get_docstring(ast.parse(path.read_text())), f"{path} does not say what it is about"
 
 
+LONG = {"joint_prototype_scalings", "run_stack", "stages", "symmetric_loss", "train_step"}  # CONTRIBUTING.md says why
+
+
+def test_functions_stay_short():
+    functions = [
+        node
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    assert {node.name for node in functions if node.end_lineno - node.lineno >= 50} == LONG
+
+
 def _uses_of_tasks(tree: ast.AST) -> set[str]:
     """Attributes that are read from anything called `task`: `task.x`, `run.task.x`, `getattr(task, "x")`."""
     found = set()

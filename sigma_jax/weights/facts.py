@@ -201,9 +201,8 @@ def matched(
 
     Args:
       weights: the weights.
-      model: facts of the model, by the names of `Weights.sizes`; the `class_names` of a classifier are () if classes
-        are
-        numbers.
+      model: facts of the model, by the names of `Weights.sizes`; the `class_names` of a classifier are () if its
+        classes are numbers.
       fresh: parts ('head', 'decoder') that may be initialised anew; their facts may differ.
       same: further facts that must agree; others, such as `num_frames`, are only noted.
       advice: what a user of the running command can do about other classes.
@@ -213,8 +212,7 @@ def matched(
       order, were 'moved', have an 'assumed' order (none is recorded), or whether the head is 'fresh'.
 
     Raises:
-      WeightsMismatch: facts differ; the message names the settings that agree with the weights, or both lists of
-        classes.
+      WeightsMismatch: facts differ; the message names the settings that agree with the weights, or both class lists.
     """
     fresh = set(fresh)
     _check_size(weights, model, fresh)
@@ -229,8 +227,8 @@ def matched(
             continue
         if name in compared:
             known = name in (*CONFIGURED, *same)
-            advice = f" (--config.model.{name}={_literal(there)} agrees with the weights)" if known else ""
-            wrong.append(f"{name} is {_literal(there)} in the weights, {_literal(here)} here{advice}")
+            hint = f" (--config.model.{name}={_literal(there)} agrees with the weights)" if known else ""
+            wrong.append(f"{name} is {_literal(there)} in the weights, {_literal(here)} here{hint}")
         elif name in NOTED:
             notes.append(f"{name} is {_literal(there)} in the weights, {_literal(here)} here{NOTED[name]}")
     if wrong:
