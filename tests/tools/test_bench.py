@@ -2,7 +2,6 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 
@@ -59,14 +58,6 @@ def run_bench(capsys, *words: str) -> tuple[int, str, str]:
     return status, captured.out, captured.err
 
 
-@pytest.fixture
-def unoptimised():
-    """Compiles in a hurry: these tests look at rows, not at speed."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.mark.parametrize(
     "words",
     [
@@ -77,7 +68,7 @@ def unoptimised():
     ],
     ids=lambda words: words[0],
 )
-def test_rows_have_the_promised_numbers(capsys, words, unoptimised):
+def test_rows_have_the_promised_numbers(capsys, words):
     status, out, err = run_bench(capsys, *words, "--repeats=2", "--warmup=1", "--json")
     assert status == 0, err
     row = json.loads(out)
