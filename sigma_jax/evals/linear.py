@@ -56,7 +56,7 @@ def linear_probe(
     mean, std = train_x.mean(axis=0, dtype=np.float64), train_x.std(axis=0, dtype=np.float64)
     is_constant = std <= 1e-6 * np.maximum(1e-6, np.abs(mean))  # rounding noise must not become a feature
     scale = np.where(is_constant, 0, 1 / np.where(is_constant, 1, std))
-    train_x, test_x = _in_row_space(*((x - mean) * scale for x in (train_x, test_x)))
+    train_x, test_x = _in_row_space(*(((x - mean) * scale).astype(np.float32) for x in (train_x, test_x)))
     params, iterations, gradient_norm = _fit(train_x, train_y, l2, num_classes, padded_classes, max_iterations)
     test_scores = test_x @ params["weights"].T + params["bias"]
     result = {"top1": accuracy(test_scores, test_y)}
@@ -71,10 +71,10 @@ def _in_row_space(train_x: np.ndarray, test_x: np.ndarray) -> tuple[np.ndarray, 
 
     Weights outside of that space would only be penalised, and L-BFGS, which starts from zero, never leaves it.
     """
-    if train_x.shape[1] > len(train_x):
-        basis, _ = np.linalg.qr(train_x.T)
-        train_x, test_x = train_x @ basis, test_x @ basis
-    return train_x.astype(np.float32), test_x.astype(np.float32)
+    if train_x.shape[1] <= len(train_x):
+        return train_x, test_x
+    basis, _ = np.linalg.qr(train_x.T.astype(np.float64))
+    return (train_x @ basis).astype(np.float32), (test_x @ basis).astype(np.float32)
 
 
 def _checked(name: str, split, num_classes: int) -> tuple[np.ndarray, np.ndarray]:

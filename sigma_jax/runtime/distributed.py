@@ -30,9 +30,9 @@ ALONE_CODE = 69  # exit status when the processes did not connect: a wrong addre
 # How long a finished process waits for the others before it exits: process 0 draws the report alone. A process that
 # dies meanwhile is noticed after `peer_seconds` all the same.
 LEAVE_SECONDS = 300
-# How the message of a failed step begins where its cause may be the loss of another process, not this one's.
+# Status codes of a failed step: another process may have been lost, and the cause lies in this process.
 LOSSES = ("UNKNOWN", "INTERNAL", "UNAVAILABLE", "ABORTED", "CANCELLED", "DEADLINE_EXCEEDED", "FAILED_PRECONDITION")
-OWN_FAILURES = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")  # and codes that say it is this one's
+OWN_FAILURES = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
 
 
 class CannotConnect(UserError, RuntimeError):

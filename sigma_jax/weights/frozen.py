@@ -375,7 +375,6 @@ def load(
 
 def untrained(model: Pretrained, seed: int = 0) -> Pretrained:
     """The model with the random weights with which a pre-training run of this seed starts."""
-
     init = _random_params(model.module, _inputs(model.module, model.weights))
     return dataclasses.replace(model, params=init(stream(seed, "init")))
 
